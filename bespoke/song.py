@@ -1,0 +1,260 @@
+"""A song: the recording, what is known of the target, and what else plays; everything a user can get wrong is checked here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretty_midi
+
+from bespoke.audio import file_hash, read_audio
+from bespoke.dsp import resample
+from bespoke.errors import BespokeError
+from bespoke.score import Part, choose_part, read_midi
+from bespoke.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
+
+ROOT = Path(__file__).resolve().parent.parent
+KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
+TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts"}
+OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
+# A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
+_NEIGHBOUR = 1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A part and the patches it may be played with."""
+
+    part: Part
+    patches: tuple[Patch, ...]
+
+    def render(self, sample_rate: int) -> list[np.ndarray]:
+        """One mono waveform `[1, time]` for each patch, all of one length.
+
+        Raises:
+            BespokeError: a patch gives silence.
+        """
+        renders = [render(self.part.notes, patch, sample_rate) for patch in self.patches]
+        for patch, waveform in zip(self.patches, renders, strict=True):
+            if is_silent(waveform):
+                raise BespokeError(
+                    f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes of"
+                    f" {self.part.name or 'the score'}: choose another of song's patches."
+                )
+        longest = max(waveform.shape[-1] for waveform in renders)
+        return [np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders]
+
+
+@dataclass(frozen=True)
+class Song:
+    """A recording and what is known of it.
+
+    Attributes:
+        name: of the song.
+        mixture: the recording, float32 `[channel, time]`.
+        sample_rate: of the recording, in Hz.
+        target: the part to separate, or None where `target_audio` is given.
+        target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
+        others: the other parts, where they are known.
+        reference: the true target `[channel, time]` of the recording's shape, for metrics only, or None.
+        is_standin: whether the recording is our stand-in for one that may not be shipped.
+        hashes: SHA-256 of every input file, by role.
+    """
+
+    name: str
+    mixture: np.ndarray
+    sample_rate: int
+    target: Voice | None
+    target_audio: tuple[np.ndarray, int] | None
+    others: tuple[Voice, ...]
+    reference: np.ndarray | None
+    is_standin: bool
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def load(cls, config: Mapping[str, Any]) -> "Song":
+        """Read and check a song as it is described in conf/song/custom.yaml.
+
+        Raises:
+            BespokeError: anything in it is missing, unreadable or contradictory.
+        """
+        _check_keys(config)
+        name = str(config.get("name") or "custom")
+        target = dict(config["target"])
+        score, audio, others = target.get("score"), target.get("audio"), config.get("others")
+        mixture_path, reference_path, is_standin = config.get("mixture"), config.get("reference"), False
+        if config.get("standin"):
+            mixture_path = _find_any_format(Path(mixture_path))
+            if mixture_path is None:
+                from bespoke.standin import perform  # the compositions are of no use to any other song
+
+                standin = perform(str(config["standin"]))
+                mixture_path, reference_path, score, is_standin = standin.mixture, standin.reference, standin.score, True
+            else:
+                reference_path = _existing(reference_path)
+        if (score is None) == (audio is None):
+            raise BespokeError("Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target).")
+        files = {"mixture": locate(mixture_path)}
+        mixture, sample_rate = read_audio(files["mixture"])
+        reference = None
+        if reference_path is not None:
+            files["reference"] = locate(reference_path)
+            reference = _read_reference(files["reference"], mixture, sample_rate)
+        start, end = _excerpt(config.get("excerpt"), sample_rate, mixture.shape[-1])
+        mixture = mixture[:, start:end]
+        reference = None if reference is None else reference[:, start:end]
+        if not mixture.any():
+            raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+
+        voice = target_audio = None
+        parts: list[Part] = []
+        if score is not None:
+            files["score"] = locate(score)
+            parts = read_midi(files["score"])
+            part = choose_part(parts, target.get("instrument"), files["score"])
+            voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
+        else:
+            files["audio"] = locate(audio)
+            target_audio = read_audio(files["audio"], "rendered target")
+        voices = _others(others, parts, voice, target.get("soundfonts"), files)
+        hashes = {role: file_hash(path) for role, path in files.items()}
+        return cls(name, mixture, sample_rate, voice, target_audio, voices, reference, is_standin, hashes)
+
+    def render_target(self, sample_rate: int) -> list[np.ndarray]:
+        """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
+        if self.target is not None:
+            return self.target.render(sample_rate)
+        waveform, rate = self.target_audio
+        return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
+
+    def render_mixture(self, sample_rate: int) -> np.ndarray:
+        """The recording's channel mean at `sample_rate`, `[1, time]`."""
+        return resample(self.mixture.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+
+
+def locate(path: str | Path) -> Path:
+    """Take a path from where the command started, or, if nothing is there, from the project's folder (the shipped songs)."""
+    path = Path(path).expanduser()
+    return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    target = config.get("target")
+    if not isinstance(target, Mapping):
+        raise BespokeError("The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target.")
+    for where, keys, known in (("song", config, KEYS), ("song.target", target, TARGET_KEYS)):
+        unknown = sorted(set(keys) - known)
+        if unknown:
+            raise BespokeError(f"{where} has no key {unknown[0]!r}: it knows {', '.join(sorted(known))}.")
+    if not config.get("mixture"):
+        raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
+
+
+def _find_any_format(path: Path) -> Path | None:
+    """`mix.wav` stands for mix.* of any format that can be read."""
+    path = locate(path)
+    if path.is_file():
+        return path
+    formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3")
+    return next((file for file in map(locate, (path.with_suffix(f".{end}") for end in formats)) if file.is_file()), None)
+
+
+def _existing(path: str | Path | None) -> Path | None:
+    return None if path is None or not locate(path).is_file() else locate(path)
+
+
+def _read_reference(path: Path, mixture: np.ndarray, sample_rate: int) -> np.ndarray:
+    reference, rate = read_audio(path, "reference")
+    if rate != sample_rate or reference.shape[-1] != mixture.shape[-1]:
+        raise BespokeError(
+            f"The reference {path} ({reference.shape[-1]} samples at {rate} Hz) does not fit the recording"
+            f" ({mixture.shape[-1]} samples at {sample_rate} Hz): export both with the same start, length and sample rate."
+        )
+    if len(reference) not in (1, len(mixture)):
+        raise BespokeError(f"The reference {path} has {len(reference)} channels, the recording {len(mixture)}: export both alike.")
+    return np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
+
+
+def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:
+    if excerpt is None:
+        return 0, length
+    try:
+        start_seconds, end_seconds = (float(edge) for edge in excerpt)
+    except (TypeError, ValueError) as error:
+        raise BespokeError(f"song.excerpt is {excerpt!r}: give [start, end] in seconds.") from error
+    start, end = round(start_seconds * sample_rate), min(round(end_seconds * sample_rate), length)
+    if not 0 <= start < end:
+        raise BespokeError(f"song.excerpt {list(excerpt)} lies outside the recording of {length / sample_rate:.1f} seconds.")
+    return start, end
+
+
+def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patch, ...]:
+    """The patches of a part: every number in every soundfont listed; without numbers, the program that the score names."""
+    fonts = [SoundFont.find(name) for name in _as_list(soundfonts)] or [SoundFont.find()]
+    bank = DRUM_BANK if part.is_drum else 0
+    patches: list[Patch] = []
+    for item in _as_list(choice) or [part.program]:
+        if isinstance(item, Mapping):
+            unknown = set(item) - {"soundfont", "bank", "program"}
+            if unknown or "program" not in item:
+                raise BespokeError(f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not {dict(item)}.")
+            font = SoundFont.find(item["soundfont"]) if item.get("soundfont") else fonts[0]
+            patches.append(Patch(_program(item["program"], where), int(item.get("bank", bank)), font))
+        else:
+            patches.extend(Patch(_program(item, where), bank, font) for font in fonts)
+    return tuple(patch.check() for patch in patches)
+
+
+def _program(item: Any, where: str) -> int:
+    """A General MIDI program, from its number or its name."""
+    if isinstance(item, str) and not item.isdecimal():
+        try:
+            return pretty_midi.instrument_name_to_program(item)
+        except ValueError as error:
+            raise BespokeError(
+                f"{where}.patches: {item!r} is not a General MIDI instrument:"
+                " give a program from 0 to 127, or a name such as 'Overdriven Guitar'."
+            ) from error
+    if isinstance(item, bool) or not isinstance(item, int | str) or not 0 <= int(item) <= 127:
+        raise BespokeError(f"{where}.patches: {item!r} is not a General MIDI program: give a number from 0 to 127.")
+    return int(item)
+
+
+def _others(others: Any, parts: list[Part], target: Voice | None, soundfonts: Any, files: dict[str, Path]) -> tuple[Voice, ...]:
+    if others is None:
+        return ()
+    if others == "rest":
+        if target is None:
+            raise BespokeError(
+                "song.others=rest means the other instruments of song.target.score: without a score, list each with its own."
+            )
+        rest = [part for part in parts if part is not target.part]
+        if not rest:
+            raise BespokeError(f"song.others=rest, but {files['score']} has only the target: list the other parts' scores.")
+        return tuple(Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest)
+    if not isinstance(others, Sequence) or isinstance(others, str):
+        raise BespokeError("song.others must be 'rest' or a list of {score, instrument, patches}.")
+    voices = []
+    for index, other in enumerate(others):
+        where = f"song.others[{index}]"
+        if not isinstance(other, Mapping) or set(other) - OTHER_KEYS or not (other.get("score") or "score" in files):
+            raise BespokeError(f"{where} must be of the form {{score, instrument, patches, soundfonts}}.")
+        path = locate(other["score"]) if other.get("score") else files["score"]
+        files[f"other {index}"] = path
+        part = choose_part(read_midi(path), other.get("instrument"), path)
+        voices.append(Voice(part, _patches(other.get("patches"), other.get("soundfonts", soundfonts), part, where)))
+    return tuple(voices)
+
+
+def _pair(part: Part) -> list[int]:
+    """Two patches for a part that names only one: its program and the next of the same General MIDI family (16 kits apart for drums)."""
+    if part.is_drum:
+        return [part.program, 16 if part.program != 16 else 0]
+    return [part.program, part.program ^ _NEIGHBOUR]
+
+
+def _as_list(value: Any) -> list:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -1,0 +1,236 @@
+"""From notes to audio. The only room that knows FluidSynth.
+
+Renders are cached by the hash of all that goes into them, in `$BESPOKE_CACHE` or the user's cache folder
+(`~/.cache/bespoke` on Linux). The cache holds at most 2 GB (the least recently used go first) and can be deleted at any time.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import pretty_midi
+
+from bespoke.audio import atomic_path, file_hash
+from bespoke.dsp import peak, resample
+from bespoke.errors import BespokeError
+from bespoke.score import Note
+
+SYNTH_RATE = 44100  # soundfont samples are made for it; rendering at a low rate would alias
+DRUM_BANK = 128
+CACHE_BYTES = 2_000_000_000
+_GAIN = 1.0  # pinned: high enough for 16 bits, and a render that clips is made again at half of it
+_TAIL_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class SoundFont:
+    """A soundfont file (SF2, or SF3 where libfluidsynth was built with libsndfile)."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, name: str | Path | None = None) -> "SoundFont":
+        """Find a soundfont: a path, a name in one of the `soundfont_folders`, or None for TimGM6mb, which comes with pretty_midi.
+
+        Raises:
+            BespokeError: there is no such file, or it is not a soundfont.
+        """
+        if name is None:
+            return cls(Path(pretty_midi.__file__).parent / "TimGM6mb.sf2")
+        path = Path(name).expanduser()
+        if not path.is_file():
+            path = _search(str(name))
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:12] != b"sfbk":
+            raise BespokeError(f"{path} is not a soundfont: give an SF2 or SF3 file.")
+        return cls(path)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the file's content."""
+        return file_hash(self.path)
+
+    def preset_name(self, bank: int, program: int) -> str | None:
+        """The name of a preset, or None where the soundfont has none there."""
+        return _presets(self).get((bank, program))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One sound: a General MIDI program (0–127) of a bank of a soundfont. Drum kits are in bank 128."""
+
+    program: int
+    bank: int = 0
+    soundfont: SoundFont = field(default_factory=SoundFont.find)
+
+    def check(self) -> "Patch":
+        """Return the patch itself if its soundfont has it.
+
+        Raises:
+            BespokeError: it has not, or FluidSynth is not installed.
+        """
+        if self.soundfont.preset_name(self.bank, self.program) is None:
+            raise BespokeError(
+                f"The soundfont {self.soundfont.path.name} has no patch {self.program} in bank {self.bank}:"
+                " choose a General MIDI program from 0 to 127, or another soundfont."
+            )
+        return self
+
+
+def soundfont_folders() -> list[Path]:
+    """Where soundfonts are looked for by name: the entries of `BESPOKE_SOUNDFONTS`, then the system's usual folders."""
+    own = [Path(entry).expanduser() for entry in os.environ.get("BESPOKE_SOUNDFONTS", "").split(os.pathsep) if entry]
+    usual = [
+        "~/.local/share/soundfonts",
+        "/usr/share/sounds/sf2",
+        "/usr/share/sounds/sf3",
+        "/usr/share/soundfonts",
+        "/usr/local/share/soundfonts",
+        "~/Library/Audio/Sounds/Banks",
+        "/Library/Audio/Sounds/Banks",
+        "C:/soundfonts",
+    ]
+    return own + [Path(folder).expanduser() for folder in usual]
+
+
+def _search(name: str) -> Path:
+    known = {}
+    for place in soundfont_folders():
+        files = [place] if place.is_file() else sorted(place.glob("*.[sS][fF][23]"))
+        for file in files:
+            known.setdefault(file.name.casefold(), file)
+            known.setdefault(file.stem.casefold(), file)
+    if name.casefold() not in known:
+        names = ", ".join(sorted({file.name for file in known.values()})) or "none"
+        raise BespokeError(
+            f"The soundfont {name} was not found: give a path to an SF2 or SF3 file, or put its folder into BESPOKE_SOUNDFONTS"
+            f" (found by name: {names})."
+        )
+    return known[name.casefold()]
+
+
+def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -> np.ndarray:
+    """Synthesize notes with one patch, dry (no reverb or chorus), at FluidSynth's own level, from the cache if it is there.
+
+    Args:
+        notes: any number of notes.
+        patch: the sound.
+        sample_rate: of the result, in Hz.
+
+    Returns:
+        Mono float32 `[1, time]`, full scale at 1 but never clipped, from time 0 to the end of the last release.
+
+    Raises:
+        BespokeError: FluidSynth is not installed, or the soundfont has no such patch.
+    """
+    notes = sorted(notes)
+    key = hashlib.sha256(repr((1, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()).hexdigest()
+    cached = cache_folder() / "renders" / f"{key}.npy"
+    try:
+        waveform = np.load(cached)
+        os.utime(cached)  # the least recently used are removed first
+        return waveform
+    except (OSError, ValueError, EOFError):
+        pass
+    waveform = resample(_synthesize(notes, patch), SYNTH_RATE, sample_rate)
+    with atomic_path(cached) as temporary:
+        np.save(temporary, waveform)
+    _prune(cached.parent)
+    return waveform
+
+
+def cache_folder() -> Path:
+    """The folder of the cache: `$BESPOKE_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("BESPOKE_CACHE") or platformdirs.user_cache_dir("bespoke", appauthor=False))
+
+
+def _prune(folder: Path) -> None:
+    sizes = {file: file.stat() for file in folder.glob("*.npy") if file.exists()}
+    excess = sum(stat.st_size for stat in sizes.values()) - CACHE_BYTES
+    for file, stat in sorted(sizes.items(), key=lambda item: item[1].st_mtime):
+        if excess <= 0:
+            break
+        file.unlink(missing_ok=True)
+        excess -= stat.st_size
+
+
+def _fluidsynth():
+    try:
+        import fluidsynth
+    except (ImportError, OSError) as error:
+        raise BespokeError(
+            "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth (macOS),"
+            " or choco install fluidsynth (Windows); or give a rendered target as song.target.audio."
+        ) from error
+    return fluidsynth
+
+
+class _Synth:
+    """A FluidSynth instance with one soundfont, as a context. Reverb and chorus are off, the gain is pinned."""
+
+    def __init__(self, soundfont: SoundFont, gain: float = _GAIN):
+        self.soundfont, self.gain = soundfont, gain
+
+    def __enter__(self):
+        settings = {"synth.reverb.active": 0, "synth.chorus.active": 0, "synth.polyphony": 1024, "synth.cpu-cores": 1}
+        self.synth = _fluidsynth().Synth(gain=float(self.gain), samplerate=float(SYNTH_RATE), channels=16, **settings)
+        self.id = self.synth.sfload(str(self.soundfont.path))
+        if self.id < 0:
+            self.synth.delete()
+            raise BespokeError(f"FluidSynth cannot load the soundfont {self.soundfont.path}: it is damaged or of an unknown kind.")
+        return self
+
+    def __exit__(self, *_):
+        self.synth.delete()
+
+
+@functools.cache
+def _presets(soundfont: SoundFont) -> dict[tuple[int, int], str]:
+    with _Synth(soundfont) as loaded:
+        names = {
+            (bank, program): loaded.synth.sfpreset_name(loaded.id, bank, program) for bank in range(DRUM_BANK + 1) for program in range(128)
+        }
+    return {place: name for place, name in names.items() if name is not None}
+
+
+def _synthesize(notes: list[Note], patch: Patch, gain: float = _GAIN) -> np.ndarray:
+    """Play the notes; where the 16-bit output clips, play them again at half the gain and scale up."""
+    channel = 9 if patch.bank == DRUM_BANK else 0
+    # At the same time, ends come before starts, so that a repeated note sounds again.
+    events = sorted(
+        [(round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity) for note in notes]
+        + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
+    )
+    with _Synth(patch.soundfont, gain) as loaded:
+        synth = loaded.synth
+        if synth.program_select(channel, loaded.id, patch.bank, patch.program) != 0:
+            raise BespokeError(f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} in bank {patch.bank}.")
+        blocks, now = [], 0
+        for time, starts, pitch, velocity in events:
+            if time > now:
+                blocks.append(synth.get_samples(time - now))
+                now = time
+            if starts:
+                synth.noteon(channel, pitch, velocity)
+            else:
+                synth.noteoff(channel, pitch)
+        for _ in range(round(_TAIL_SECONDS * 10)):
+            blocks.append(synth.get_samples(SYNTH_RATE // 10))
+            if synth.get_active_voice_count() == 0:
+                break
+    stereo = np.concatenate(blocks).reshape(-1, 2)
+    if np.abs(stereo.astype(np.int32)).max() >= 32767:
+        return _synthesize(notes, patch, gain / 2)
+    mono = stereo.mean(axis=1, dtype=np.float64)[None] / 32768 * (_GAIN / gain)
+    return mono.astype(np.float32)
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Whether a render is below -80 dBFS everywhere: the patch cannot play these notes."""
+    return peak(waveform) < 1e-4
