@@ -1,0 +1,172 @@
+"""What the target is mixed with.
+
+A background draws where a segment comes from (`sample`, random) and cuts it out (`segment`, deterministic). All are mono `[1, time]` at the
+model's rate and are brought to the same level as the target, so that the drawn gains mean the same for every song.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from bespoke.audio import read_audio
+from bespoke.dsp import active_rms, resample
+from bespoke.errors import BespokeError
+from bespoke.song import Song, locate
+
+LEVEL = 0.1  # -20 dBFS: the RMS of every track, while it plays, before the drawn gains
+AUDIO_ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
+
+
+@dataclass(frozen=True)
+class BackgroundDraw:
+    """Where a background segment comes from: which background, which tracks of it, and the first sample."""
+
+    source: str
+    tracks: tuple[int, ...]
+    start: int
+
+
+class Background(Protocol):
+    """What every background can do."""
+
+    def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
+        """Draw a segment of `samples` to go with the target's segment at `target_start`."""
+
+    def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
+        """Cut the drawn segment, float32 `[1, samples]`."""
+
+
+def level(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Scale a whole track so that its RMS while it plays is `LEVEL`."""
+    rms = active_rms(waveform, sample_rate)
+    return waveform * np.float32(LEVEL / rms) if rms > 0 else waveform
+
+
+def cut(waveform: np.ndarray, start: int, samples: int) -> np.ndarray:
+    """`waveform[:, start : start + samples]` with zeros where that reaches beyond either end."""
+    first, last = max(start, 0), min(start + samples, waveform.shape[-1])
+    if last - first == samples:
+        return waveform[:, first:last]
+    segment = np.zeros((len(waveform), samples), waveform.dtype)
+    if last > first:
+        segment[:, first - start : last - start] = waveform[:, first:last]
+    return segment
+
+
+def draw_start(rng: np.random.Generator, length: int, samples: int) -> int:
+    """Draw the first sample of a segment anywhere in a track, or, if that is shorter, so that the segment holds all of it."""
+    slack = length - samples
+    return int(rng.integers(min(slack, 0), max(slack, 0) + 1))
+
+
+class MixtureBackground:
+    """The recording itself (section 3.1)."""
+
+    def __init__(self, song: Song, sample_rate: int):
+        self.track = level(song.render_mixture(sample_rate), sample_rate)
+
+    def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
+        return BackgroundDraw("mixture", (), draw_start(rng, self.track.shape[-1], samples))
+
+    def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
+        return cut(self.track, draw.start, samples)
+
+
+class SynthBackground:
+    """The other parts, synthesized; one of its patches is drawn for each part and mix (section 3.2).
+
+    Args:
+        song: with its `others`.
+        sample_rate: of the mixes, in Hz.
+        in_time: whether the other parts play at the target's place in the score (as in "created mixes" of the score), or anywhere.
+
+    Raises:
+        BespokeError: the song names no other parts.
+    """
+
+    def __init__(self, song: Song, sample_rate: int, in_time: bool = True):
+        if not song.others:
+            raise BespokeError(
+                "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture."
+            )
+        voices = [voice.render(sample_rate) for voice in song.others]
+        self.length = max(renders[0].shape[-1] for renders in voices)
+        # The patches of one part sound equally loud; the balance between the parts is that of their first patches.
+        loudness = [active_rms(renders[0], sample_rate) for renders in voices]
+        voices = [
+            [level(render, sample_rate) * np.float32(loud) for render in renders] for renders, loud in zip(voices, loudness, strict=True)
+        ]
+        together = sum(cut(renders[0], 0, self.length) for renders in voices)
+        scale = np.float32(LEVEL / active_rms(together, sample_rate))
+        self.voices = [[render * scale for render in renders] for renders in voices]
+        self.in_time = in_time
+
+    def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
+        patches = tuple(int(rng.integers(len(renders))) for renders in self.voices)
+        return BackgroundDraw("synth", patches, target_start if self.in_time else draw_start(rng, self.length, samples))
+
+    def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
+        segment = np.zeros((1, samples), np.float32)
+        for renders, patch in zip(self.voices, draw.tracks, strict=True):
+            segment += cut(renders[patch], draw.start, samples)
+        return segment
+
+
+class AudioBackground:
+    """Other audio: files, or folders that are searched for them. All of it is held in memory at the model's rate.
+
+    Raises:
+        BespokeError: there is no audio there, or a file cannot be read.
+    """
+
+    def __init__(self, song: Song, sample_rate: int, paths: Sequence[str | Path]):
+        files: list[Path] = []
+        for path in [paths] if isinstance(paths, str | Path) else paths:
+            found = locate(path)
+            files += sorted(file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS) if found.is_dir() else [found]
+        if not files:
+            raise BespokeError(f"background=audio found no audio in {paths}: set background.paths to files or folders with audio.")
+        self.tracks = []
+        for file in files:
+            waveform, rate = read_audio(file, "background")
+            self.tracks.append(level(resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate), sample_rate))
+        self.share = np.array([track.shape[-1] for track in self.tracks]) / sum(track.shape[-1] for track in self.tracks)
+
+    def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
+        track = int(rng.choice(len(self.tracks), p=self.share))
+        return BackgroundDraw("audio", (track,), draw_start(rng, self.tracks[track].shape[-1], samples))
+
+    def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
+        return cut(self.tracks[draw.tracks[0]], draw.start, samples)
+
+
+class MixedBackground:
+    """Several backgrounds, one of which is drawn for each mix.
+
+    Args:
+        song, sample_rate: handed on to each.
+        weights: how often each is drawn, in proportion; one with weight 0 is not made.
+        **backgrounds: what makes each, by name.
+
+    Raises:
+        BespokeError: the weights don't fit the backgrounds.
+    """
+
+    def __init__(self, song: Song, sample_rate: int, weights: Mapping[str, float], **backgrounds: Callable[[Song, int], Background]):
+        if set(weights) - set(backgrounds) or min(weights.values(), default=-1) < 0 or not sum(weights.values()):
+            raise BespokeError(
+                f"background.weights must be numbers from 0 for some of {', '.join(sorted(backgrounds))}, not {dict(weights)}."
+            )
+        self.backgrounds = {name: backgrounds[name](song, sample_rate) for name, weight in weights.items() if weight}
+        total = sum(weights.values())
+        self.share = [weights[name] / total for name in self.backgrounds]
+
+    def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
+        name = list(self.backgrounds)[int(rng.choice(len(self.share), p=self.share))]
+        return self.backgrounds[name].sample(rng, target_start, samples)
+
+    def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
+        return self.backgrounds[draw.source].segment(draw, samples)

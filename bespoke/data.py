@@ -1,0 +1,167 @@
+"""The endless stream of fresh mixes, and its Lightning data module.
+
+Batch k is batch k: each is a function of (seed, k) alone, whatever the number of workers and wherever the stream starts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from bespoke.augment import MixParams, Policy
+from bespoke.background import Background, BackgroundDraw, cut, level
+from bespoke.dsp import frame_power
+from bespoke.errors import BespokeError
+from bespoke.mixer import Mix, mix
+
+TRAIN, VALIDATION = 0, 1  # two streams of one seed that share no batch
+_GRID_SECONDS = 0.01
+_SILENCE_DB = -40.0
+
+
+@dataclass(frozen=True)
+class ExampleDraw:
+    """Everything random about one training example."""
+
+    patch: int
+    start: int
+    background: BackgroundDraw
+    params: MixParams
+
+
+class MixStream(IterableDataset):
+    """Fresh mixes, batch by batch, without end.
+
+    Args:
+        targets: the target's waveforms `[1, time]`, one for each patch.
+        background: draws and cuts background segments.
+        policy: the augmentation.
+        sample_rate: of all of them, in Hz.
+        segment_seconds: length of each mix.
+        batch_size: mixes in a batch.
+        seed: of the stream.
+        silent_share: share of the segments that are drawn where the target is silent (40 dB below its level), if it is anywhere.
+        label: see `bespoke.mixer.mix`.
+        stream: TRAIN or VALIDATION.
+
+    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, beginning with batch `start`.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[np.ndarray],
+        background: Background,
+        policy: Policy,
+        sample_rate: int,
+        segment_seconds: float = 2.0,
+        batch_size: int = 8,
+        seed: int = 0,
+        silent_share: float = 0.05,
+        label: str = "wet",
+        stream: int = TRAIN,
+    ):
+        if segment_seconds <= 0 or batch_size < 1 or not 0 <= silent_share <= 1:
+            raise BespokeError("data.segment_seconds must be more than 0, data.batch_size at least 1 and data.silent_share from 0 to 1.")
+        self.targets = [level(target, sample_rate) for target in targets]
+        self.background, self.policy, self.sample_rate = background, policy, sample_rate
+        self.samples = round(segment_seconds * sample_rate)
+        self.batch_size, self.seed, self.silent_share, self.label, self.stream = batch_size, seed, silent_share, label, stream
+        self.start, self.stride = 0, 1
+        self._active, self._silent = zip(*(_starts(target, self.samples, sample_rate) for target in self.targets), strict=True)
+
+    def draw(self, rng: np.random.Generator) -> ExampleDraw:
+        """Draw one example: the patch, the places of both segments, and the policy's parameters."""
+        patch = int(rng.integers(len(self.targets)))
+        wants_silence = rng.random() < self.silent_share
+        starts = self._silent[patch] if wants_silence and len(self._silent[patch]) else self._active[patch]
+        grid = max(1, round(_GRID_SECONDS * self.sample_rate))
+        start = int(rng.choice(starts)) + int(rng.integers(grid))
+        return ExampleDraw(patch, start, self.background.sample(rng, start, self.samples), self.policy.sample(rng))
+
+    def example(self, draw: ExampleDraw) -> Mix:
+        """Make the example that was drawn."""
+        target = cut(self.targets[draw.patch], draw.start, self.samples)
+        background = self.background.segment(draw.background, self.samples)
+        return mix(target, background, draw.params, self.sample_rate, self.label)
+
+    def batch(self, index: int) -> dict[str, torch.Tensor]:
+        """Batch number `index`."""
+        rng = np.random.default_rng([self.seed, self.stream, index])
+        mixes = [self.example(self.draw(rng)) for _ in range(self.batch_size)]
+        return {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        index = self.start + number * self.stride
+        while True:
+            yield self.batch(index)
+            index += workers * self.stride
+
+
+def _starts(target: np.ndarray, samples: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """First samples, on a grid, of the segments in which the target sounds and of those in which it does not."""
+    grid = max(1, round(_GRID_SECONDS * sample_rate))
+    slack = target.shape[-1] - samples
+    starts = np.arange(min(slack, 0), max(slack, 0) + 1, grid)
+    power = frame_power(target, grid)
+    loud = np.concatenate(([0], np.cumsum(power > power.max() * 10 ** (_SILENCE_DB / 10))))
+    first = np.clip(starts // grid, 0, power.size)
+    last = np.clip((starts + samples) // grid, 0, power.size)
+    # A tenth of a second of sound makes a segment active.
+    is_active = loud[last] - loud[first] >= min(10, loud[-1])
+    return (starts[is_active] if is_active.any() else starts), starts[~is_active]
+
+
+class _StreamLoader(DataLoader):
+    """A loader whose stream, each time an iteration begins, starts at the batch that training has come to."""
+
+    def __init__(self, stream: MixStream, position: Callable[[], tuple[int, int]], **settings: Any):
+        super().__init__(stream, batch_size=None, **settings)
+        self.position = position
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        self.dataset.start, self.dataset.stride = self.position()
+        return super().__iter__()
+
+
+class MixDataModule(pl.LightningDataModule):
+    """Training on the stream, validation on a fixed list of its batches.
+
+    Args:
+        train: the stream to train on.
+        validation: another stream, whose first batches are the validation set.
+        validation_batches: how many.
+        workers: processes that make mixes, beside the main one (0: the main one makes them itself).
+        hyperparameters: plain values, kept in the checkpoint.
+    """
+
+    def __init__(
+        self, train: MixStream, validation: MixStream, validation_batches: int = 4, workers: int = 0, hyperparameters: dict | None = None
+    ):
+        super().__init__()
+        self.train, self.workers = train, workers
+        self.validation = [validation.batch(index) for index in range(validation_batches)]
+        self.save_hyperparameters(hyperparameters or {})
+
+    def train_dataloader(self) -> DataLoader:
+        return _StreamLoader(
+            self.train,
+            self._position,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if self.workers else None,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.validation, batch_size=None)
+
+    def _position(self) -> tuple[int, int]:
+        """First batch and stride: what counts is what was trained on, not what was prefetched; every device has its own batches."""
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        consumed = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return consumed * world + rank, world
