@@ -1,0 +1,130 @@
+"""From a checkpoint and a recording to the target and the residual."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bespoke.dsp import peak, resample
+from bespoke.errors import BespokeError
+from bespoke.model import MODELS
+from bespoke.stft import STFT
+
+
+class Separator:
+    """Applies a trained network to recordings of any rate, length and number of channels.
+
+    The mask is estimated from the channel mean at the model's rate and applied to every channel at the recording's rate, carried
+    there by linear interpolation in Hz and seconds. Above the model's band it goes on as the mean mask of the band's top octave,
+    weighted by magnitude.
+
+    Args:
+        stft: the transform of the training.
+        model: the network.
+        block_seconds: recordings longer than this are separated in blocks of this length,
+        overlap_seconds: which overlap by this much and are cross-faded.
+    """
+
+    def __init__(self, stft: STFT, model: nn.Module, block_seconds: float = 60.0, overlap_seconds: float = 4.0):
+        if not 0 < overlap_seconds <= block_seconds / 2:
+            raise BespokeError(f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s).")
+        self.stft, self.model = stft.eval(), model.eval()
+        self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
+
+    @torch.inference_mode()
+    def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """Separate a recording.
+
+        Args:
+            recording: `[channel, time]`, of any level.
+            sample_rate: in Hz.
+
+        Returns:
+            Target and residual, float32 of the recording's shape, which add up to the recording.
+        """
+        recording = recording.astype(np.float32, copy=False)
+        # The network was trained on peak-normalized mixes.
+        mono = recording.mean(axis=0, keepdims=True)
+        mono = mono / np.float32(peak(mono) or 1.0)
+        length, overlap = recording.shape[-1], round(self.overlap_seconds * sample_rate)
+        block = length if length <= self.block_seconds * sample_rate else round(self.block_seconds * sample_rate)
+        target = np.zeros_like(recording)
+        # One after the other, each fading in where the one before fades out.
+        for start in range(0, max(length - overlap, 1), max(block - overlap, 1)):
+            end = min(start + block, length)
+            estimate = self._separate_block(recording[:, start:end], mono[:, start:end], sample_rate)
+            weight = np.ones(end - start, np.float32)
+            ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
+            if start > 0:
+                weight[:overlap] = ramp
+            if end < length:
+                weight[-overlap:] = ramp[::-1]
+            target[:, start:end] += estimate * weight
+            if end == length:
+                break
+        return target, recording - target
+
+    def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int) -> np.ndarray:
+        device = self.stft.window.device
+        magnitude = self.stft(torch.from_numpy(resample(mono, sample_rate, self.stft.sample_rate)).to(device)[None])[:, 0].abs()
+        mask = self.model(magnitude).float()[0]
+        stft = self.stft.at_rate(sample_rate)
+        spectrogram = stft(torch.from_numpy(recording).to(device)[None])
+        mask = carry(mask, magnitude[0], self.stft, stft, spectrogram.shape[-1])
+        return stft.inverse(mask * spectrogram, recording.shape[-1])[0].cpu().numpy()
+
+
+def carry(mask: Tensor, magnitude: Tensor, source: STFT, destination: STFT, frames: int) -> Tensor:
+    """Carry a mask from one sample rate to another, by interpolation in Hz and seconds.
+
+    Args:
+        mask, magnitude: `[freq, frames]` at the rate of `source`; the magnitude weights the mean of the top octave.
+        source, destination: the transforms of both rates.
+        frames: number of frames wanted.
+
+    Returns:
+        `[freq, frames]` at the rate of `destination`; above the source's band every bin holds the mean mask of its top octave.
+    """
+    nyquist_hz = source.sample_rate / 2
+    frequencies_hz = source.frequencies_hz.to(mask.device)
+    octave = frequencies_hz >= nyquist_hz / 2
+    weight = magnitude[octave] + 1e-9
+    above = (mask[octave] * weight).sum(0) / weight.sum(0)
+    times = destination.times_seconds(frames).to(mask.device) / (source.hop_samples / source.sample_rate)
+    wanted_hz = destination.frequencies_hz.to(mask.device)
+    in_band = _interpolate(mask, wanted_hz.clamp(max=nyquist_hz) * (source.window_samples / source.sample_rate), dim=0)
+    carried = torch.where((wanted_hz > nyquist_hz)[:, None], above[None], in_band)
+    return _interpolate(carried, times, dim=1)
+
+
+def _interpolate(values: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Linear interpolation at fractional indices along one dimension; beyond the ends the last value stays."""
+    positions = positions.clamp(0, values.shape[dim] - 1)
+    low = positions.floor().long()
+    high = (low + 1).clamp(max=values.shape[dim] - 1)
+    shape = [1] * values.dim()
+    shape[dim] = -1
+    return torch.lerp(values.index_select(dim, low), values.index_select(dim, high), (positions - low).to(values.dtype).reshape(shape))
+
+
+def load_separator(path: str | Path, device: str = "cpu") -> Separator:
+    """Load a separator from a checkpoint; nothing else is needed, and no code in the file is run.
+
+    Raises:
+        BespokeError: the file is missing, or is no checkpoint of this program.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BespokeError(f"The checkpoint {path} does not exist.")
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        hyperparameters = dict(checkpoint["hyper_parameters"])
+        stft = STFT(**hyperparameters["stft"])
+        settings = dict(hyperparameters["model"])
+        model = MODELS[settings.pop("name")](**settings)
+        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+        model.load_state_dict(weights)
+    except Exception as error:  # anything can be wrong in a file from elsewhere
+        raise BespokeError(f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__}).") from error
+    return Separator(stft.to(device), model.to(device))

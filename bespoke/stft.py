@@ -1,0 +1,85 @@
+"""The one short-time Fourier transform: owned by the system, used by training and by separation."""
+
+import torch
+from torch import Tensor, nn
+
+
+class STFT(nn.Module):
+    """STFT with a square-root Hann window, whose sizes are kept in seconds so that it can be carried to any sample rate.
+
+    Args:
+        sample_rate: in Hz.
+        window_seconds: window, and length of the transform (PAPER: 32 ms, 512 samples at 16 kHz).
+        hop_seconds: hop (PAPER: a quarter of the window).
+
+    Shape:
+        - forward: `[batch, channel, time]` to complex `[batch, channel, freq, frames]`, `frames = 1 + time // hop`
+        - inverse: the reverse, to `length` samples
+
+    >>> stft = STFT(16000)
+    >>> waveform = torch.randn(2, 1, 16000)
+    >>> spectrogram = stft(waveform)
+    >>> spectrogram.shape
+    torch.Size([2, 1, 257, 126])
+    >>> torch.allclose(stft.inverse(spectrogram, 16000), waveform, atol=1e-5)
+    True
+    """
+
+    def __init__(self, sample_rate: int, window_seconds: float = 0.032, hop_seconds: float = 0.008):
+        super().__init__()
+        self.sample_rate, self.window_seconds, self.hop_seconds = int(sample_rate), float(window_seconds), float(hop_seconds)
+        self.window_samples = round(self.window_seconds * self.sample_rate)
+        self.hop_samples = round(self.hop_seconds * self.sample_rate)
+        if not 1 <= self.hop_samples <= self.window_samples // 2:
+            raise ValueError(f"the hop ({hop_seconds} s) must be at least a sample and at most half the window ({window_seconds} s)")
+        self.register_buffer("window", torch.hann_window(self.window_samples).sqrt(), persistent=False)
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The arguments that make this module again."""
+        return {"sample_rate": self.sample_rate, "window_seconds": self.window_seconds, "hop_seconds": self.hop_seconds}
+
+    @property
+    def bins(self) -> int:
+        """Number of frequencies, from 0 to the Nyquist frequency."""
+        return self.window_samples // 2 + 1
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """The frequency of each bin, in Hz: `[freq]`."""
+        return torch.arange(self.bins) * (self.sample_rate / self.window_samples)
+
+    def times_seconds(self, frames: int) -> Tensor:
+        """The centre of each frame, in seconds: `[frames]`."""
+        return torch.arange(frames) * (self.hop_samples / self.sample_rate)
+
+    def at_rate(self, sample_rate: int) -> "STFT":
+        """The transform with the same window and hop in seconds at another sample rate."""
+        return STFT(sample_rate, self.window_seconds, self.hop_seconds).to(self.window.device)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        batch, channels, time = waveform.shape
+        # Reflecting needs more samples than half a window; zeros work for any length.
+        spectrogram = torch.stft(
+            waveform.reshape(batch * channels, time).float(),
+            self.window_samples,
+            self.hop_samples,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return spectrogram.reshape(batch, channels, *spectrogram.shape[-2:])
+
+    def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
+        """Overlap-add with the same window; a spectrogram that is not changed gives the waveform back."""
+        batch, channels, bins, frames = spectrogram.shape
+        waveform = torch.istft(
+            spectrogram.reshape(batch * channels, bins, frames),
+            self.window_samples,
+            self.hop_samples,
+            window=self.window,
+            center=True,
+            length=length,
+        )
+        return waveform.reshape(batch, channels, length)
