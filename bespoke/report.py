@@ -1,0 +1,66 @@
+"""From one run's figures to a few lines, and from many runs to a table."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bespoke.audio import atomic_path
+
+COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "steps", "seconds")
+
+
+def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
+    """What a run made and how good it is, for the end of the log."""
+    lines = [
+        f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s",
+        f"  target    {folder / 'target.wav'}",
+        f"  residual  {folder / 'residual.wav'}",
+    ]
+    if metrics.get("si_sdr") is not None:
+        lines.append(
+            f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"
+            f" improved by {metrics['si_sdr_improvement']:+.2f} dB (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
+        )
+    return "\n".join(lines)
+
+
+def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """One row a run: its overrides, metrics and cost, or the error that ended it."""
+    table = []
+    for folder in folders:
+        metrics, error = (_read_json(folder / name) for name in ("metrics.json", "error.json"))
+        found = metrics or error
+        row: dict[str, Any] = {"run": folder.name}
+        row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []))
+        row |= {column: metrics.get(column) for column in COLUMNS}
+        row["seconds"] = metrics.get("seconds", {}).get("total")
+        row["error"] = "" if metrics else error.get("error", "not finished")
+        table.append(row)
+    return table
+
+
+def write_table(sweep: Path) -> str:
+    """Write sweep.csv for the runs in a multirun's folder, and give the same as text."""
+    folders = [folder for folder in sweep.iterdir() if folder.is_dir()] if sweep.is_dir() else []
+    folders.sort(key=lambda folder: (len(folder.name), folder.name))
+    table = rows(folders)
+    names = list(dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error")))
+    columns = [*names, *COLUMNS, "error"]
+    with atomic_path(sweep / "sweep.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(table)
+    cells = [columns, *([_text(row.get(column)) for column in columns] for row in table)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join(["", *lines, "", f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"])
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,17 @@
+"""Train on a song and separate it: `python train.py song=take_on_me aug=heavy`. See README.md, or --help."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from bespoke import run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    return run.train(cfg)
+
+
+if __name__ == "__main__":
+    sys.exit(run.launch(main))
