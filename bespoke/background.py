@@ -122,13 +122,15 @@ class AudioBackground:
         BespokeError: there is no audio there, or a file cannot be read.
     """
 
-    def __init__(self, song: Song, sample_rate: int, paths: Sequence[str | Path]):
+    def __init__(self, song: Song, sample_rate: int, paths: Sequence[str | Path] = ()):
+        paths = [paths] if isinstance(paths, str | Path) else paths
         files: list[Path] = []
-        for path in [paths] if isinstance(paths, str | Path) else paths:
+        for path in paths:
             found = locate(path)
             files += sorted(file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS) if found.is_dir() else [found]
         if not files:
-            raise BespokeError(f"background=audio found no audio in {paths}: set background.paths to files or folders with audio.")
+            where = f" in {', '.join(map(str, paths))}" if paths else ""
+            raise BespokeError(f"background=audio found no audio{where}: set background.paths to files or folders with audio.")
         self.tracks = []
         for file in files:
             waveform, rate = read_audio(file, "background")
@@ -156,7 +158,8 @@ class MixedBackground:
     """
 
     def __init__(self, song: Song, sample_rate: int, weights: Mapping[str, float], **backgrounds: Callable[[Song, int], Background]):
-        if set(weights) - set(backgrounds) or min(weights.values(), default=-1) < 0 or not sum(weights.values()):
+        numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in weights.values())
+        if not numbers or set(weights) - set(backgrounds) or not sum(weights.values()):
             raise BespokeError(
                 f"background.weights must be numbers from 0 for some of {', '.join(sorted(backgrounds))}, not {dict(weights)}."
             )

@@ -42,9 +42,8 @@ def read_midi(path: str | Path) -> list[Part]:
     try:
         midi = pretty_midi.PrettyMIDI(str(path))
     except Exception as error:  # the parser raises a dozen kinds on bad bytes, none of its own
-        raise BespokeError(
-            f"The score {path} cannot be read as MIDI ({error or type(error).__name__}): export it again as a .mid file."
-        ) from error
+        reason = "it ends too early" if isinstance(error, EOFError) else str(error) or type(error).__name__
+        raise BespokeError(f"The score {path} cannot be read as MIDI ({reason}): export it again as a .mid file.") from error
     parts = []
     for instrument in midi.instruments:
         notes = sorted(
@@ -70,7 +69,9 @@ def write_midi(path: str | Path, parts: Iterable[Part]) -> None:
         midi.write(str(temporary))
 
 
-def choose_part(parts: Sequence[Part], instrument: str | int | None, path: str | Path = "the score") -> Part:
+def choose_part(
+    parts: Sequence[Part], instrument: str | int | None, path: str | Path = "the score", setting: str = "song.target.instrument"
+) -> Part:
     """Choose one part by its name, General MIDI program name, program number or index.
 
     Args:
@@ -78,6 +79,7 @@ def choose_part(parts: Sequence[Part], instrument: str | int | None, path: str |
         instrument: None where there is only one; a name or the beginning or middle of one, in any case; a number, which is
             an index or a program (where that is ambiguous write `index:2` or `program:29`).
         path: the score's file, for messages.
+        setting: where `instrument` comes from, for messages.
 
     Raises:
         BespokeError: none or several parts fit; the message lists all.
@@ -90,7 +92,7 @@ def choose_part(parts: Sequence[Part], instrument: str | int | None, path: str |
         return parts[found[0]]
     listing = "; ".join(f"{index}: {describe(part)}" for index, part in enumerate(parts))
     problem = "has several instruments" if instrument is None else f"has {'no' if not found else 'more than one'} instrument {instrument!r}"
-    raise BespokeError(f"{path} {problem}; set song.target.instrument to a name, or to index:N, of one of these: {listing}.")
+    raise BespokeError(f"{path} {problem}; set {setting} to a name, or to index:N, of one of these: {listing}.")
 
 
 def _fits(part: Part, index: int, instrument: str | int | None) -> bool:

@@ -91,6 +91,7 @@ class Song:
 
                 standin = perform(str(config["standin"]))
                 mixture_path, reference_path, score, is_standin = standin.mixture, standin.reference, standin.score, True
+                target["instrument"] = standin.instrument
             else:
                 reference_path = _existing(reference_path)
         if (score is None) == (audio is None):
@@ -106,6 +107,8 @@ class Song:
         reference = None if reference is None else reference[:, start:end]
         if not mixture.any():
             raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+        if reference is not None and not reference.any():
+            raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
 
         voice = target_audio = None
         parts: list[Part] = []
@@ -135,7 +138,7 @@ class Song:
 
 def locate(path: str | Path) -> Path:
     """Take a path from where the command started, or, if nothing is there, from the project's folder (the shipped songs)."""
-    path = Path(path).expanduser()
+    path = Path(str(path)).expanduser()  # YAML takes a name such as 1999 for a number
     return path if path.exists() or not (ROOT / path).exists() else ROOT / path
 
 
@@ -147,7 +150,7 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         unknown = sorted(set(keys) - known)
         if unknown:
             raise BespokeError(f"{where} has no key {unknown[0]!r}: it knows {', '.join(sorted(known))}.")
-    if not config.get("mixture"):
+    if config.get("mixture") in (None, "", "???"):  # ??? is OmegaConf's mark for what is yet to be given
         raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
 
 
@@ -180,12 +183,14 @@ def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> 
     if excerpt is None:
         return 0, length
     try:
-        start_seconds, end_seconds = (float(edge) for edge in excerpt)
-    except (TypeError, ValueError) as error:
+        start, end = (round(float(edge) * sample_rate) for edge in excerpt)
+    except (TypeError, ValueError, OverflowError) as error:
         raise BespokeError(f"song.excerpt is {excerpt!r}: give [start, end] in seconds.") from error
-    start, end = round(start_seconds * sample_rate), min(round(end_seconds * sample_rate), length)
+    end = min(end, length)
     if not 0 <= start < end:
-        raise BespokeError(f"song.excerpt {list(excerpt)} lies outside the recording of {length / sample_rate:.1f} seconds.")
+        raise BespokeError(
+            f"song.excerpt {list(excerpt)} is no part of the recording of {length / sample_rate:.1f} seconds: give [start, end] within it."
+        )
     return start, end
 
 
@@ -200,7 +205,9 @@ def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patc
             if unknown or "program" not in item:
                 raise BespokeError(f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not {dict(item)}.")
             font = SoundFont.find(item["soundfont"]) if item.get("soundfont") else fonts[0]
-            patches.append(Patch(_program(item["program"], where), int(item.get("bank", bank)), font))
+            if not isinstance(item.get("bank", bank), int):
+                raise BespokeError(f"{where}.patches: bank {item['bank']!r} is not a number: give 0, or {DRUM_BANK} for drum kits.")
+            patches.append(Patch(_program(item["program"], where), item.get("bank", bank), font))
         else:
             patches.extend(Patch(_program(item, where), bank, font) for font in fonts)
     return tuple(patch.check() for patch in patches)
@@ -242,7 +249,7 @@ def _others(others: Any, parts: list[Part], target: Voice | None, soundfonts: An
             raise BespokeError(f"{where} must be of the form {{score, instrument, patches, soundfonts}}.")
         path = locate(other["score"]) if other.get("score") else files["score"]
         files[f"other {index}"] = path
-        part = choose_part(read_midi(path), other.get("instrument"), path)
+        part = choose_part(read_midi(path), other.get("instrument"), path, f"{where}.instrument")
         voices.append(Voice(part, _patches(other.get("patches"), other.get("soundfonts", soundfonts), part, where)))
     return tuple(voices)
 

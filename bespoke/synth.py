@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable
+from ctypes import c_int, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from bespoke.score import Note
 SYNTH_RATE = 44100  # soundfont samples are made for it; rendering at a low rate would alias
 DRUM_BANK = 128
 CACHE_BYTES = 2_000_000_000
-_GAIN = 1.0  # pinned: high enough for 16 bits, and a render that clips is made again at half of it
+_GAIN = 0.2  # pinned: FluidSynth's own default
 _TAIL_SECONDS = 3.0
 
 
@@ -49,6 +50,8 @@ class SoundFont:
             head = file.read(12)
         if head[:4] != b"RIFF" or head[8:12] != b"sfbk":
             raise BespokeError(f"{path} is not a soundfont: give an SF2 or SF3 file.")
+        if path.stat().st_size < 8 + int.from_bytes(head[4:8], "little"):
+            raise BespokeError(f"The soundfont {path} is incomplete, shorter than it says itself: download it again.")
         return cls(path)
 
     @functools.cached_property
@@ -130,7 +133,7 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
         BespokeError: FluidSynth is not installed, or the soundfont has no such patch.
     """
     notes = sorted(notes)
-    key = hashlib.sha256(repr((1, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()).hexdigest()
+    key = hashlib.sha256(repr((2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()).hexdigest()
     cached = cache_folder() / "renders" / f"{key}.npy"
     try:
         waveform = np.load(cached)
@@ -171,23 +174,40 @@ def _fluidsynth():
     return fluidsynth
 
 
+@functools.cache
+def _write_float():
+    """`fluid_synth_write_float`, which pyfluidsynth does not wrap: (synth, samples, left, offset, stride, right, offset, stride)."""
+    names = ("left", c_void_p), ("left_offset", c_int), ("left_stride", c_int), ("right", c_void_p), ("right_offset", c_int)
+    arguments = (("synth", c_void_p), ("samples", c_int), *names, ("right_stride", c_int))
+    return _fluidsynth().cfunc("fluid_synth_write_float", c_int, *((name, kind, 1) for name, kind in arguments))
+
+
 class _Synth:
     """A FluidSynth instance with one soundfont, as a context. Reverb and chorus are off, the gain is pinned."""
 
-    def __init__(self, soundfont: SoundFont, gain: float = _GAIN):
-        self.soundfont, self.gain = soundfont, gain
+    def __init__(self, soundfont: SoundFont):
+        self.soundfont = soundfont
 
     def __enter__(self):
         settings = {"synth.reverb.active": 0, "synth.chorus.active": 0, "synth.polyphony": 1024, "synth.cpu-cores": 1}
-        self.synth = _fluidsynth().Synth(gain=float(self.gain), samplerate=float(SYNTH_RATE), channels=16, **settings)
+        self.synth = _fluidsynth().Synth(gain=_GAIN, samplerate=float(SYNTH_RATE), channels=16, **settings)
         self.id = self.synth.sfload(str(self.soundfont.path))
         if self.id < 0:
             self.synth.delete()
-            raise BespokeError(f"FluidSynth cannot load the soundfont {self.soundfont.path}: it is damaged or of an unknown kind.")
+            raise BespokeError(
+                f"FluidSynth cannot load the soundfont {self.soundfont.path}, damaged or of an unknown kind: give another SF2 or SF3."
+            )
         return self
 
     def __exit__(self, *_):
         self.synth.delete()
+
+    def write(self, samples: int) -> np.ndarray:
+        """The next samples, stereo float32 `[2, samples]`."""
+        stereo = np.zeros((2, samples), np.float32)
+        left, right = (channel.ctypes.data for channel in stereo)
+        _write_float()(self.synth.synth, samples, left, 0, 1, right, 0, 1)
+        return stereo
 
 
 @functools.cache
@@ -199,36 +219,35 @@ def _presets(soundfont: SoundFont) -> dict[tuple[int, int], str]:
     return {place: name for place, name in names.items() if name is not None}
 
 
-def _synthesize(notes: list[Note], patch: Patch, gain: float = _GAIN) -> np.ndarray:
-    """Play the notes; where the 16-bit output clips, play them again at half the gain and scale up."""
+def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
+    """Play the notes: mono float32 `[1, time]` at `SYNTH_RATE`.
+
+    FluidSynth's float output is taken: its 16-bit one clips, and dithers with the C library's random numbers, which others draw from too.
+    """
     channel = 9 if patch.bank == DRUM_BANK else 0
     # At the same time, ends come before starts, so that a repeated note sounds again.
     events = sorted(
         [(round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity) for note in notes]
         + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
     )
-    with _Synth(patch.soundfont, gain) as loaded:
+    with _Synth(patch.soundfont) as loaded:
         synth = loaded.synth
         if synth.program_select(channel, loaded.id, patch.bank, patch.program) != 0:
             raise BespokeError(f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} in bank {patch.bank}.")
         blocks, now = [], 0
         for time, starts, pitch, velocity in events:
             if time > now:
-                blocks.append(synth.get_samples(time - now))
+                blocks.append(loaded.write(time - now))
                 now = time
             if starts:
                 synth.noteon(channel, pitch, velocity)
             else:
                 synth.noteoff(channel, pitch)
         for _ in range(round(_TAIL_SECONDS * 10)):
-            blocks.append(synth.get_samples(SYNTH_RATE // 10))
+            blocks.append(loaded.write(SYNTH_RATE // 10))
             if synth.get_active_voice_count() == 0:
                 break
-    stereo = np.concatenate(blocks).reshape(-1, 2)
-    if np.abs(stereo.astype(np.int32)).max() >= 32767:
-        return _synthesize(notes, patch, gain / 2)
-    mono = stereo.mean(axis=1, dtype=np.float64)[None] / 32768 * (_GAIN / gain)
-    return mono.astype(np.float32)
+    return np.concatenate(blocks, axis=1).mean(axis=0, keepdims=True)
 
 
 def is_silent(waveform: np.ndarray) -> bool:
