@@ -175,7 +175,7 @@ def reelin_in_the_years() -> Composition:
         "F": ("F3 A3 C4 F4", "F3 C4 F4"), "Cm": ("Eb3 G3 Bb3 C4", "C3 G3 Bb3"), "Eb": ("G3 Bb3 Eb4", "Eb3 Bb3 Eb4"),
         "Bb": ("F3 Bb3 D4", "Bb2 F3 Bb3"), "Gm": ("F3 G3 Bb3 D4", "G2 D3 G3"), "Dm": ("F3 A3 D4", "D3 A3 D4"),
     }  # fmt: skip
-    loop = "F Cm Eb Bb Gm Dm Eb F Gm Dm Eb F".split()
+    loop = ["F", "Cm", "Eb", "Bb", "Gm", "Dm", "Eb", "F", "Gm", "Dm", "Eb", "F"]
     stabs, push, rest, last = "X-.xo-.x", "X-.x.xx-", "X---....", "X-----.."
     chugs, sparse = "XxoxXxox", "..X-..Xo"
     piano_grids = [stabs, push, stabs, push, stabs, push, stabs, rest, push, stabs, push, last]

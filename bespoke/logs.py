@@ -3,6 +3,7 @@
 import logging
 import netrc
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def wandb(
 
     id_file = folder / "wandb_id"
     resumed = id_file.is_file()
-    run_id = id_file.read_text().strip() if resumed else client.util.generate_id()
+    run_id = id_file.read_text().strip() if resumed else uuid.uuid4().hex[:8]
     settings = {
         "project": project,
         "entity": entity,
@@ -87,10 +88,10 @@ def log_results(
         loggers: of this run.
         signals: `[channel, time]` by name.
         sample_rate: in Hz.
-        metrics: only numbers are sent.
+        metrics: of which the figures of the separation are sent.
         step: of the training.
     """
-    figures = {f"final/{name}": float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    figures = {f"final/{name}": float(value) for name, value in metrics.items() if name.startswith("si_sdr") and value is not None}
     for logger in loggers:
         logger.log_metrics(figures, step)
         if isinstance(logger, WandbLogger):

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytorch_lightning as pl
 import torch
@@ -39,7 +39,6 @@ from bespoke.system import BespokeSystem
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_STEPS = 50
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
 # A config names what it wants made; only these can be, so that a config from a stranger runs no code of its own.
 ALLOWED_TARGETS = re.compile(
@@ -113,7 +112,8 @@ def launch(main: Callable[[], None]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on, instead of printing them and exiting with 1
     _quieten()
     try:
-        main()
+        with contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):
+            main()
     except (BespokeError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {_one_sentence(error)}", file=sys.stderr)
         return 2
@@ -121,6 +121,19 @@ def launch(main: Callable[[], None]) -> int:
         if SweepTable.folder is not None:
             print(report.write_table(SweepTable.folder))
     return 0
+
+
+class _WithoutHydrasPreface:
+    """A stream without the line that Hydra writes before it hands on a job's exception: ours says all."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Error executing job with overrides:") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class SweepTable(HydraCallback):
@@ -231,7 +244,7 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list) -> pl.Trainer:
         raise BespokeError(f"trainer.max_steps={settings['max_steps']}: training needs at least one step.")
     bar = sys.stderr.isatty()
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=CHECKPOINT_STEPS, enable_version_counter=False)
+        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
     ]
     try:
         return _instantiate(

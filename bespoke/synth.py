@@ -130,7 +130,7 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
         Mono float32 `[1, time]`, full scale at 1 but never clipped, from time 0 to the end of the last release.
 
     Raises:
-        BespokeError: FluidSynth is not installed, or the soundfont has no such patch.
+        BespokeError: FluidSynth is not installed, the soundfont has no such patch, or the cache cannot be written.
     """
     notes = sorted(notes)
     key = hashlib.sha256(repr((2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()).hexdigest()
@@ -142,8 +142,11 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
     except (OSError, ValueError, EOFError):
         pass
     waveform = resample(_synthesize(notes, patch), SYNTH_RATE, sample_rate)
-    with atomic_path(cached) as temporary:
-        np.save(temporary, waveform)
+    try:
+        with atomic_path(cached) as temporary:
+            np.save(temporary, waveform)
+    except BespokeError as error:
+        raise BespokeError(f"The cache of renders {cached.parent} cannot be written: set BESPOKE_CACHE to a folder with space.") from error
     _prune(cached.parent)
     return waveform
 
