@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from bespoke.audio import read_audio
@@ -69,7 +71,7 @@ def test_target_sounds_where_it_plays_and_rests_where_it_rests(performed):
     for note in notes:
         start = int((note.start_seconds + 0.02) * sample_rate)
         assert abs(target[:, start : start + 2000]).max() > 0.1 * peak
-    gap, rest = max((after.start_seconds - before.end_seconds, before.end_seconds) for before, after in zip(notes, notes[1:], strict=False))
+    gap, rest = max((after.start_seconds - before.end_seconds, before.end_seconds) for before, after in itertools.pairwise(notes))
     assert gap > 0.5
     start = int((rest + gap - 0.1) * sample_rate)
     assert abs(target[:, start : start + 2000]).max() < 0.1 * peak
@@ -135,7 +137,8 @@ def test_notes_lie_in_the_range_of_their_instruments(name):
     for part in compose(name).parts:
         pitches = [note.pitch for note in part.notes]
         low, high = {"Lead": ("E3", "E6"), "Bass": ("E1", "G3")}.get(part.name.split()[0], ("C1", "C6"))
-        assert pitch(low) <= min(pitches) and max(pitches) <= pitch(high)
+        assert pitch(low) <= min(pitches)
+        assert max(pitches) <= pitch(high)
 
 
 @pytest.mark.parametrize("performed", ["take_on_me"], indirect=True)  # one is enough for the cache, and performing takes seconds

@@ -1,0 +1,125 @@
+"""What all tests share: a cache of their own, the command line, and a tiny song that takes a second to train on."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bespoke.audio import write_wav
+from bespoke.score import Note, Part, write_midi
+from bespoke.synth import Patch, render
+
+ROOT = Path(__file__).resolve().parent.parent
+# A network of a few hundred weights and three steps: all of the path, none of the quality.
+SMALL = [
+    "model.hidden_size=8",
+    "model.layers=1",
+    "data.batch_size=2",
+    "data.segment_seconds=0.5",
+    "data.validation_batches=1",
+    "data.workers=0",
+    "trainer.max_steps=3",
+    "trainer=cpu",
+    "logger=none",
+]
+MELODY = (Note(0.1, 0.8, 60), Note(0.9, 1.6, 64), Note(1.7, 2.5, 67))
+
+
+@dataclass(frozen=True)
+class TinySong:
+    """A melody in noise, three seconds long, with its true stem and its score; `overrides` make it the song of a small run."""
+
+    folder: Path
+    mixture: Path
+    reference: Path
+    score: Path
+    sample_rate: int = 22050
+
+    @property
+    def overrides(self) -> list[str]:
+        return [*SMALL, "song=custom", f"song.mixture={self.mixture}", f"song.target.score={self.score}"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The folder of the render cache, one for all tests; nothing of the user's cache, keys or soundfont folders is used."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BESPOKE_CACHE", str(folder))
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("NETRC", os.devnull)
+        patch.setenv("OMP_NUM_THREADS", "1")  # threads only get in each other's way on problems this small
+        for name in ("WANDB_API_KEY", "BESPOKE_SOUNDFONTS", "HYDRA_FULL_ERROR"):
+            patch.delenv(name, raising=False)
+        torch.set_num_threads(1)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def make_song(cache):
+    """Make a tiny song in a folder: `mix.wav`, `target.wav` and `target.mid`, which has a part for each program."""
+
+    def make(folder, seconds=3.0, channels=1, programs=(80,)):
+        song = TinySong(folder, folder / "mix.wav", folder / "target.wav", folder / "target.mid")
+        samples = round(seconds * song.sample_rate)
+        melody = render(MELODY, Patch(programs[0]), song.sample_rate)[:, :samples]
+        target = np.pad(0.3 * melody / abs(melody).max(), ((0, 0), (0, samples - melody.shape[-1]))).repeat(channels, axis=0)
+        noise = np.random.default_rng(0).normal(0, 0.03, target.shape).astype(np.float32)
+        write_wav(song.reference, target, song.sample_rate)
+        write_wav(song.mixture, target + noise, song.sample_rate)
+        write_midi(song.score, [Part(f"Part {index}", program, False, MELODY) for index, program in enumerate(programs)])
+        return song
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_song(make_song, tmp_path_factory):
+    """A tiny song, made once; only to be read."""
+    return make_song(tmp_path_factory.mktemp("song"))
+
+
+@pytest.fixture(scope="session")
+def run_train(cache):
+    """Run `python train.py OVERRIDES` in a folder as a process of its own."""
+
+    def run(*overrides, cwd, env=None):
+        path = os.pathsep.join(filter(None, [(env or {}).get("PYTHONPATH"), str(ROOT)]))
+        return subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *map(str, overrides)],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {}), "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compose_config():
+    """Compose the config of a command line."""
+
+    def make(*overrides):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", [str(override) for override in overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def song_config(compose_config):
+    """The song of a command line, as `Song.load` takes it."""
+
+    def make(*overrides):
+        return OmegaConf.to_container(compose_config(*overrides).song, resolve=True)
+
+    return make

@@ -1,0 +1,129 @@
+"""Reading what users have, and writing so that no half file is ever seen."""
+
+import errno
+import hashlib
+
+import numpy as np
+import pytest
+import soundfile
+
+from bespoke.audio import atomic_path, file_hash, read_audio, write_wav
+from bespoke.errors import BespokeError
+
+RATE = 8000
+
+
+@pytest.fixture
+def stereo():
+    return np.random.default_rng(0).uniform(-0.9, 0.9, (2, 1000)).astype(np.float32)
+
+
+def test_wav_keeps_every_bit_beyond_full_scale(stereo, tmp_path):
+    write_wav(tmp_path / "loud.wav", 3 * stereo, 44100)
+    again, sample_rate = read_audio(tmp_path / "loud.wav")
+    assert np.array_equal(again, 3 * stereo)
+    assert (again.dtype, sample_rate, soundfile.info(tmp_path / "loud.wav").subtype) == (np.float32, 44100, "FLOAT")
+
+
+def test_same_waveform_is_the_same_bytes(stereo, tmp_path):
+    for name in ("one.wav", "two.wav"):
+        write_wav(tmp_path / name, stereo, RATE)
+    assert (tmp_path / "one.wav").read_bytes() == (tmp_path / "two.wav").read_bytes()
+
+
+def test_mono_is_read_as_one_channel(tmp_path):
+    write_wav(tmp_path / "mono.wav", np.array([[0.5, -0.25]]), RATE)
+    assert read_audio(tmp_path / "mono.wav")[0].tolist() == [[0.5, -0.25]]
+
+
+@pytest.mark.parametrize(("ending", "tolerance"), [("flac", 1e-6), ("aiff", 1e-6), ("ogg", 0.5), ("mp3", 0.5)])
+def test_other_formats_are_read(ending, tolerance, tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    soundfile.write(tmp_path / f"tone.{ending}", tone, RATE, **({"subtype": "PCM_24"} if ending in ("flac", "aiff") else {}))
+    waveform, sample_rate = read_audio(tmp_path / f"tone.{ending}")
+    assert sample_rate == RATE
+    assert waveform.shape[0] == 1
+    assert np.abs(np.fft.rfft(waveform[0, :RATE])).argmax() == 440
+    assert np.abs(waveform[0, :RATE] - tone).max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("samples", "complaint"),
+    [
+        (np.zeros((1, 0)), "is empty"),
+        (np.zeros((2, 100)), "is silent"),
+        (np.array([[0.1, np.nan]]), "NaN"),
+        (np.array([[0.1, np.inf]]), "infinite"),
+    ],
+    ids=["empty", "silent", "nan", "inf"],
+)
+def test_unusable_samples_are_refused(samples, complaint, tmp_path):
+    write_wav(tmp_path / "bad.wav", samples, RATE)
+    with pytest.raises(BespokeError, match=rf"The reference .*bad\.wav .*{complaint}"):
+        read_audio(tmp_path / "bad.wav", "reference")
+
+
+@pytest.mark.parametrize("content", [b"", b"not audio", b"RIFF\x24\x00\x00\x00WAVE", bytes(range(256)) * 20])
+def test_what_is_no_audio_is_refused(content, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(content)
+    with pytest.raises(BespokeError, match=r"bad\.wav cannot be read as audio: convert it"):
+        read_audio(tmp_path / "bad.wav")
+
+
+def test_missing_file_and_folder_are_refused(tmp_path):
+    for path in (tmp_path / "nosuch.wav", tmp_path):
+        with pytest.raises(BespokeError, match="does not exist: check the path"):
+            read_audio(path)
+
+
+def test_atomic_path_replaces_only_at_the_end(tmp_path):
+    path = tmp_path / "new" / "result.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    with atomic_path(path) as temporary:
+        temporary.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert [file.name for file in path.parent.iterdir()] == ["result.txt"]
+
+
+def test_failure_leaves_the_file_before(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+
+    def fill_up():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def interrupt():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(BespokeError, match=r"result\.txt cannot be written \(No space left on device\): free some space"):
+        fill_up()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.txt"]
+
+
+def test_folder_that_cannot_be_made_is_refused(stereo, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BespokeError, match=r"out\.wav cannot be written .*choose another folder"):
+        write_wav(tmp_path / "file" / "out.wav", stereo, RATE)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_results_are_ordinary_files(stereo, tmp_path):
+    (tmp_path / "ordinary").touch()
+    write_wav(tmp_path / "out.wav", stereo, RATE)
+    assert (tmp_path / "out.wav").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_file_hash_is_sha256_of_the_content(tmp_path):
+    content = bytes(3_000_000) + b"end"
+    (tmp_path / "big").write_bytes(content)
+    assert file_hash(tmp_path / "big") == hashlib.sha256(content).hexdigest()

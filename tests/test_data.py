@@ -1,0 +1,135 @@
+"""Batch k is batch k, however it is asked for."""
+
+import numpy as np
+import pytest
+import torch
+from audiomentations import AddGaussianNoise, PitchShift
+from torch.utils.data import DataLoader
+
+from bespoke.augment import Policy
+from bespoke.background import BackgroundDraw, cut
+from bespoke.data import VALIDATION, MixDataModule, MixStream
+from bespoke.errors import BespokeError
+
+RATE = 8000
+
+
+class Noise:
+    """A background of seeded noise."""
+
+    track = np.random.default_rng(5).normal(size=(1, 4 * RATE)).astype(np.float32) * 0.1
+
+    def sample(self, rng, target_start, samples):
+        return BackgroundDraw("noise", (), int(rng.integers(3 * RATE)))
+
+    def segment(self, draw, samples):
+        return cut(self.track, draw.start, samples)
+
+
+def target(seconds=6.0, sounding=(1.0, 3.0)):
+    """A tone that sounds between two times."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    return (np.sin(2 * np.pi * 440 * time) * ((time >= sounding[0]) & (time < sounding[1])))[None].astype(np.float32)
+
+
+def stream(**settings):
+    policy = Policy((-12, 6), (-12, 6), {"ratios": [2, 20]}, {"pitch": PitchShift(p=0.5)}, mix={"noise": AddGaussianNoise(p=0.5)})
+    defaults = {"segment_seconds": 0.5, "batch_size": 3, "seed": 1}
+    return MixStream([target(), target(sounding=(1.0, 2.5))], Noise(), policy, RATE, **{**defaults, **settings})
+
+
+def take(loader, count):
+    iterator = iter(loader)
+    return [next(iterator) for _ in range(count)]
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in ("mixture", "target", "background"))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return [stream().batch(index) for index in range(9)]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_the_stream_is_the_same_for_any_number_of_workers(workers, expected):
+    batches = take(DataLoader(stream(), batch_size=None, num_workers=workers), 9)
+    assert all(same(*pair) for pair in zip(batches, expected, strict=True))
+
+
+def test_a_stream_that_starts_later_goes_on_and_devices_share_it_out(expected):
+    later = stream()
+    later.start = 4
+    assert all(same(*pair) for pair in zip(take(later, 5), expected[4:], strict=True))
+    device = stream()
+    device.start, device.stride = 1, 2
+    assert all(same(*pair) for pair in zip(take(DataLoader(device, batch_size=None, num_workers=2), 4), expected[1::2], strict=True))
+
+
+def test_every_iteration_of_the_training_loader_begins_where_training_is(expected):
+    class Trainer:
+        world_size, global_rank, accumulate_grad_batches, global_step = 1, 0, 2, 0
+
+    module = MixDataModule(stream(), stream(stream=VALIDATION), 1)
+    module.trainer = Trainer()
+    loader = module.train_dataloader()
+    assert same(take(loader, 1)[0], expected[0])
+    module.trainer.global_step = 3  # of two batches each
+    assert same(take(loader, 1)[0], expected[6])
+
+
+def test_batches_differ_between_indices_seeds_and_streams(expected):
+    assert not same(expected[0], expected[1])
+    assert not same(expected[0], stream(seed=2).batch(0))
+    assert not same(expected[0], stream(stream=VALIDATION).batch(0))
+
+
+def test_a_batch_has_shapes_and_adds_up(expected):
+    batch = expected[0]
+    assert batch["mixture"].shape == batch["target"].shape == (3, 1, RATE // 2)
+    assert batch["mixture"].dtype == torch.float32
+    assert torch.allclose(batch["mixture"], batch["target"] + batch["background"], atol=1e-6)
+
+
+def test_validation_is_a_fixed_list():
+    module = MixDataModule(stream(), stream(stream=VALIDATION), 2)
+    first, second = list(module.val_dataloader()), list(module.val_dataloader())
+    assert len(first) == 2
+    assert all(same(*pair) for pair in zip(first, second, strict=True))
+
+
+def starts_of(made, count=600):
+    rng = np.random.default_rng(0)
+    return np.array([made.draw(rng).start for _ in range(count)]) / RATE
+
+
+def test_segments_fall_anywhere_the_target_sounds_and_silence_has_its_share():
+    made = MixStream([target()], Noise(), Policy(), RATE, segment_seconds=0.5, silent_share=0.2)
+    starts = starts_of(made)
+    silent = (starts + 0.5 < 1.0) | (starts > 3.0)
+    assert silent.mean() == pytest.approx(0.2, abs=0.06)
+    sounding = starts[~silent]
+    assert sounding.min() < 0.75
+    assert sounding.max() > 2.7
+    assert np.histogram(sounding, bins=5, range=(0.6, 2.9))[0].min() > 40
+
+
+def test_without_a_share_for_silence_the_target_always_sounds():
+    made = MixStream([target()], Noise(), Policy(), RATE, segment_seconds=0.5, silent_share=0)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        assert np.abs(made.example(made.draw(rng)).target).max() > 0.01
+
+
+def test_a_song_shorter_than_a_segment_is_padded():
+    made = MixStream([target(1.0, (0.0, 1.0))], Noise(), Policy(), RATE, segment_seconds=2.0, batch_size=1, silent_share=0)
+    batch = made.batch(0)
+    assert batch["target"].shape == (1, 1, 2 * RATE)
+    assert (batch["target"].abs() > 1e-6).sum() == pytest.approx(RATE, abs=0.02 * RATE)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for settings in ({"segment_seconds": 0}, {"batch_size": 0}, {"silent_share": 2}):
+        with pytest.raises(BespokeError, match=r"data\."):
+            stream(**settings)

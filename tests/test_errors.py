@@ -1,0 +1,264 @@
+"""Whatever a user gets wrong: one sentence that names the thing and the remedy, exit code 2, and nothing that looks like a result.
+
+Most commands run in this process, through train.py itself, which is much quicker; some run as a user would run them.
+"""
+
+import dataclasses
+import errno
+import logging
+import resource
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from bespoke import run, synth
+from bespoke.audio import write_wav
+from bespoke.score import Note, Part, write_midi
+
+TRAIN = Path(run.__file__).resolve().parent.parent / "train.py"
+NOTES = (Note(0.0, 0.5, 60), Note(0.5, 1.0, 64))
+
+
+@dataclasses.dataclass
+class Result:
+    """What a command left: its exit code, what it printed, and its folder."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    folder: Path | None = None
+
+    @property
+    def error(self):
+        """The one sentence, if that is all there is on stderr."""
+        lines = self.stderr.splitlines()
+        assert len(lines) == 1, self.stderr
+        assert lines[0].startswith("error: ")
+        assert "Traceback" not in self.stdout + self.stderr
+        assert self.returncode == 2
+        return lines[0].removeprefix("error: ")
+
+    @property
+    def results(self):
+        """The names under which a run leaves results, and half-written files."""
+        names = [path.name for path in self.folder.rglob("*")] if self.folder.is_dir() else []
+        return [name for name in names if name in run.RESULTS or name.startswith(".")]
+
+
+@pytest.fixture
+def command(tiny_song, tmp_path, monkeypatch, capfd):
+    """Run `python train.py OVERRIDES` for the tiny song, in this process, in a folder of its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def execute(*overrides):
+        given = [str(override) for override in overrides]
+        folder = next((given_one.split("=", 1)[1] for given_one in given if given_one.startswith("hydra.run.dir=")), "out")
+        monkeypatch.setattr(sys, "argv", ["train.py", *tiny_song.overrides, f"hydra.run.dir={folder}", *given])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+        return Result(caught.value.code, *capfd.readouterr(), tmp_path / folder)
+
+    yield execute
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def files(tmp_path):
+    """What users have given to programs like this one."""
+    tone = 0.1 * np.sin(np.arange(22050) / 10)[None]
+    sounds = {"empty": tone[:, :0], "silent": 0 * tone, "nan": np.nan * tone, "short": tone}
+    for name, waveform in sounds.items():
+        write_wav(tmp_path / f"{name}.wav", waveform, 22050)
+    band = [Part("Lead Guitar", 29, False, NOTES), Part("Rhythm Guitar", 25, False, NOTES), Part("", 0, True, NOTES)]
+    write_midi(tmp_path / "band.mid", band)
+    write_midi(tmp_path / "rest.mid", [])
+    whole = (tmp_path / "band.mid").read_bytes()
+    contents = {
+        "text.wav": b"la la la",
+        "text.mid": b"C major",
+        "random.mid": np.random.default_rng(0).bytes(1000),
+        "truncated.mid": whole[: len(whole) // 2],
+        "text.sf2": b"strings",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+LISTING = "0: Lead Guitar (Overdriven Guitar, 2 notes); 1: Rhythm Guitar (Acoustic Guitar (steel), 2 notes); 2: unnamed (Drums, 2 notes)"
+WRONG = {
+    "recording missing": (["song.mixture=nosuch.wav"], ["recording nosuch.wav does not exist", "check the path"]),
+    "recording not given": (["song.mixture=???"], ["needs a recording", "set song.mixture"]),
+    "recording is no audio": (["song.mixture=text.wav"], ["recording text.wav cannot be read as audio", "convert it to WAV"]),
+    "recording is empty": (["song.mixture=empty.wav"], ["recording empty.wav is empty"]),
+    "recording is silent": (["song.mixture=silent.wav"], ["recording silent.wav is silent"]),
+    "recording is NaN": (["song.mixture=nan.wav"], ["recording nan.wav contains NaN", "export it again"]),
+    "score missing": (["song.target.score=nosuch.mid"], ["score nosuch.mid does not exist", "check the path"]),
+    "score is text": (["song.target.score=text.mid"], ["score text.mid cannot be read as MIDI", "export it again"]),
+    "score is random": (["song.target.score=random.mid"], ["score random.mid cannot be read as MIDI"]),
+    "score is truncated": (["song.target.score=truncated.mid"], ["score truncated.mid cannot be read as MIDI (it ends too early)"]),
+    "score without notes": (["song.target.score=rest.mid"], ["score rest.mid has no notes", "export the part"]),
+    "instrument not chosen": (["song.target.score=band.mid"], ["has several instruments", "set song.target.instrument", LISTING]),
+    "instrument ambiguous": (
+        ["song.target.score=band.mid", "song.target.instrument=guitar"],
+        ["has more than one instrument 'guitar'", "index:N", LISTING],
+    ),
+    "instrument not found": (["song.target.score=band.mid", "song.target.instrument=oboe"], ["has no instrument 'oboe'", LISTING]),
+    "soundfont missing": (["song.target.soundfonts=nosuch"], ["soundfont nosuch was not found", "BESPOKE_SOUNDFONTS"]),
+    "soundfont is none": (["song.target.soundfonts=[text.sf2]"], ["text.sf2 is not a soundfont", "SF2 or SF3"]),
+    "patch missing": (["song.target.patches=[{program:0,bank:7}]"], ["TimGM6mb.sf2 has no patch 0 in bank 7", "choose"]),
+    "patch beyond 127": (["song.target.patches=[128]"], ["128 is not a General MIDI program", "from 0 to 127"]),
+    "score and audio": (["song.target.audio=short.wav"], ["exactly one of song.target.score", "song.target.audio"]),
+    "neither score nor audio": (["song.target.score=null"], ["exactly one of song.target.score", "song.target.audio"]),
+    "reference of another length": (["song.reference=short.wav"], ["reference short.wav (22050 samples", "export both"]),
+    "excerpt outside": (["song.excerpt=[5,6]"], ["song.excerpt [5, 6]", "3.0 seconds"]),
+    "synth background without others": (["background=synth"], ["background=synth needs the other parts", "song.others"]),
+    "audio background without files": (["background=audio"], ["background=audio found no audio", "set background.paths"]),
+    "audio background missing": (["background=audio", "background.paths=[nosuch]"], ["background nosuch does not exist"]),
+    "mixed background of nothing": (["background=mixed", "background.weights.mixture=x"], ["background.weights must be numbers"]),
+    "unknown key": (["trainr.max_steps=3"], ["trainr.max_steps"]),
+    "unknown setting": (["trainer.max_stepz=3"], ["trainer.max_stepz"]),
+    "unknown song": (["song=nosuch"], ["song/nosuch", "feelings"]),
+    "unknown policy": (["aug=nosuch"], ["aug/nosuch", "heavy"]),
+    "half an override": (["trainer.max_steps"], ["trainer.max_steps"]),
+    "no steps": (["trainer.max_steps=0"], ["trainer.max_steps=0"]),
+    "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
+    "checkpoint as a file": (["ckpt=other.ckpt"], ["ckpt=other.ckpt is not known", "ckpt=last"]),
+    "song that runs code": (["+song.target.evil._target_=bespoke.model.MaskBLSTM"], ["song.target.evil._target_", "not allowed"]),
+    "model that runs code": (["model._target_=os.system"], ["model._target_=os.system is not allowed"]),
+    "setting that runs code": (["+loss.evil._target_=torch.hub.load"], ["loss.evil._target_=torch.hub.load is not allowed"]),
+    "interpolation that runs code": (["+loss.evil='${oc.create:{_target_:builtins.print}}'"], ["builtins.print is not allowed"]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_one_sentence_names_the_thing_and_the_remedy(wrong, command, files):
+    overrides, words = WRONG[wrong]
+    result = command(*overrides)
+    assert [word for word in words if word not in result.error] == [], result.error
+    assert result.results == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=abc", ["seed"]),
+        ("seed=-1", ["seed"]),
+        ("trainer.max_steps=abc", ["trainer.max_steps"]),
+        ("data.label=damp", ["label", "wet", "dry"]),
+        ("data.sample_rate=0", ["sample_rate"]),
+        ("data.batch_size=0", ["data.batch_size"]),
+        ("stft.hop_seconds=0", ["hop"]),
+        ("separate.overlap_seconds=100", ["overlap"]),
+        ("aug.compressor.ratios=[0.5]", ["ratio"]),
+    ],
+)
+def test_number_out_of_range_is_named_before_training(override, words, command):
+    result = command(override)
+    assert [word for word in words if word not in result.error] == [], result.error
+    assert result.results == []
+    assert "step 3 of 3" not in result.stdout
+
+
+def test_put_right_command_works_in_the_same_folder(command, tiny_song):
+    assert command("song.mixture=nosuch.wav").returncode == 2
+    result = command()
+    assert result.returncode == 0, result.stderr
+    assert {"target.wav", "residual.wav", "metrics.json", "config.yaml"} <= {path.name for path in result.folder.iterdir()}
+
+
+def test_results_are_never_overwritten(command):
+    first = command()
+    assert first.returncode == 0, first.stderr
+    before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    second = command("seed=1")
+    assert "already has results" in second.error
+    assert "another hydra.run.dir" in second.error
+    other = command("seed=1", "ckpt=last")
+    assert "has another config (seed: 0 there, 1 now)" in other.error
+    assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
+
+
+def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(command, tiny_song, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fluidsynth", None)
+    synth._presets.cache_clear()
+    result = command()
+    assert "FluidSynth is not installed: apt install libfluidsynth3" in result.error
+    assert result.results == []
+    rendered = command("song.target.score=null", f"song.target.audio={tiny_song.reference}", "hydra.run.dir=rendered")
+    assert rendered.returncode == 0, rendered.stderr
+
+
+def test_full_disk_leaves_no_half_stem(command, monkeypatch):
+    def full(path, *_):
+        Path(path).write_bytes(b"RIFF")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(wavfile, "write", full)
+    result = command()
+    assert "target.wav cannot be written (No space left on device): free some space" in result.error
+    assert {"target.wav", "residual.wav", "metrics.json"}.isdisjoint(result.results)
+    assert not [name for name in result.results if name.startswith(".")]
+
+
+def test_full_disk_leaves_no_half_checkpoint(command):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    command("song.mixture=nosuch.wav", "hydra.run.dir=warm")  # whatever is written once is written before the disk is full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        result = command()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "last.ckpt cannot be written" in result.error
+    assert [path.name for path in (result.folder / "checkpoints").iterdir()] == []
+
+
+def test_folder_that_cannot_be_made_is_named(command, files):
+    result = command("hydra.run.dir=text.wav/out")
+    assert "text.wav/out" in result.error
+    assert "hydra.run.dir" in result.error
+    assert (files / "text.wav").read_bytes() == b"la la la"
+
+
+# From here on as a user runs it. The sentences are tested above.
+
+
+def as_user(run_train, tiny_song, *overrides, **options):
+    result = run_train(*tiny_song.overrides, *overrides, **options)
+    return Result(result.returncode, result.stdout, result.stderr, options["cwd"] / "out")
+
+
+def test_user_sees_one_sentence_about_a_file(run_train, tiny_song, tmp_path):
+    result = as_user(run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path)
+    assert result.error == "The reference nosuch.wav does not exist: check the path, which is taken from where the command started."
+    assert result.results == []
+
+
+def test_user_sees_one_sentence_about_a_typo(run_train, tiny_song, tmp_path):
+    result = as_user(run_train, tiny_song, "trainr.max_steps=3", cwd=tmp_path)
+    assert "trainr.max_steps" in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_user_sees_one_sentence_about_a_folder(run_train, tiny_song, tmp_path):
+    (tmp_path / "file").touch()
+    result = as_user(run_train, tiny_song, "hydra.run.dir=file/out", cwd=tmp_path)
+    assert "file/out" in result.error
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_user_sees_one_sentence_about_a_missing_library(run_train, tiny_song, tmp_path):
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "fluidsynth.py").write_text('raise ImportError("Couldn\'t find the FluidSynth library.")\n')
+    result = as_user(run_train, tiny_song, "hydra.run.dir=out", cwd=tmp_path, env={"PYTHONPATH": str(library)})
+    assert result.error.startswith("FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth")
+    assert result.results == []

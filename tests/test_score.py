@@ -1,0 +1,149 @@
+"""Notes in and out of MIDI, and the choice of an instrument."""
+
+import mido
+import pytest
+
+from bespoke.errors import BespokeError
+from bespoke.score import Note, Part, choose_part, describe, program_name, read_midi, stretch, transpose, write_midi
+
+SCALE = (Note(0.0, 0.4, 60, 100), Note(0.5, 0.9, 62, 80), Note(1.0, 2.5, 64, 1))
+PARTS = [
+    Part("Lead Guitar", 29, False, SCALE),
+    Part("Rhythm Guitar", 27, False, SCALE[:2]),
+    Part("Guitar", 30, False, SCALE),
+    Part("Bass", 2, False, SCALE),
+    Part("", 0, True, SCALE),
+]
+
+
+def test_midi_round_trip(tmp_path):
+    write_midi(tmp_path / "score.mid", PARTS)
+    again = read_midi(tmp_path / "score.mid")
+    assert [(part.name, part.program, part.is_drum) for part in again] == [(part.name, part.program, part.is_drum) for part in PARTS]
+    for part, expected in zip(again, PARTS, strict=True):
+        assert [(note.pitch, note.velocity) for note in part.notes] == [(note.pitch, note.velocity) for note in expected.notes]
+        times = [time for note in part.notes for time in (note.start_seconds, note.end_seconds)]
+        assert times == pytest.approx([time for note in expected.notes for time in (note.start_seconds, note.end_seconds)], abs=1e-3)
+
+
+def test_tempo_changes_set_the_time(tmp_path):
+    track = mido.MidiTrack(
+        [
+            mido.MetaMessage("set_tempo", tempo=500_000),
+            mido.Message("note_on", note=60, velocity=90, time=0),
+            mido.Message("note_off", note=60, time=480),  # a beat at 120
+            mido.MetaMessage("set_tempo", tempo=1_000_000),
+            mido.Message("note_on", note=62, velocity=90, time=0),
+            mido.Message("note_on", note=62, velocity=0, time=480),  # a beat at 60, ended in the other way
+        ]
+    )
+    mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(tmp_path / "tempo.mid")
+    [part] = read_midi(tmp_path / "tempo.mid")
+    assert part.notes == (Note(0.0, 0.5, 60, 90), Note(0.5, 1.5, 62, 90))
+
+
+def test_notes_come_in_order_of_time_and_empty_tracks_are_left_out(tmp_path):
+    write_midi(tmp_path / "score.mid", [Part("Empty", 3, False, ()), Part("Lead", 4, False, SCALE[::-1])])
+    [part] = read_midi(tmp_path / "score.mid")
+    assert part.name == "Lead"
+    assert [note.pitch for note in part.notes] == [60, 62, 64]
+
+
+@pytest.mark.parametrize(
+    ("instrument", "index"),
+    [
+        ("Bass", 3),
+        ("bASS ", 3),
+        ("lead", 0),  # the beginning of a name
+        ("hythm g", 1),  # the middle of one
+        ("guitar", 2),  # a whole name goes before part of others
+        ("Overdriven Guitar", 0),  # the name of program 29
+        ("drums", 4),
+        (29, 0),  # a program
+        ("27", 1),
+        (1, 1),  # an index
+        (4, 4),
+        ("index:2", 2),
+        ("program:2", 3),
+        ("Program: 30", 2),
+        ("index:4", 4),
+    ],
+)
+def test_instrument_is_chosen(instrument, index):
+    assert choose_part(PARTS, instrument) is PARTS[index]
+
+
+def test_only_instrument_needs_no_choice():
+    assert choose_part(PARTS[:1], None) is PARTS[0]
+
+
+@pytest.mark.parametrize(
+    ("instrument", "problem"),
+    [
+        (None, "has several instruments"),
+        ("gui", "has more than one instrument 'gui'"),
+        (2, "has more than one instrument 2"),  # the index of one and the program of another
+        ("kazoo", "has no instrument 'kazoo'"),
+        (99, "has no instrument 99"),
+        ("index:5", "has no instrument 'index:5'"),
+        ("program:0", "has no instrument 'program:0'"),  # a kit's number is no program
+    ],
+)
+def test_unclear_choice_lists_all_instruments(instrument, problem):
+    with pytest.raises(BespokeError) as caught:
+        choose_part(PARTS, instrument, "band.mid", "song.others[1].instrument")
+    message = str(caught.value)
+    assert message.startswith(f"band.mid {problem}; set song.others[1].instrument to a name, or to index:N")
+    assert message.endswith(
+        "0: Lead Guitar (Overdriven Guitar, 3 notes); 1: Rhythm Guitar (Electric Guitar (clean), 2 notes);"
+        " 2: Guitar (Distortion Guitar, 3 notes); 3: Bass (Electric Grand Piano, 3 notes); 4: unnamed (Drums, 3 notes)."
+    )
+
+
+def test_sounds_have_general_midi_names():
+    assert [program_name(part) for part in PARTS[2:]] == ["Distortion Guitar", "Electric Grand Piano", "Drums"]
+    assert describe(PARTS[1]) == "Rhythm Guitar (Electric Guitar (clean), 2 notes)"
+
+
+def test_stretch_multiplies_times():
+    assert stretch(SCALE[:2], 2) == (Note(0.0, 0.8, 60, 100), Note(1.0, 1.8, 62, 80))
+    assert stretch(stretch(SCALE, 0.5), 2) == SCALE
+
+
+def test_transpose_drops_what_leaves_the_range():
+    notes = (Note(0, 1, 0), Note(1, 2, 60), Note(2, 3, 127))
+    assert [note.pitch for note in transpose(notes, 12)] == [12, 72]
+    assert [note.pitch for note in transpose(notes, -12)] == [48, 115]
+    assert transpose(notes, 0) == notes
+
+
+def broken(tmp_path):
+    """Files that are no MIDI, by what is wrong with them."""
+    write_midi(tmp_path / "good.mid", PARTS)
+    good = (tmp_path / "good.mid").read_bytes()
+    return {
+        "empty": b"",
+        "text": b"C major, please",
+        "random": bytes((7 * index * index + 13) % 256 for index in range(2000)),
+        "truncated": good[: len(good) // 2],
+        "header only": good[:14],
+        "damaged": good[:22] + bytes((11 * index * index + 5) % 256 for index in range(len(good))),
+    }
+
+
+@pytest.mark.parametrize("wrong", ["empty", "text", "random", "truncated", "header only", "damaged"])
+def test_corrupt_midi_is_refused(wrong, tmp_path):
+    (tmp_path / "bad.mid").write_bytes(broken(tmp_path)[wrong])
+    with pytest.raises(BespokeError, match=r"^The score .*bad\.mid cannot be read as MIDI \(.+\): export it again as a \.mid file\.$"):
+        read_midi(tmp_path / "bad.mid")
+
+
+def test_score_without_notes_is_refused(tmp_path):
+    write_midi(tmp_path / "rest.mid", [Part("Lead", 80, False, ())])
+    with pytest.raises(BespokeError, match=r"rest\.mid has no notes: export the part"):
+        read_midi(tmp_path / "rest.mid")
+
+
+def test_missing_score_is_refused(tmp_path):
+    with pytest.raises(BespokeError, match=r"The score .*nosuch\.mid does not exist: check the path"):
+        read_midi(tmp_path / "nosuch.mid")

@@ -1,0 +1,125 @@
+"""Masks carried between rates, sums, blocks, and what a checkpoint holds."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bespoke.errors import BespokeError
+from bespoke.separate import Separator, carry, load_separator
+from bespoke.stft import STFT
+
+RNG = np.random.default_rng(0)
+
+
+class Constant(nn.Module):
+    """A mask of one value."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, magnitude):
+        return torch.full_like(magnitude, self.value)
+
+
+class LowPass(nn.Module):
+    """A mask that passes the bins below one."""
+
+    def __init__(self, cutoff):
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, magnitude):
+        mask = torch.zeros_like(magnitude)
+        mask[:, : self.cutoff] = 1
+        return mask
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stems_have_the_recordings_shape_and_add_up(sample_rate, channels):
+    recording = RNG.normal(size=(channels, sample_rate + 7)).astype(np.float32) * 3  # far above full scale
+    separator = Separator(STFT(16000), LowPass(40))
+    target, residual = separator.separate(recording, sample_rate)
+    assert target.shape == residual.shape == recording.shape
+    assert target.dtype == residual.dtype == np.float32
+    assert np.abs(target + residual - recording).max() <= 1e-6 * np.abs(recording).max()
+
+
+@pytest.mark.parametrize("sample_rate", [22050, 44100])
+def test_a_tone_below_the_cutoff_is_target_and_one_above_is_residual(sample_rate):
+    time = np.arange(sample_rate) / sample_rate
+    low, high = (np.sin(2 * np.pi * hz * time)[None].astype(np.float32) for hz in (500, 4000))
+    target, residual = Separator(STFT(16000), LowPass(64)).separate(low + high, sample_rate)  # 2000 Hz
+    middle = slice(sample_rate // 10, -sample_rate // 10)  # a tone's beginning and end are no tone
+    assert np.abs(target - low)[:, middle].max() < 0.02
+    assert np.abs(residual - high)[:, middle].max() < 0.02
+
+
+def test_a_mask_is_carried_by_hz_and_seconds():
+    source, destination = STFT(16000), STFT(44100)
+    frames = 126
+    ramp = (source.frequencies_hz[:, None] / 8000 * source.times_seconds(frames)[None]).float()
+    carried = carry(ramp, torch.ones_like(ramp), source, destination, 126)
+    expected = destination.frequencies_hz[:, None] / 8000 * destination.times_seconds(126)[None].clamp(max=1.0)
+    below = destination.frequencies_hz <= 8000
+    assert torch.allclose(carried[below], expected[below], atol=1e-4)
+
+
+def test_above_the_models_band_the_top_octave_goes_on_weighted_by_magnitude():
+    source, destination = STFT(16000), STFT(44100)
+    mask, magnitude = torch.zeros(257, 4), torch.zeros(257, 4)
+    mask[200:] = 0.8
+    magnitude[150] = 1.0  # mask 0
+    magnitude[220] = 3.0  # mask 0.8
+    carried = carry(mask, magnitude, source, destination, 4)
+    above = destination.frequencies_hz > 8000
+    assert torch.allclose(carried[above], torch.tensor(0.6), atol=1e-4)
+
+
+def test_blocks_join_without_a_seam():
+    recording = RNG.normal(size=(1, 16000 * 7)).astype(np.float32)
+    whole, _ = Separator(STFT(16000), Constant(0.5)).separate(recording, 16000)
+    assert whole == pytest.approx(recording / 2, abs=1e-5)
+    blocks, residual = Separator(STFT(16000), Constant(0.5), block_seconds=2, overlap_seconds=0.5).separate(recording, 16000)
+    assert blocks == pytest.approx(whole, abs=1e-5)
+    assert np.abs(blocks + residual - recording).max() <= 1e-6 * np.abs(recording).max()
+
+
+@pytest.mark.parametrize("length", [16001, 20001, 31999, 32001, 44000, 62345])
+def test_blocks_cover_every_length(length):
+    recording = np.ones((1, length), np.float32)
+    target, _ = Separator(STFT(16000), Constant(1.0), block_seconds=1, overlap_seconds=0.5).separate(recording, 16000)
+    assert target == pytest.approx(recording, abs=1e-4)
+
+
+def test_silence_gives_silence():
+    target, residual = Separator(STFT(16000), Constant(0.5)).separate(np.zeros((2, 1000), np.float32), 16000)
+    assert not target.any()
+    assert not residual.any()
+
+
+def test_blocks_that_make_no_sense_are_refused():
+    with pytest.raises(BespokeError, match="overlap"):
+        Separator(STFT(16000), Constant(0.5), block_seconds=2, overlap_seconds=1.5)
+
+
+class Payload:
+    """What a hostile checkpoint would hold."""
+
+    def __reduce__(self):
+        return exec, ("import pathlib; pathlib.Path('owned').touch()",)
+
+
+def test_checkpoints_that_are_missing_foreign_damaged_or_hostile_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BespokeError, match="does not exist"):
+        load_separator(tmp_path / "none.ckpt")
+    torch.save({"weights": 1}, tmp_path / "foreign.ckpt")
+    (tmp_path / "damaged.ckpt").write_bytes(b"PK\x03\x04 nothing")
+    torch.save({"hyper_parameters": Payload(), "state_dict": {}}, tmp_path / "hostile.ckpt")
+    for name in ("foreign", "damaged", "hostile"):
+        with pytest.raises(BespokeError, match=f"{name}.ckpt is not a checkpoint"):
+            load_separator(tmp_path / f"{name}.ckpt")
+    assert not (tmp_path / "owned").exists()

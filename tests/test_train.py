@@ -1,0 +1,211 @@
+"""Whole runs through the command line, on a song of three seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from bespoke.audio import read_audio
+from bespoke.separate import load_separator
+
+
+@pytest.fixture(scope="module")
+def finished(run_train, tiny_song, tmp_path_factory):
+    """A run with a reference."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = run_train(
+        *tiny_song.overrides, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", "logger=csv", cwd=folder.parent
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_the_files_of_the_interface(finished):
+    folder, result = finished
+    assert {file.name for file in folder.iterdir()} >= {
+        "target.wav",
+        "residual.wav",
+        "metrics.json",
+        "checkpoints",
+        "config.yaml",
+        "train.log",
+    }
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert "SI-SDR" in result.stdout
+    assert str(folder / "target.wav") in result.stdout
+    assert not list(folder.rglob(".*.wav"))
+
+
+def test_metrics_hold_the_figures_and_the_facts(finished):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    assert metrics["si_sdr_improvement"] == pytest.approx(metrics["si_sdr"] - metrics["si_sdr_mixture"])
+    assert metrics["si_sdr_oracle"] > metrics["si_sdr_mixture"]
+    assert metrics["steps"] == 3
+    assert set(metrics["seconds"]) == {"load", "render", "train", "separate", "evaluate", "total"}
+    assert (metrics["song"], metrics["recipe"], metrics["seed"], metrics["is_standin"]) == ("custom", "quick", 0, False)
+    assert set(metrics["hashes"]) == {"mixture", "reference", "score", "soundfont TimGM6mb.sf2"}
+    assert metrics["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_stems_are_float_wav_like_the_recording_and_add_up(finished, tiny_song):
+    import soundfile
+
+    mixture, _ = read_audio(tiny_song.mixture)
+    stems = [read_audio(finished[0] / name) for name in ("target.wav", "residual.wav")]
+    assert {rate for _, rate in stems} == {read_audio(tiny_song.mixture)[1]}
+    assert {stem.shape for stem, _ in stems} == {mixture.shape}
+    assert soundfile.info(finished[0] / "target.wav").subtype == "FLOAT"
+    assert np.abs(stems[0][0] + stems[1][0] - mixture).max() <= 1e-6 * np.abs(mixture).max()
+
+
+def test_same_seed_gives_the_same_bytes_and_the_reference_is_for_metrics_only(finished, run_train, tiny_song, tmp_path):
+    result = run_train(*tiny_song.overrides, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in ("target.wav", "residual.wav"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "si_sdr" not in metrics
+    assert metrics["hashes"].keys() == {"mixture", "score", "soundfont TimGM6mb.sf2"}
+
+
+def test_a_checkpoint_is_enough(finished, tiny_song, tmp_path):
+    checkpoint = finished[0] / "checkpoints" / "last.ckpt"
+    torch.load(checkpoint, weights_only=True)
+    command = [sys.executable, ROOT / "scripts" / "separate.py", checkpoint, tiny_song.mixture, "--out", tmp_path / "stems"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    for name in ("target.wav", "residual.wav"):
+        assert (tmp_path / "stems" / name).read_bytes() == (finished[0] / name).read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert again.returncode == 2
+    assert "already has target.wav" in again.stderr
+
+
+def test_a_finished_run_is_neither_overwritten_nor_continued_with_another_config(finished, run_train, tiny_song):
+    folder = finished[0]
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    arguments = [*tiny_song.overrides, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", "logger=csv"]
+    refused = run_train(*arguments, cwd=folder.parent)
+    changed = run_train(*arguments, "ckpt=last", "seed=1", cwd=folder.parent)
+    assert (refused.returncode, changed.returncode) == (2, 2)
+    assert "already has results" in refused.stderr
+    assert "seed: 0 there, 1 now" in changed.stderr
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
+    # A worker prefetches batches, dropout and batch normalization have state, and effects draw from the global generators.
+    overrides = [
+        *tiny_song.overrides,
+        "aug=light",
+        "model.layers=2",
+        "data.workers=1",
+        "checkpoint_steps=4",
+        "trainer.max_steps=40",
+        "trainer.val_check_interval=5",
+        "logger=csv",
+    ]
+    whole = run_train(*overrides, f"hydra.run.dir={tmp_path / 'whole'}", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    folder = tmp_path / "killed"
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, overrides), f"hydra.run.dir={folder}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 40
+    assert not (folder / "target.wav").exists()
+    resumed = run_train(*overrides, f"hydra.run.dir={folder}", "ckpt=last", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(folder).items())
+    assert (folder / "target.wav").read_bytes() == (tmp_path / "whole" / "target.wav").read_bytes()
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 40
+
+
+def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tmp_path):
+    sweep = tmp_path / "sweep"
+    result = run_train(
+        "-m",
+        *tiny_song.overrides,
+        f"song.reference={tiny_song.reference}",
+        "aug=none,paper",
+        "data.batch_size=0,2",
+        "logger=wandb",
+        f"hydra.sweep.dir={sweep}",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "4 runs; this table is in" in result.stdout
+    rows = (sweep / "sweep.csv").read_text().splitlines()
+    assert len(rows) == 5
+    failed = ["data.batch_size at least 1" in row for row in rows[1:]]
+    assert sum(failed) == 2
+    assert [(sweep / str(job) / "target.wav").exists() for job in range(4)] == [not job for job in failed]
+    # Each job is a W&B run of its own, closed before the next one begins.
+    runs = sorted(sweep.glob("*/wandb/offline-run-*/run-*.wandb"))
+    assert len({run.stem for run in runs}) == len(runs) == 2
+    assert all(b"sweep" in run.read_bytes() for run in runs)  # the group
+
+
+def test_the_standin_says_so(run_train, tiny_song, tmp_path):
+    small = [override for override in tiny_song.overrides if not override.startswith("song")]
+    result = run_train("song=take_on_me", *small, "aug=heavy", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "STAND-IN" in result.stdout
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["is_standin"] is True
+    assert read_audio(tmp_path / "run" / "target.wav")[0].shape[0] == 2
+
+
+def test_a_rendered_target_needs_no_midi_and_no_fluidsynth(run_train, tiny_song, tmp_path):
+    (tmp_path / "fluidsynth.py").write_text("raise ImportError")
+    overrides = [override for override in tiny_song.overrides if "target.score" not in override]
+    result = run_train(
+        *overrides,
+        f"song.target.audio={tiny_song.reference}",
+        "trainer.precision=bf16-mixed",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["precision"] == "bf16-mixed"
+    separator = load_separator(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert separator.model.linear.weight.dtype == torch.float32
+
+
+def test_relative_paths_are_taken_from_where_the_command_started(run_train, make_song, tiny_song, tmp_path):
+    make_song(tmp_path, channels=2)
+    small = [override for override in tiny_song.overrides if not override.startswith("song.")]
+    result = run_train(*small, "song.mixture=mix.wav", "song.target.score=target.mid", "hydra.run.dir=out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert read_audio(tmp_path / "out" / "target.wav")[0].shape == read_audio(tmp_path / "mix.wav")[0].shape
+
+
+def test_the_wheel_carries_the_configs(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"bespoke/conf/{file.relative_to(ROOT / 'conf')}" for file in Path(ROOT / "conf").rglob("*.yaml")}
+    assert configs <= packed
+    assert "bespoke/run.py" in packed
