@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from bespoke import run
+from bespoke.launch import launch
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -14,4 +15,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run.launch(main))
+    sys.exit(launch(main))

@@ -6,3 +6,9 @@ class BespokeError(Exception):
 
     Entry points print the message without a traceback and exit with code 2.
     """
+
+
+def one_sentence(error: BaseException) -> str:
+    """A library's message in one line, without the places in its config that it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))]
+    return " ".join(lines) or type(error).__name__

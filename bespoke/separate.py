@@ -108,8 +108,13 @@ def _interpolate(values: Tensor, positions: Tensor, dim: int) -> Tensor:
     return torch.lerp(values.index_select(dim, low), values.index_select(dim, high), (positions - low).to(values.dtype).reshape(shape))
 
 
-def load_separator(path: str | Path, device: str = "cpu") -> Separator:
+def load_separator(path: str | Path, device: str = "cpu", **settings: float) -> Separator:
     """Load a separator from a checkpoint; nothing else is needed, and no code in the file is run.
+
+    Args:
+        path: the checkpoint.
+        device: to separate on.
+        **settings: `Separator`'s `block_seconds` and `overlap_seconds`.
 
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
@@ -121,10 +126,10 @@ def load_separator(path: str | Path, device: str = "cpu") -> Separator:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
         stft = STFT(**hyperparameters["stft"])
-        settings = dict(hyperparameters["model"])
-        model = MODELS[settings.pop("name")](**settings)
+        arguments = dict(hyperparameters["model"])
+        model = MODELS[arguments.pop("name")](**arguments)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
         model.load_state_dict(weights)
     except Exception as error:  # anything can be wrong in a file from elsewhere
         raise BespokeError(f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__}).") from error
-    return Separator(stft.to(device), model.to(device))
+    return Separator(stft.to(device), model.to(device), **settings)

@@ -29,7 +29,7 @@ DRIFT_SECONDS, DRIFT_PERIOD_SECONDS = 0.04, 17.0  # the tempo swings by about 1.
 
 @dataclass(frozen=True)
 class StandIn:
-    """The files of a performance: stereo 44.1 kHz float32 WAV, the MIDI of all parts that a user would have, and the target's name in it."""
+    """The files of a performance: stereo 44.1 kHz float32 WAV, the MIDI of all parts that a user would have, and the target's name."""
 
     mixture: Path
     reference: Path

@@ -25,9 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         present = [name for name in ("target.wav", "residual.wav") if (out / name).exists()]
         if present and not options.force:
-            raise BespokeError(
-                f"{out} already has {' and '.join(present)}: choose another folder with --out, or replace them with --force."
-            )
+            raise BespokeError(f"{out} already has {' and '.join(present)}: choose another with --out, or replace them with --force.")
         separator = load_separator(options.checkpoint, options.device)
         recording, sample_rate = read_audio(options.recording)
         target, residual = separator.separate(recording, sample_rate)

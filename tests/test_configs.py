@@ -10,7 +10,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from bespoke import run
+from bespoke import preflight, run
 from bespoke.score import Note
 from bespoke.synth import Patch, render
 
@@ -36,7 +36,7 @@ def composed(compose_config, *overrides):
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_choice_composes_and_names_only_settings_that_exist(compose_config, group, choice):
     cfg = compose_config(f"{group}={choice}")
-    run._check_targets(cfg)
+    preflight.check(cfg)
     for place, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
         parameters = inspect.signature(get_object(node["_target_"])).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from bespoke import run, synth
+from bespoke import preflight, run, synth
 from bespoke.audio import write_wav
 from bespoke.score import Note, Part, write_midi
 
@@ -46,7 +46,7 @@ class Result:
     def results(self):
         """The names under which a run leaves results, and half-written files."""
         names = [path.name for path in self.folder.rglob("*")] if self.folder.is_dir() else []
-        return [name for name in names if name in run.RESULTS or name.startswith(".")]
+        return [name for name in names if name in preflight.RESULTS or name.startswith(".")]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bespoke.audio import write_wav
 from bespoke.score import Note, Part, write_midi
 from bespoke.synth import Patch, render
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent
 # A network of a few hundred weights and three steps: all of the path, none of the quality.
 SMALL = [
     "model.hidden_size=8",

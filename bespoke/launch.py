@@ -1,0 +1,84 @@
+"""Around Hydra: errors as one sentence with an exit code, and the table that ends a sweep."""
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bespoke import report
+from bespoke.audio import write_json
+from bespoke.errors import BespokeError, one_sentence
+
+# What Hydra's own mkdir of the run's folder can end with.
+UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+
+
+def launch(main: Callable[[], None]) -> int:
+    """Call a Hydra entry point; print errors that are for the user as one sentence. Returns the exit code: 2 for those.
+
+    A multirun ends with its table, also when some of its jobs failed.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on, instead of printing them and exiting with 1
+    _quieten()
+    try:
+        with contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):
+            main()
+    except (BespokeError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None or error.errno not in UNWRITABLE:
+            raise
+        print(f"error: {error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir.", file=sys.stderr)
+        return 2
+    finally:
+        if SweepTable.folder is not None:
+            print(report.write_table(SweepTable.folder))
+    return 0
+
+
+class _WithoutHydrasPreface:
+    """A stream without the line that Hydra writes before it hands on a job's exception: ours says all."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Error executing job with overrides:") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class SweepTable(Callback):
+    """Hydra callback that notes where a multirun puts its jobs. (Hydra calls no callback at the end of a sweep in which a job failed.)"""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        SweepTable.folder = Path(config.hydra.sweep.dir)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        """Keep the reason of a failed job beside its other files."""
+        if SweepTable.folder is not None and isinstance(job_return._return_value, Exception):
+            folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+            overrides = list(job_return.overrides or [])
+            write_json(folder / "error.json", {"error": one_sentence(job_return._return_value), "overrides": overrides})
+
+
+def _quieten() -> None:
+    """Keep Lightning's advice and the libraries' deprecations out of the user's sight."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"pytorch_lightning|lightning_fabric|torch|wandb")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
