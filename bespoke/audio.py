@@ -78,7 +78,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         mode = os.umask(0)
         os.umask(mode)
@@ -103,4 +103,4 @@ def file_hash(path: str | Path) -> str:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

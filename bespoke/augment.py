@@ -6,6 +6,7 @@ generators with it, applies the transform and puts the generators back.
 """
 
 import contextlib
+import copy
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,10 +73,15 @@ class MixParams:
     background_effects: tuple[EffectParams, ...] = ()
     mix_effects: tuple[EffectParams, ...] = ()
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values, for logs."""
+    def describe(self, target: np.ndarray, background: np.ndarray, sample_rate: int) -> dict[str, Any]:
+        """Plain values for logs: gains in dB, the compressor's ratio, and each effect's parameters on these signals `[channel, time]`."""
+        signals = {"target": target, "background": background, "mix": target + background}
         effects = {
-            role: {drawn.effect.name: drawn.seed for drawn in getattr(self, f"{role}_effects")} for role in ("target", "background", "mix")
+            f"{role}_effects": {
+                drawn.effect.name: {"seed": drawn.seed, **drawn.effect.parameters(signal, drawn.seed, sample_rate)}
+                for drawn in getattr(self, f"{role}_effects")
+            }
+            for role, signal in signals.items()
         }
         return {
             "target_gain_db": self.target_gain_db,
@@ -96,7 +102,7 @@ class Effect:
     def __init__(self, name: str, transform: BaseWaveformTransform):
         self.name = name
         self.probability = transform.p
-        self.transform = transform
+        self.transform = copy.deepcopy(transform)  # its state is ours: others may use the same object
         self.transform.p = 1.0  # whether it is applied is drawn by the policy
 
     @property
@@ -124,7 +130,8 @@ class Effect:
     def parameters(self, waveform: np.ndarray, seed: int, sample_rate: int) -> dict[str, Any]:
         """The parameters that `seed` gives on this waveform, as audiomentations names them."""
         self.apply(waveform, seed, sample_rate)
-        return {key: value for key, value in self.transform.parameters.items() if key != "should_apply"}
+        drawn = getattr(self.transform, "parameters", {})  # a OneOf or Compose keeps none of its own
+        return {key: value for key, value in drawn.items() if key != "should_apply" and isinstance(value, int | float | str | bool)}
 
 
 class Policy:

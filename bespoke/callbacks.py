@@ -37,6 +37,8 @@ class StepLog(Callback):
         self.last = self.began
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not trainer.is_global_zero:
+            return
         now, step = time.monotonic(), trainer.global_step
         if now - self.last < self.every_seconds and step < trainer.max_steps:
             return

@@ -48,7 +48,8 @@ class MixStream(IterableDataset):
         label: see `bespoke.mixer.mix`.
         stream: TRAIN or VALIDATION.
 
-    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, beginning with batch `start`.
+    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, and the batch's `index`,
+    beginning with batch `start`, every `stride`-th.
     """
 
     def __init__(
@@ -92,7 +93,27 @@ class MixStream(IterableDataset):
         """Batch number `index`."""
         rng = np.random.default_rng([self.seed, self.stream, index])
         mixes = [self.example(self.draw(rng)) for _ in range(self.batch_size)]
-        return {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+        return {"index": torch.tensor(index), **signals}
+
+    def describe(self, index: int) -> list[dict[str, Any]]:
+        """What was drawn for each example of a batch, as plain values, with the parameters of each effect as audiomentations names them."""
+        rng = np.random.default_rng([self.seed, self.stream, index])
+        described = []
+        for draw in [self.draw(rng) for _ in range(self.batch_size)]:
+            target = cut(self.targets[draw.patch], draw.start, self.samples)
+            background = self.background.segment(draw.background, self.samples)
+            described.append(
+                {
+                    "patch": draw.patch,
+                    "start_seconds": draw.start / self.sample_rate,
+                    "background_source": draw.background.source,
+                    "background_tracks": list(draw.background.tracks),
+                    "background_start_seconds": draw.background.start / self.sample_rate,
+                    **draw.params.describe(target, background, self.sample_rate),
+                }
+            )
+        return described
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()

@@ -5,6 +5,9 @@ import math
 import numba
 import numpy as np
 import torch
+from scipy.signal import resample_poly
+
+MAX_TERM = 1000
 
 
 def _import_torchaudio():
@@ -57,12 +60,16 @@ def frame_power(waveform: np.ndarray, frame_samples: int) -> np.ndarray:
 
 
 def resample(waveform: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarray:
-    """Band-limited resampling (torchaudio's Kaiser-windowed sinc) of `[channel, time]`, float32.
+    """Band-limited resampling by a Kaiser-windowed sinc of `[channel, time]`, float32.
 
-    The length becomes `ceil(time * new_rate / sample_rate)`.
+    The length becomes `ceil(time * new_rate / sample_rate)`. torchaudio's filter bank grows with the rates' smallest terms; for rates that
+    have hardly a factor in common SciPy's polyphase filter takes its place.
     """
     if sample_rate == new_rate:
         return waveform.astype(np.float32, copy=False)
+    divisor = math.gcd(sample_rate, new_rate)
+    if sample_rate // divisor > MAX_TERM:
+        return resample_poly(waveform, new_rate // divisor, sample_rate // divisor, axis=-1, window=("kaiser", 14.77)).astype(np.float32)
     resampled = torchaudio.functional.resample(
         torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)),
         sample_rate,

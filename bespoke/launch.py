@@ -37,9 +37,10 @@ def launch(main: Callable[[], None]) -> int:
         print(f"error: {one_sentence(error)}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None or error.errno not in UNWRITABLE:
+        if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
             raise
-        print(f"error: {error.filename} cannot be written ({error.strerror}): choose another hydra.run.dir.", file=sys.stderr)
+        place = error.filename or "The run's folder"
+        print(f"error: {place} cannot be written ({error.strerror}): free some space or choose another hydra.run.dir.", file=sys.stderr)
         return 2
     finally:
         if SweepTable.folder is not None:

@@ -1,6 +1,7 @@
 """Loggers: which one a run gets, what goes there beside the training curves, and how each is closed."""
 
 import logging
+import math
 import netrc
 import os
 import uuid
@@ -14,6 +15,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from bespoke.errors import BespokeError
 
 log = logging.getLogger(__name__)
+
+MAX_COLUMNS = 2000  # of a spectrogram's picture
+MAX_SECONDS = 120  # of audio sent to a logger; the stems are in the run's folder
 
 
 def auto(folder: Path, group: str | None, **wandb_settings: Any) -> list[Logger]:
@@ -60,7 +64,7 @@ def wandb(
         "project": project,
         "entity": entity,
         "group": group,
-        "name": folder.name,
+        "name": f"{folder.parent.name}/{folder.name}",
         "id": run_id,
         "dir": str(folder),
         "resume": "allow",
@@ -70,9 +74,11 @@ def wandb(
     timeout = client.Settings(init_timeout=timeout_seconds)
     try:
         run = client.init(mode=mode, settings=timeout, **settings)
-    except (client.errors.CommError, client.errors.AuthenticationError, TimeoutError) as error:
+    except (client.Error, TimeoutError) as error:
         log.warning("Weights & Biases did not answer (%s): this run is logged offline.", str(error).splitlines()[0])
-        run = client.init(mode="offline", settings=timeout, **settings)
+        client.teardown()  # it still holds the id of the run that it could not start
+        run_id, resumed = uuid.uuid4().hex[:8], False
+        run = client.init(mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None})
     id_file.write_text(run_id)
     if run.settings.mode != "online" and not run.disabled:
         log.info("To upload this run: wandb sync %s%s", "--append " if resumed else "", Path(run.dir).parent)
@@ -82,7 +88,7 @@ def wandb(
 def log_results(
     loggers: Sequence[Logger], signals: Mapping[str, np.ndarray], sample_rate: int, metrics: Mapping[str, Any], step: int
 ) -> None:
-    """Send the final figures, and each signal as audio and as a spectrogram, to the loggers that can show them.
+    """Send the final figures, and the first two minutes of each signal as audio and as a spectrogram, to the loggers that can show them.
 
     Args:
         loggers: of this run.
@@ -91,6 +97,7 @@ def log_results(
         metrics: of which the figures of the separation are sent.
         step: of the training.
     """
+    signals = {name: signal[:, : MAX_SECONDS * sample_rate] for name, signal in signals.items()}
     figures = {f"final/{name}": float(value) for name, value in metrics.items() if name.startswith("si_sdr") and value is not None}
     for logger in loggers:
         logger.log_metrics(figures, step)
@@ -115,15 +122,16 @@ def spectrogram_image(waveform: np.ndarray, sample_rate: int, range_db: float = 
         range_db: what lies further below the peak is black.
 
     Returns:
-        uint8 `[freq, frames, 3]`.
+        uint8 `[freq, columns, 3]`, at most `MAX_COLUMNS` of them.
     """
-    import torch
-    from matplotlib import colormaps
+    from matplotlib import colormaps  # slow to import
 
-    from bespoke.stft import STFT
-
-    stft = STFT(sample_rate, window_seconds=0.046, hop_seconds=0.0115)
-    magnitude = stft(torch.from_numpy(waveform.mean(axis=0))[None, None])[0, 0].abs().numpy()
+    window = np.hanning(round(0.046 * sample_rate)).astype(np.float32)
+    mono = np.pad(waveform.mean(axis=0), (0, window.size))
+    # Long recordings get a longer hop: a picture is seen, not inverted.
+    hop = max(window.size // 4, math.ceil(mono.size / MAX_COLUMNS))
+    frames = np.lib.stride_tricks.sliding_window_view(mono, window.size)[::hop]
+    magnitude = np.abs(np.fft.rfft(frames * window)).T
     level_db = 20 * np.log10(np.maximum(magnitude / max(magnitude.max(), 1e-12), 10 ** (-range_db / 20)))
     return (colormaps["magma"](1 + level_db[::-1] / range_db)[..., :3] * 255).astype(np.uint8)
 

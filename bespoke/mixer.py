@@ -7,6 +7,8 @@ import numpy as np
 from bespoke.augment import NOISE, EffectParams, MixParams
 from bespoke.dsp import compressor_gain, gain, peak
 
+MAX_RESTORED_GAIN = 10 ** (12 / 20)
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -65,4 +67,5 @@ def _chain(waveform: np.ndarray, effects: tuple[EffectParams, ...], sample_rate:
     for drawn in effects:
         changed = drawn.apply(changed, sample_rate)
     power, changed_power = np.square(waveform).mean(), np.square(changed).mean()
-    return changed * np.float32(np.sqrt(power / changed_power)) if changed_power > 0 else changed
+    # An effect in time can move nearly all of the sound out of the segment; what little is left must not be blown up to its level.
+    return changed * np.float32(min(np.sqrt(power / changed_power), MAX_RESTORED_GAIN)) if changed_power > 0 else changed

@@ -62,7 +62,7 @@ def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write config.yaml, once all that the user may have got wrong is checked: a command that is put right works in the same folder."""
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         with atomic_path(folder / "config.yaml") as temporary:
-            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))))
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))), encoding="utf-8")
 
 
 def _check_settings(cfg: DictConfig) -> None:
@@ -79,6 +79,14 @@ def _check_settings(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise BespokeError(f"{name}={value} is not possible: give a whole number from {lowest}.")
+    if cfg.seed >= 2**31:
+        raise BespokeError(f"seed={cfg.seed} is not possible: give a whole number below 2147483648.")
+    if cfg.data.workers != "auto" and not (isinstance(cfg.data.workers, int) and cfg.data.workers >= 0):
+        raise BespokeError(f"data.workers={cfg.data.workers} is not possible: give auto, or a whole number from 0.")
+    for name, lowest, highest in (("data.segment_seconds", 0.05, 600), ("data.silent_share", 0, 1)):
+        value = OmegaConf.select(cfg, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+            raise BespokeError(f"{name}={value} is not possible: give a number from {lowest} to {highest}.")
     if cfg.data.label not in ("wet", "dry"):
         raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
     try:

@@ -48,7 +48,7 @@ def write_table(sweep: Path) -> str:
     table = rows(folders)
     names = list(dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error")))
     columns = [*names, *COLUMNS, "error"]
-    with atomic_path(sweep / "sweep.csv") as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(sweep / "sweep.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(table)
@@ -63,4 +63,4 @@ def _text(value: Any) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

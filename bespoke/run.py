@@ -51,27 +51,27 @@ def train(cfg: DictConfig) -> float | None:
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True))
         if song.is_standin:
             log.warning(_standin_notice(cfg))
+    system = _system(cfg)
     loggers, failed = [], True
     try:
-        loggers = _instantiate(cfg.logger, folder=folder, group=_sweep_name())
+        # Of several processes that train together, one logs.
+        loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
         trainer = _trainer(cfg, folder, loggers)
         with _timed(seconds, "render"):
             data = _data(cfg, song, policy)
-        system = _system(cfg)
         preflight.write_config(cfg, folder)
+        write_json(folder / "mixes.json", data.train.describe(0))
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         checkpoint = folder / "checkpoints" / "last.ckpt"
         with _timed(seconds, "train"):
-            trainer.fit(system, data, ckpt_path=checkpoint if resume else None, weights_only=True)
+            first_step = _fit(trainer, system, data, checkpoint if resume else None)
             trainer.save_checkpoint(checkpoint)
         if not trainer.is_global_zero:
             failed = False
             return None
-        if trainer.global_step < cfg.trainer.max_steps:
-            raise BespokeError(f"Training was interrupted at step {trainer.global_step}: go on with ckpt=last hydra.run.dir={folder}.")
         with _timed(seconds, "separate"):
-            separator = load_separator(checkpoint, str(trainer.strategy.root_device), **cfg.separate)
+            separator = load_separator(checkpoint, str(trainer.strategy.root_device))
             target, residual = separator.separate(song.mixture, song.sample_rate)
             write_wav(folder / "target.wav", target, song.sample_rate)
             write_wav(folder / "residual.wav", residual, song.sample_rate)
@@ -79,7 +79,7 @@ def train(cfg: DictConfig) -> float | None:
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
                 metrics = evaluate(target, song.mixture, song.reference, song.sample_rate)
-        metrics |= _facts(cfg, song, trainer, seconds)
+        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step}
         write_json(folder / "metrics.json", metrics)
         signals = {"mixture": song.mixture, "target": target, "residual": residual}
         logs.log_results(loggers, signals, song.sample_rate, metrics, trainer.global_step)
@@ -90,12 +90,33 @@ def train(cfg: DictConfig) -> float | None:
         logs.finish(loggers, failed)
 
 
+def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkpoint: Path | None) -> int:
+    """Train to the last step; gives the step that training began with, which is not 0 where it goes on from a checkpoint.
+
+    Raises:
+        BespokeError: the user stopped it; it can go on.
+    """
+    first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # Lightning's end of an interrupted training
+        trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_step < trainer.max_steps:
+        folder = trainer.default_root_dir
+        raise BespokeError(f"Training was stopped at step {trainer.global_step}: repeat the command with hydra.run.dir={folder} ckpt=last.")
+    return first_step
+
+
 def _system(cfg: DictConfig) -> BespokeSystem:
     """Make the network, with the seed's initial weights, and what trains it."""
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(cfg.seed)
     model = _instantiate(cfg.model, bins=stft.bins)
-    return BespokeSystem(stft, model, _instantiate(cfg.loss), _instantiate(cfg.optimizer), cfg.seed)
+    optimizer = _instantiate(cfg.optimizer)
+    system = BespokeSystem(stft, model, _instantiate(cfg.loss), optimizer, cfg.seed, OmegaConf.to_container(cfg.separate))
+    try:
+        system.configure_optimizers()  # its settings are checked when it is made, which would else be after the rendering
+    except (TypeError, ValueError) as error:
+        raise BespokeError(f"optimizer: {one_sentence(error)}.") from error
+    return system
 
 
 def _data(cfg: DictConfig, song: Song, policy: Policy) -> MixDataModule:
@@ -115,7 +136,7 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list) -> pl.Trainer:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
-    bar = sys.stderr.isatty()
+    bar = sys.stdout.isatty()
     callbacks: list[Callback] = [
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
     ]
@@ -169,9 +190,20 @@ def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, 
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
+        "peak_memory_mb": _peak_memory_mb(),
         "versions": versions | {package: importlib.metadata.version(package) for package in packages},
         "hashes": {**song.hashes, **{f"soundfont {soundfont.path.name}": soundfont.hash for soundfont in soundfonts}},
     }
+
+
+def _peak_memory_mb() -> float | None:
+    """The most memory that this process has held, in MB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def _standin_notice(cfg: DictConfig) -> str:

@@ -114,17 +114,22 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: float) -> 
     Args:
         path: the checkpoint.
         device: to separate on.
-        **settings: `Separator`'s `block_seconds` and `overlap_seconds`.
+        **settings: `Separator`'s `block_seconds` and `overlap_seconds`, if others than in the run's config are wanted.
 
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
     """
     path = Path(path)
     if not path.is_file():
-        raise BespokeError(f"The checkpoint {path} does not exist.")
+        raise BespokeError(f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for this
+        raise BespokeError(f"There is no device {device} here: use cpu.") from error
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
+        settings = {**hyperparameters["separate"], **settings}
         stft = STFT(**hyperparameters["stft"])
         arguments = dict(hyperparameters["model"])
         model = MODELS[arguments.pop("name")](**arguments)

@@ -85,15 +85,15 @@ class Song:
         score, audio, others = target.get("score"), target.get("audio"), config.get("others")
         mixture_path, reference_path, is_standin = config.get("mixture"), config.get("reference"), False
         if config.get("standin"):
-            mixture_path = _find_any_format(Path(mixture_path))
-            if mixture_path is None:
+            mixture_path, score, reference_path = _own_files(str(config["standin"]), mixture_path, score, reference_path)
+            is_standin = mixture_path is None and score is None and audio is None
+            if is_standin:
                 from bespoke.standin import perform  # the compositions are of no use to any other song
 
                 standin = perform(str(config["standin"]))
-                mixture_path, reference_path, score, is_standin = standin.mixture, standin.reference, standin.score, True
+                mixture_path, reference_path, score = standin.mixture, standin.reference, standin.score
                 target["instrument"] = standin.instrument
-            else:
-                reference_path = _existing(reference_path)
+            mixture_path, score = mixture_path or config["mixture"], score or target.get("score")
         if (score is None) == (audio is None):
             raise BespokeError("Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target).")
         files = {"mixture": locate(mixture_path)}
@@ -107,6 +107,8 @@ class Song:
         reference = None if reference is None else reference[:, start:end]
         if not mixture.any():
             raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+        if np.abs(mixture.mean(axis=0)).max() < 1e-4 * np.abs(mixture).max():
+            raise BespokeError(f"The channels of {files['mixture']} cancel each other: invert one of them.")
         if reference is not None and not reference.any():
             raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
 
@@ -154,17 +156,21 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
 
 
-def _find_any_format(path: Path) -> Path | None:
-    """`mix.wav` stands for mix.* of any format that can be read."""
-    path = locate(path)
-    if path.is_file():
-        return path
+def _own_files(standin: str, mixture: Any, score: Any, reference: Any) -> list[Any]:
+    """For a song that may not be shipped: the user's own files, None for each that is absent from the place where it is looked for.
+
+    In that place a recording may have any format and the score either name; a path to elsewhere is taken as it is.
+    """
+    place = Path("data/songs") / standin
+
+    def find(path: Any, names: Sequence[str]) -> Any:
+        if path is None or Path(str(path)).parent != place:
+            return path
+        return next((file for file in (locate(place / name) for name in names) if file.is_file()), None)
+
     formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3")
-    return next((file for file in map(locate, (path.with_suffix(f".{end}") for end in formats)) if file.is_file()), None)
-
-
-def _existing(path: str | Path | None) -> Path | None:
-    return None if path is None or not locate(path).is_file() else locate(path)
+    audio = ([f"{name}.{end}" for end in formats] for name in ("mix", "target"))
+    return [find(mixture, next(audio)), find(score, ("target.mid", "score.mid")), find(reference, next(audio))]
 
 
 def _read_reference(path: Path, mixture: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -19,9 +19,11 @@ class BespokeSystem(pl.LightningModule):
         model: magnitude `[batch, freq, frames]` to mask of the same shape.
         loss: (mask, target spectrogram, mixture spectrogram) to scalar.
         optimizer: parameters to optimizer.
-        seed: of everything random in a training step (the dropout).
+        seed: of everything random in a training step (the dropout), together with the batch's index.
+        separate: the `Separator`'s settings, kept for it in the checkpoint.
 
-    A batch is a dictionary with `mixture` and `target`, each `[batch, 1, time]`. Logs `train/loss`, `val/loss`, `val/si_sdr` (dB).
+    A batch is a dictionary with `mixture` and `target`, each `[batch, 1, time]`, and its `index`.
+    Logs `train/loss`, `val/loss`, `val/si_sdr` (dB).
     """
 
     def __init__(
@@ -31,12 +33,18 @@ class BespokeSystem(pl.LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         seed: int = 0,
+        separate: dict[str, float] | None = None,
     ):
         super().__init__()
         self.stft, self.model, self.loss, self.optimizer, self.seed = stft, model, loss, optimizer, seed
         # All that separation needs beside the weights, as plain values: the checkpoint loads without unpickling code.
         self.save_hyperparameters(
-            {"stft": dict(stft.hyperparameters), "model": {"name": type(model).__name__, **model.hyperparameters}, "seed": seed}
+            {
+                "stft": dict(stft.hyperparameters),
+                "model": {"name": type(model).__name__, **model.hyperparameters},
+                "separate": dict(separate or {}),
+                "seed": seed,
+            }
         )
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -46,8 +54,8 @@ class BespokeSystem(pl.LightningModule):
         return self.stft.inverse(mask.float() * spectrogram, waveform.shape[-1])
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        # Lightning keeps no random state in a checkpoint; a seed for each step makes a resumed run the same as one that never stopped.
-        torch.manual_seed((self.seed << 32) + self.global_step)
+        # Lightning keeps no random state in a checkpoint; a seed for each batch makes a resumed run the same as one that never stopped.
+        torch.manual_seed((self.seed << 32) + int(batch["index"]))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._loss(batch)

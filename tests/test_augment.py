@@ -35,14 +35,16 @@ def test_paper_policy_draws_uniform_gains_and_every_ratio():
 
 def test_the_default_policy_changes_nothing():
     draw = Policy().sample(np.random.default_rng(0))
-    assert draw.describe() == {"target_gain_db": 0, "background_gain_db": 0, "ratio": None, "target": {}, "background": {}, "mix": {}}
+    described = draw.describe(SIGNAL, SIGNAL, RATE)
+    assert (described.pop("target_gain_db"), described.pop("background_gain_db")) == (0, 0)
+    assert not any(described.values())
 
 
 def test_the_same_generator_draws_the_same_parameters():
     def policy():
         return Policy((-3, 3), target={"eq": audiomentations.SevenBandParametricEQ(p=0.5)}, mix={"gain": audiomentations.Gain(p=0.5)})
 
-    first, second = ([policy().sample(np.random.default_rng(seed)).describe() for seed in range(20)] for _ in range(2))
+    first, second = ([policy().sample(np.random.default_rng(seed)).describe(SIGNAL, SIGNAL, RATE) for seed in range(20)] for _ in range(2))
     assert first == second
     assert len({str(draw) for draw in first}) == 20
 
@@ -51,7 +53,7 @@ def test_an_effect_is_drawn_as_often_as_its_p_says_and_independently_of_the_othe
     def seeds(share):
         policy = Policy(target={"low": audiomentations.LowPassFilter(p=share), "high": audiomentations.HighPassFilter(p=0.5)})
         rng = np.random.default_rng(4)
-        return [policy.sample(rng).describe()["target"] for _ in range(2000)]
+        return [{drawn.effect.name: drawn.seed for drawn in policy.sample(rng).target_effects} for _ in range(2000)]
 
     rare, frequent = seeds(0.1), seeds(0.9)
     assert np.mean(["low" in draw for draw in rare]) == pytest.approx(0.1, abs=0.03)
@@ -96,6 +98,12 @@ def test_an_effect_that_would_break_the_sum_is_refused_on_the_mix(transform):
     with pytest.raises(BespokeError, match=r"aug\.mix\.bad.*sum of target and background"):
         Policy(mix={"bad": transform})
     Policy(target={"good": transform})
+
+
+def test_one_transform_can_serve_two_policies():
+    transform = audiomentations.LowPassFilter(p=0.2)
+    assert [Policy(target={"low": transform}).target[0].probability for _ in range(2)] == [0.2, 0.2]
+    assert transform.p == 0.2
 
 
 def test_settings_that_make_no_sense_are_refused():

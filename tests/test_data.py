@@ -1,9 +1,11 @@
 """Batch k is batch k, however it is asked for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from audiomentations import AddGaussianNoise, PitchShift
+from audiomentations import AddGaussianNoise, Gain, PitchShift
 from torch.utils.data import DataLoader
 
 from bespoke.augment import Policy
@@ -89,6 +91,7 @@ def test_a_batch_has_shapes_and_adds_up(expected):
     batch = expected[0]
     assert batch["mixture"].shape == batch["target"].shape == (3, 1, RATE // 2)
     assert batch["mixture"].dtype == torch.float32
+    assert batch["index"] == 0
     assert torch.allclose(batch["mixture"], batch["target"] + batch["background"], atol=1e-6)
 
 
@@ -97,6 +100,21 @@ def test_validation_is_a_fixed_list():
     first, second = list(module.val_dataloader()), list(module.val_dataloader())
     assert len(first) == 2
     assert all(same(*pair) for pair in zip(first, second, strict=True))
+
+
+def test_what_was_drawn_can_be_read_and_says_what_was_made(expected):
+    made = MixStream([target()], Noise(), Policy((-12, 6), target={"gain": Gain(-3, -3, p=1)}), RATE, batch_size=2)
+    described = made.describe(5)
+    assert described == made.describe(5)
+    assert [example["target_effects"]["gain"]["amplitude_ratio"] for example in described] == pytest.approx([10 ** (-3 / 20)] * 2)
+    assert json.loads(json.dumps(described)) == described
+    batch = made.batch(5)
+    for number, example in enumerate(described):
+        start = round(example["start_seconds"] * RATE)
+        power = np.square(cut(made.targets[0], start, made.samples)).mean() * 10 ** (example["target_gain_db"] / 10)
+        background = np.square(cut(Noise.track, round(example["background_start_seconds"] * RATE), made.samples)).mean()
+        ratio = batch["target"][number].square().mean() / batch["background"][number].square().mean()
+        assert ratio.item() == pytest.approx(power / background, rel=1e-3)
 
 
 def starts_of(made, count=600):

@@ -29,6 +29,12 @@ def test_resampling_keeps_a_tone_and_removes_what_would_alias():
     assert resampled[:, middle] == pytest.approx(tone(1000, 1)[:, middle], abs=2e-3)
 
 
+def test_rates_without_a_common_factor_are_resampled_too():
+    resampled = resample(tone(1000, 1, 0.5, 11127), 11127, RATE)
+    assert resampled.shape == (1, RATE)
+    assert resampled[:, 2000:14000] == pytest.approx(tone(1000, 1)[:, 2000:14000], abs=2e-3)
+
+
 def test_frame_power_of_a_constant_with_a_padded_end():
     assert frame_power(np.full((2, 5), 2.0, np.float32), 2).tolist() == [4.0, 4.0, 2.0]
 

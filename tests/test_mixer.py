@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from audiomentations import AddGaussianSNR, LowPassFilter, SevenBandParametricEQ, TanhDistortion
+from audiomentations.core.transforms_interface import BaseWaveformTransform
 
 from bespoke.augment import CompressorParams, DecayingNoiseReverb, Effect, EffectParams, MixParams
 from bespoke.dsp import compressor_gain, peak
@@ -11,6 +12,16 @@ from bespoke.mixer import mix
 RATE = 16000
 RNG = np.random.default_rng(1)
 TARGET, BACKGROUND = (RNG.normal(size=(1, RATE)).astype(np.float32) * 0.1 for _ in range(2))
+
+
+class MoveOut(BaseWaveformTransform):
+    """Leaves 80 dB less of everything, as a stretch may of a late note."""
+
+    def __init__(self):
+        super().__init__(p=1)
+
+    def apply(self, samples, sample_rate):
+        return samples * np.float32(1e-4)
 
 
 def drawn(transform, seed=3):
@@ -77,6 +88,13 @@ def test_effects_on_a_part_keep_its_level_so_that_the_gain_decides():
     ratio_db = 10 * np.log10(np.square(changed.target).sum() / np.square(changed.background).sum())
     assert ratio_db == pytest.approx(10 * np.log10(np.square(TARGET).sum() / np.square(BACKGROUND).sum()), abs=0.01)
     assert not np.allclose(changed.target / peak(changed.target), TARGET / peak(TARGET), atol=0.05)
+
+
+def test_a_sound_that_an_effect_moves_out_of_the_segment_is_not_blown_up():
+    late = np.zeros_like(TARGET)
+    late[:, -2000:] = 0.1
+    loud = mix(late, TARGET, MixParams(target_effects=(drawn(MoveOut()),)), RATE)
+    assert peak(loud.target) / peak(loud.background) == pytest.approx(1e-4 * 0.1 * 10 ** (12 / 20) / peak(TARGET), rel=1e-3)
 
 
 def test_mixing_is_deterministic_and_leaves_its_inputs_alone():

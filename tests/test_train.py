@@ -112,6 +112,7 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
         *tiny_song.overrides,
         "aug=light",
         "model.layers=2",
+        "trainer.accumulate_grad_batches=2",
         "data.workers=1",
         "checkpoint_steps=4",
         "trainer.max_steps=40",
@@ -137,7 +138,8 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     expected = weights(tmp_path / "whole")
     assert all(torch.equal(value, expected[name]) for name, value in weights(folder).items())
     assert (folder / "target.wav").read_bytes() == (tmp_path / "whole" / "target.wav").read_bytes()
-    assert json.loads((folder / "metrics.json").read_text())["steps"] == 40
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
 
 
 def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tmp_path):
@@ -163,7 +165,21 @@ def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tm
     # Each job is a W&B run of its own, closed before the next one begins.
     runs = sorted(sweep.glob("*/wandb/offline-run-*/run-*.wandb"))
     assert len({run.stem for run in runs}) == len(runs) == 2
-    assert all(b"sweep" in run.read_bytes() for run in runs)  # the group
+
+
+def test_several_processes_train_together_and_one_writes(run_train, tiny_song, tmp_path):
+    result = run_train(
+        *tiny_song.overrides,
+        "trainer.devices=2",
+        "+trainer.strategy=ddp",
+        "logger=wandb",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 3
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+    assert result.stdout.count("step 3 of 3") == 1
 
 
 def test_the_standin_says_so(run_train, tiny_song, tmp_path):
@@ -174,6 +190,9 @@ def test_the_standin_says_so(run_train, tiny_song, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["is_standin"] is True
     assert read_audio(tmp_path / "run" / "target.wav")[0].shape[0] == 2
+    mixes = json.loads((tmp_path / "run" / "mixes.json").read_text())
+    assert len(mixes) == 2
+    assert all(-12 <= mix["target_gain_db"] <= 6 for mix in mixes)
 
 
 def test_a_rendered_target_needs_no_midi_and_no_fluidsynth(run_train, tiny_song, tmp_path):
@@ -194,11 +213,22 @@ def test_a_rendered_target_needs_no_midi_and_no_fluidsynth(run_train, tiny_song,
 
 
 def test_relative_paths_are_taken_from_where_the_command_started(run_train, make_song, tiny_song, tmp_path):
-    make_song(tmp_path, channels=2)
+    make_song(tmp_path, channels=2, programs=(80, 33))
     small = [override for override in tiny_song.overrides if not override.startswith("song.")]
-    result = run_train(*small, "song.mixture=mix.wav", "song.target.score=target.mid", "hydra.run.dir=out", cwd=tmp_path)
+    # All backgrounds at once, and blocks that only the checkpoint knows of.
+    backgrounds = ["song.others=rest", "background=mixed", "background.weights.audio=1", "background.audio.paths=[target.wav]"]
+    blocks = ["separate.block_seconds=1", "separate.overlap_seconds=0.2", "data.batch_size=8"]
+    files = ["song.mixture=mix.wav", "song.target.score=target.mid", "song.target.instrument=index:0", "hydra.run.dir=out"]
+    result = run_train(*small, *backgrounds, *blocks, *files, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert read_audio(tmp_path / "out" / "target.wav")[0].shape == read_audio(tmp_path / "mix.wav")[0].shape
+    mixture, sample_rate = read_audio(tmp_path / "mix.wav")
+    stem = read_audio(tmp_path / "out" / "target.wav")[0]
+    assert stem.shape == mixture.shape
+    separator = load_separator(tmp_path / "out" / "checkpoints" / "last.ckpt")
+    assert separator.block_seconds == 1
+    assert separator.separate(mixture, sample_rate)[0] == pytest.approx(stem, abs=1e-5)
+    mixes = json.loads((tmp_path / "out" / "mixes.json").read_text())
+    assert {mix["background_source"] for mix in mixes} == {"mixture", "synth", "audio"}
 
 
 def test_the_wheel_carries_the_configs(tmp_path):
