@@ -1,5 +1,7 @@
-"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, and progress without a terminal."""
+"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, progress
+without a terminal, and how good the separation is as training goes on."""
 
+import csv
 import io
 import logging
 import time
@@ -12,6 +14,9 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bespoke.audio import atomic_path
+from bespoke.evaluate import si_sdr
+from bespoke.separate import Separator
+from bespoke.song import Song
 
 log = logging.getLogger(__name__)
 
@@ -46,3 +51,38 @@ class StepLog(Callback):
         rate = (step - self.first_step) / max(now - self.began, 1e-9)
         left = (trainer.max_steps - step) / max(rate, 1e-9)
         log.info("step %d of %d, loss %.5f, %.1f steps/s, %.0f s left", step, trainer.max_steps, outputs["loss"].item(), rate, left)
+
+
+class QualityCurve(Callback):
+    """Separates the recording every so many steps and notes how good it is: what shows when training begins to hurt.
+
+    It looks at the reference, and so is for metrics only: nothing that is trained depends on it.
+
+    Args:
+        path: the table, with `step`, `seconds` of training (without the scoring) and `si_sdr` in dB.
+        song: with its reference.
+        every_steps: how often.
+    """
+
+    def __init__(self, path: Path, song: Song, every_steps: int):
+        self.path, self.song, self.every_steps = path, song, every_steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.is_file() else []
+        self.rows = [row for row in rows if int(row["step"]) <= trainer.global_step]
+        self.began = time.monotonic() - float(self.rows[-1]["seconds"] if self.rows else 0)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= int(self.rows[-1]["step"])):
+            return
+        paused = time.monotonic()
+        estimate, _ = Separator(pl_module.stft, pl_module.model).separate(self.song.mixture, self.song.sample_rate)
+        pl_module.train()
+        score = si_sdr(estimate, self.song.reference)
+        self.rows.append({"step": step, "seconds": round(paused - self.began, 3), "si_sdr": score})
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["step", "seconds", "si_sdr"])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        self.began += time.monotonic() - paused

@@ -29,7 +29,7 @@ def launch(main: Callable[[], None]) -> int:
     A multirun ends with its table, also when some of its jobs failed.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on, instead of printing them and exiting with 1
-    _quieten()
+    quieten()
     try:
         with contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):
             main()
@@ -77,7 +77,7 @@ class SweepTable(Callback):
             write_json(folder / "error.json", {"error": one_sentence(job_return._return_value), "overrides": overrides})
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep Lightning's advice and the libraries' deprecations out of the user's sight."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"pytorch_lightning|lightning_fabric|torch|wandb")
     warnings.filterwarnings("ignore", category=FutureWarning)

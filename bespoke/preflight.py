@@ -74,6 +74,7 @@ def _check_settings(cfg: DictConfig) -> None:
         "data.batch_size": 1,
         "data.validation_batches": 0,
         "checkpoint_steps": 1,
+        "curve_steps": 0,
     }
     for name, lowest in least.items():
         value = OmegaConf.select(cfg, name)

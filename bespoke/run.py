@@ -24,7 +24,7 @@ import bespoke
 from bespoke import logs, preflight, report
 from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, StepLog
+from bespoke.callbacks import AtomicCheckpointIO, QualityCurve, StepLog
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate
@@ -56,7 +56,7 @@ def train(cfg: DictConfig) -> float | None:
     try:
         # Of several processes that train together, one logs.
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, folder, loggers)
+        trainer = _trainer(cfg, folder, loggers, song)
         with _timed(seconds, "render"):
             data = _data(cfg, song, policy)
         preflight.write_config(cfg, folder)
@@ -132,7 +132,7 @@ def _data(cfg: DictConfig, song: Song, policy: Policy) -> MixDataModule:
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 
-def _trainer(cfg: DictConfig, folder: Path, loggers: list) -> pl.Trainer:
+def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song) -> pl.Trainer:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
@@ -140,12 +140,16 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list) -> pl.Trainer:
     callbacks: list[Callback] = [
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
     ]
+    if not bar:
+        callbacks.append(StepLog())
+    if cfg.curve_steps and song.reference is not None:
+        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps))
     try:
         return _instantiate(
             OmegaConf.create(settings),
             default_root_dir=str(folder),
             logger=loggers or False,
-            callbacks=callbacks if bar else [*callbacks, StepLog()],
+            callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             enable_progress_bar=bar,
             # One epoch of all steps, so that the bar knows how many are left.

@@ -10,7 +10,6 @@ meets both; the ratio is the median over the turns.
 import argparse
 import statistics
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from bespoke.data import MixStream
+from bespoke.launch import quieten
 from bespoke.loss import TPSALoss
 from bespoke.model import MaskBLSTM
 from bespoke.song import Song
@@ -116,7 +116,7 @@ def _stream(cfg) -> MixStream:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")
+    quieten()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aug", nargs="+", default=["none", "paper", "light", "heavy"], help="policies to time")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to make mixes with each policy")

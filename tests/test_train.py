@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bespoke.audio import read_audio
+from bespoke.benchmark import read_rows
 from bespoke.separate import load_separator
 from conftest import ROOT
 
@@ -117,6 +118,8 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
         "checkpoint_steps=4",
         "trainer.max_steps=40",
         "trainer.val_check_interval=5",
+        "curve_steps=2",
+        f"song.reference={tiny_song.reference}",
         "logger=csv",
     ]
     whole = run_train(*overrides, f"hydra.run.dir={tmp_path / 'whole'}", cwd=tmp_path)
@@ -138,6 +141,9 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     expected = weights(tmp_path / "whole")
     assert all(torch.equal(value, expected[name]) for name, value in weights(folder).items())
     assert (folder / "target.wav").read_bytes() == (tmp_path / "whole" / "target.wav").read_bytes()
+    curves = [[(row["step"], row["si_sdr"]) for row in read_rows(run / "curve.csv")] for run in (folder, tmp_path / "whole")]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == list(range(2, 41, 2))
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
 
