@@ -23,11 +23,12 @@ from bespoke.errors import BespokeError
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
 from bespoke.rivals import RIVALS
 from bespoke.score import read_midi
-from bespoke.song import Song
+from bespoke.song import ROOT, Song
 
 log = logging.getLogger(__name__)
 
 FOLDER = "cells"
+CONF = ROOT / "conf"
 ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
 
 
@@ -117,8 +118,9 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
         stale.unlink()
     pending = [cell for cell in cells if not (out / FOLDER / cell.place / "row.json").is_file()]
     for number, cell in enumerate(pending):
-        choices = [override.partition("=") for override in cell.overrides if "." not in override.partition("=")[0]]
-        values = OmegaConf.from_dotlist([override for override in cell.overrides if "." in override.partition("=")[0]])
+        names = {override: override.partition("=")[0] for override in cell.overrides}
+        choices = [override.partition("=") for override, name in names.items() if (CONF / name).is_dir()]
+        values = OmegaConf.from_dotlist([override for override, name in names.items() if not (CONF / name).is_dir()])
         config = {
             "defaults": [{f"override /{name}": choice} for name, _, choice in choices],
             **OmegaConf.to_container(values),

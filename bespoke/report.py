@@ -43,9 +43,11 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def write_table(sweep: Path) -> str:
     """Write sweep.csv for the runs in a multirun's folder, and give the same as text."""
-    folders = [folder for folder in sweep.iterdir() if folder.is_dir()] if sweep.is_dir() else []
-    folders.sort(key=lambda folder: (len(folder.name), folder.name))
+    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json") for file in sweep.rglob(name)}
+    folders = sorted(found, key=lambda folder: (len(folder.relative_to(sweep).name), folder))
     table = rows(folders)
+    for row, folder in zip(table, folders, strict=True):
+        row["run"] = str(folder.relative_to(sweep))
     names = list(dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error")))
     columns = [*names, *COLUMNS, "error"]
     with atomic_path(sweep / "sweep.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

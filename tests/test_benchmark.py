@@ -51,7 +51,15 @@ def run(cases, out, *arguments):
 
 def test_the_benchmark_runs_what_is_missing_and_ends_with_a_table(cases, tmp_path):
     small = [override for override in SMALL if not override.startswith("logger")]
-    arguments = ["--recipes", "quick", "--variant", "flat", "recipe=quick;aug=none;data.silent_share=0", "--rivals", "mixture,comb"]
+    arguments = [
+        "--recipes",
+        "quick",
+        "--variant",
+        "flat",
+        "recipe=quick;aug=none;data.silent_share=0;curve_steps=1",
+        "--rivals",
+        "mixture,comb",
+    ]
     first = run(cases, tmp_path / "out", *arguments, "--only", "toy_one,bad_stem", "--", *small)
     assert first.returncode == 2, first.stderr
     assert "skipped bad_stem" in first.stderr
@@ -63,6 +71,10 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_a_table(cases, tmp_pat
     assert figures["quick"]["config"] != figures["flat"]["config"]
     assert figures["quick"]["steps"] == 3
     assert "quick" in first.stdout
+
+    curve = benchmark.read_rows(tmp_path / "out" / "curves.csv")
+    assert [(point["method"], point["step"]) for point in curve] == [("flat", 1), ("flat", 2), ("flat", 3)]
+    assert curve[-1]["si_sdr"] == pytest.approx(figures["flat"]["si_sdr"], abs=1e-6)
 
     # A second call with another case runs that one alone; the first's rows stay to the byte.
     finished = tmp_path / "out" / benchmark.FOLDER / "toy_one" / "quick" / "0"
