@@ -18,6 +18,7 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from bespoke.align import align, onset_errors
 from bespoke.audio import atomic_path, read_audio, write_json
 from bespoke.errors import BespokeError
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
@@ -170,20 +171,26 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the oracles, and of rivals given the true alignment where they use a score."""
+    """The rows of the oracles and of rivals; those that use a score get the true alignment (`aligned`) and our own (`auto`)."""
     song = Song.load(case.song)
-    notes = [note for part in read_midi(case.folder / "target_aligned.mid") for note in part.notes]
+    truth = tuple(note for part in read_midi(case.folder / "target_aligned.mid") for note in part.notes)
+    alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
+    found = {
+        "align_confidence": alignment.confidence,
+        **{f"onset_{name}": value for name, value in onset_errors(alignment.notes, truth).items()},
+    }
+    estimates = {}
+    for name, ideal in ORACLES.items():
+        estimates[name] = np.repeat(ideal(song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0)
+    for name in rivals:
+        rival = RIVALS[name](case.program)
+        scores = {f"{name}_aligned": truth, f"{name}_auto": alignment.notes} if rival.uses_score else {name: ()}
+        estimates |= {label: rival.separate(song.mixture, song.sample_rate, notes) for label, notes in scores.items()}
     rows = []
-    for name in (*ORACLES, *rivals):
-        label = name
-        if name in ORACLES:
-            estimate = np.repeat(ORACLES[name](song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0)
-        else:
-            rival = RIVALS[name](case.program)
-            label = f"{name}_aligned" if rival.uses_score else name
-            estimate = rival.separate(song.mixture, song.sample_rate, notes)
+    for label, estimate in estimates.items():
         figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
-        rows.append({"case": case.name, "source": case.source, "method": label, "seed": 0, **figures})
+        row = {"case": case.name, "source": case.source, "method": label, "seed": 0, **figures}
+        rows.append(row | (found if label.endswith("_auto") else {}))
     return rows
 
 

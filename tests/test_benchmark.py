@@ -64,7 +64,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_a_table(cases, tmp_pat
     assert first.returncode == 2, first.stderr
     assert "skipped bad_stem" in first.stderr
     rows = benchmark.read_rows(tmp_path / "out" / "rows.csv")
-    assert [row["method"] for row in rows] == ["comb_aligned", "flat", "mixture", "oracle_ratio", "oracle_tpsa", "quick"]
+    assert [row["method"] for row in rows] == ["comb_aligned", "comb_auto", "flat", "mixture", "oracle_ratio", "oracle_tpsa", "quick"]
     figures = {row["method"]: row for row in rows}
     assert figures["mixture"]["si_sdr_improvement"] == 0
     assert figures["oracle_tpsa"]["gap_closed"] == pytest.approx(1)
@@ -82,7 +82,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_a_table(cases, tmp_pat
     second = run(cases, tmp_path / "out", *arguments, "--only", "toy_one,toy_two", "--", *small)
     assert second.returncode == 0, second.stderr
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in finished.rglob("*") if file.is_file()} == before
-    assert len(benchmark.read_rows(tmp_path / "out" / "rows.csv")) == 12
+    assert len(benchmark.read_rows(tmp_path / "out" / "rows.csv")) == 14
 
 
 ROWS = [
