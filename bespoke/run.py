@@ -94,14 +94,17 @@ def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkp
     """Train to the last step; gives the step that training began with, which is not 0 where it goes on from a checkpoint.
 
     Raises:
-        BespokeError: the user stopped it; it can go on.
+        BespokeError: a setting of the trainer, such as max_time, ended it before.
     """
     first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
-    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # Lightning's end of an interrupted training
+    remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
+    try:
         trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other; it ends a sweep too
+        log.error("Interrupted at step %d: %s.", trainer.global_step, remedy)
+        raise
     if trainer.global_step < trainer.max_steps:
-        folder = trainer.default_root_dir
-        raise BespokeError(f"Training was stopped at step {trainer.global_step}: repeat the command with hydra.run.dir={folder} ckpt=last.")
+        raise BespokeError(f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}.")
     return first_step
 
 

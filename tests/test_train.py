@@ -245,3 +245,30 @@ def test_the_wheel_carries_the_configs(tmp_path):
     configs = {f"bespoke/conf/{file.relative_to(ROOT / 'conf')}" for file in Path(ROOT / "conf").rglob("*.yaml")}
     assert configs <= packed
     assert "bespoke/run.py" in packed
+
+
+def test_an_interrupt_ends_the_sweep_and_says_how_to_go_on(tiny_song, tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "-m",
+        *tiny_song.overrides,
+        "seed=0,1",
+        "trainer.max_steps=100000",
+        "checkpoint_steps=2",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    sweep = tmp_path / "sweep"
+    process = subprocess.Popen(
+        [*command, f"hydra.sweep.dir={sweep}"], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 120
+    while not (sweep / "0" / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode not in (0, 2)
+    assert "Interrupted at step" in output
+    assert f"hydra.run.dir={sweep / '0'} ckpt=last" in output
+    assert (sweep / "0" / "checkpoints" / "last.ckpt").exists()
+    assert not (sweep / "1").exists()
