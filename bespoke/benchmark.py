@@ -286,3 +286,39 @@ def compare(rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: 
         "interval_by_source": bootstrap(difference, by_source=True),
         "p_wilcoxon": None if test is None else float(test),
     }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the methods, best last: means over cases, seeds averaged first, with intervals of the improvement."""
+    lines = [
+        "| method | cases | seeds | SI-SDR | improvement | interval over cases | over sources | gap closed | worse than the mixture |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    scores = {method: by_case(rows, method, "si_sdr") for method in {row["method"] for row in rows}}
+    for method in sorted(scores, key=lambda name: np.mean(list(scores[name].values()))):
+        gain, gap = (by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed"))
+        over_cases, over_sources = (bootstrap(gain, by_source=by_source) for by_source in (False, True))
+        cells = [
+            method,
+            str(len(gain)),
+            str(len({row["seed"] for row in rows if row["method"] == method})),
+            f"{np.mean(list(scores[method].values())):.2f}",
+            f"{np.mean(list(gain.values())):+.2f}",
+            f"{over_cases[0]:.2f} to {over_cases[1]:.2f}",
+            f"{over_sources[0]:.2f} to {over_sources[1]:.2f}",
+            f"{np.mean(list(gap.values())):.0%}",
+            str(sum(value < 0 for value in gain.values())),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def case_table(rows: Sequence[Mapping[str, Any]], figure: str = "si_sdr") -> str:
+    """A Markdown table of a figure by case and method, seeds averaged; methods in order of their mean."""
+    scores = {method: by_case(rows, method, figure) for method in {row["method"] for row in rows}}
+    methods = sorted(scores, key=lambda name: np.mean(list(scores[name].values())))
+    lines = [f"| case | {' | '.join(methods)} |", "| --- |" + " --- |" * len(methods)]
+    for case in sorted({row["case"] for row in rows}):
+        values = (scores[method].get(case) for method in methods)
+        lines.append(f"| {case} | {' | '.join('' if value is None else f'{value:.2f}' for value in values)} |")
+    return "\n".join(lines)

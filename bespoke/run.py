@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import bespoke
@@ -143,8 +143,7 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song) -> pl.Tra
     callbacks: list[Callback] = [
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
     ]
-    if not bar:
-        callbacks.append(StepLog())
+    callbacks.append(TQDMProgressBar() if bar else StepLog())
     if cfg.curve_steps and song.reference is not None:
         callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps))
     try:

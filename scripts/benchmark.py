@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from bespoke import benchmark
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             for case in cases
         ]
         failed += _run(cells, options.out, options.overrides)
-        print(_table(benchmark.write_rows(options.out)))
+        print(benchmark.table(benchmark.write_rows(options.out)))
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -94,21 +93,6 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
     ]
     subprocess.run(command, check=False)  # what failed lacks its row
     return [cell.place for cell in pending if not (out / benchmark.FOLDER / cell.place / "row.json").is_file()]
-
-
-def _table(rows: list[dict]) -> str:
-    """Mean over cases, seeds averaged first, with bootstrap intervals over cases and over sources."""
-    header = f"{'method':24}{'cases':>6}{'SI-SDR':>9}{'improved':>10}{'95 % interval':>18}{'by source':>18}{'gap closed':>12}{'worse':>7}"
-    lines = [header]
-    order = {method: np.mean(list(benchmark.by_case(rows, method, "si_sdr").values())) for method in {row["method"] for row in rows}}
-    for method in sorted(order, key=order.get):
-        gain, gap = (benchmark.by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed"))
-        intervals = [benchmark.bootstrap(gain, by_source=by_source) for by_source in (False, True)]
-        texts = "".join(f"{f'{low:.2f} … {high:.2f}':>18}" for low, high in intervals)
-        mean_gain, mean_gap = np.mean(list(gain.values())), np.mean(list(gap.values()))
-        worse = sum(value < 0 for value in gain.values())
-        lines.append(f"{method:24}{len(gain):>6}{order[method]:>9.2f}{mean_gain:>+10.2f}{texts}{mean_gap:>11.0%} {worse:>7}")
-    return "\n".join(lines)
 
 
 def _split(text: str) -> list[str]:
