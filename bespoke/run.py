@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> float | None:
                 metrics = evaluate(target, song.mixture, song.reference, song.sample_rate)
         metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step}
         write_json(folder / "metrics.json", metrics)
-        signals = {"mixture": song.mixture, "target": target, "residual": residual}
+        signals = {"mixture": song.mixture, "estimate": target, "residual": residual}
         logs.log_results(loggers, signals, song.sample_rate, metrics, trainer.global_step)
         log.info(report.summary(folder, metrics))
         failed = False
