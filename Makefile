@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/python train.py
+	@echo "To go on: . $(BIN)/activate, then the README's commands."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -90,7 +90,8 @@ class SynthBackground:
     def __init__(self, song: Song, sample_rate: int, in_time: bool = True):
         if not song.others:
             raise BespokeError(
-                "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture."
+                "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture,"
+                " or background.weights.synth=0 with background=mixed."
             )
         voices = [voice.render(sample_rate) for voice in song.others]
         self.length = max(renders[0].shape[-1] for renders in voices)

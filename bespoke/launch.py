@@ -4,13 +4,14 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +35,7 @@ def launch(main: Callable[[], None]) -> int:
         with contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):
             main()
     except (BespokeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_sentence(error)}", file=sys.stderr)
+        print(f"error: {_explain(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
@@ -46,6 +47,19 @@ def launch(main: Callable[[], None]) -> int:
         if SweepTable.folder is not None:
             print(report.write_table(SweepTable.folder))
     return 0
+
+
+def _explain(error: Exception) -> str:
+    """One sentence for the user; Hydra's own speak of grammars and search paths, and advise to add what was misspelt."""
+    if isinstance(error, OverrideParseException):
+        name = error.override.partition("=")[0]
+        return f"{error.override} cannot be read: put its value in quotes of its own, as in \"{name}='My Song (live).wav'\"."
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        return f"There is no {error.missing_cfg_file.replace('/', '=')}: choose {', '.join(error.options)}."
+    misspelt = re.match(r"Could not override '([^']+)'\.", str(error))
+    if misspelt and "To append" in str(error):
+        return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
+    return one_sentence(error)
 
 
 class _WithoutHydrasPreface:
@@ -70,9 +84,14 @@ class SweepTable(Callback):
         SweepTable.folder = Path(config.hydra.sweep.dir)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
-        """Keep the reason of a failed job beside its other files."""
-        if SweepTable.folder is not None and isinstance(job_return._return_value, Exception):
-            folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+        """Of a failed job keep the reason in a sweep, and no empty folder otherwise."""
+        if not isinstance(job_return._return_value, Exception):
+            return
+        folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+        if SweepTable.folder is None:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+        else:
             overrides = list(job_return.overrides or [])
             write_json(folder / "error.json", {"error": one_sentence(job_return._return_value), "overrides": overrides})
 

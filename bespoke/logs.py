@@ -4,6 +4,7 @@ import logging
 import math
 import netrc
 import os
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def wandb(
         "reinit": "finish_previous",
     }
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
-    timeout = client.Settings(init_timeout=timeout_seconds)
+    timeout = client.Settings(init_timeout=timeout_seconds, silent=True)  # what matters is said below
     try:
         run = client.init(mode=mode, settings=timeout, **settings)
     except (client.Error, TimeoutError) as error:
@@ -81,7 +82,9 @@ def wandb(
         run = client.init(mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None})
     id_file.write_text(run_id)
     if run.settings.mode != "online" and not run.disabled:
-        log.info("To upload this run: wandb sync %s%s", "--append " if resumed else "", Path(run.dir).parent)
+        log.info("To upload this run: wandb sync %s%s", "--append " if resumed else "", shlex.quote(str(Path(run.dir).parent)))
+    else:
+        log.info("Weights & Biases: %s", run.url)
     return [WandbLogger(experiment=run, project=project, save_dir=folder)]
 
 

@@ -52,6 +52,9 @@ def train(cfg: DictConfig) -> float | None:
         if song.is_standin:
             log.warning(_standin_notice(cfg))
     system = _system(cfg)
+    log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.mixture.shape[-1] / song.sample_rate, cfg.trainer.max_steps, folder)
+    if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
+        log.warning("song.others is not used: background=synth would use it.")
     loggers, failed = [], True
     try:
         # Of several processes that train together, one logs.

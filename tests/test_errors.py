@@ -95,6 +95,7 @@ def files(tmp_path):
 
 LISTING = "0: Lead Guitar (Overdriven Guitar, 2 notes); 1: Rhythm Guitar (Acoustic Guitar (steel), 2 notes); 2: unnamed (Drums, 2 notes)"
 WRONG = {
+    "a path that needs quotes": (["song.mixture=My Song (live) = 1.mp3"], ["song.mixture=My Song (live) = 1.mp3", "quotes of its own"]),
     "recording missing": (["song.mixture=nosuch.wav"], ["recording nosuch.wav does not exist", "check the path"]),
     "recording not given": (["song.mixture=???"], ["needs a recording", "set song.mixture"]),
     "recording is no audio": (["song.mixture=text.wav"], ["recording text.wav cannot be read as audio", "convert it to WAV"]),
@@ -126,8 +127,8 @@ WRONG = {
     "mixed background of nothing": (["background=mixed", "background.weights.mixture=x"], ["background.weights must be numbers"]),
     "unknown key": (["trainr.max_steps=3"], ["trainr.max_steps"]),
     "unknown setting": (["trainer.max_stepz=3"], ["trainer.max_stepz"]),
-    "unknown song": (["song=nosuch"], ["song/nosuch", "feelings"]),
-    "unknown policy": (["aug=nosuch"], ["aug/nosuch", "heavy"]),
+    "unknown song": (["song=nosuch"], ["song=nosuch", "feelings"]),
+    "unknown policy": (["aug=nosuch"], ["aug=nosuch", "heavy"]),
     "half an override": (["trainer.max_steps"], ["trainer.max_steps"]),
     "no steps": (["trainer.max_steps=0"], ["trainer.max_steps=0"]),
     "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
