@@ -68,19 +68,20 @@ def _draw_curves(rows: list[dict], curves: list[dict], path: Path) -> None:
     mixture, oracle = (
         benchmark.by_case(rows, "mixture" if name == "mixture" else "oracle_tpsa", "si_sdr") for name in ("mixture", "oracle")
     )
-    figure, axis = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for case in sorted({point["case"] for point in curves}):
+    figure, axis = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
+    for number, case in enumerate(sorted({point["case"] for point in curves})):
         points = sorted((point["step"], point["si_sdr"]) for point in curves if point["case"] == case)
         axis.plot(
             [step for step, _ in points],
             [(score - mixture[case]) / (oracle[case] - mixture[case]) for _, score in points],
             label=case,
-            linewidth=1,
+            linewidth=1.2,
+            linestyle=("-", "--")[number // 10],  # there are ten colours
         )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set(xlabel="training steps", ylabel="gap closed (0: mixture, 1: oracle mask)", ylim=(-2, 1))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="x-small", ncols=2)
+    figure.legend(loc="outside right upper", fontsize="x-small")
     figure.savefig(path, dpi=100)
 
 
