@@ -5,11 +5,12 @@ final name and is moved there when complete, so that a killed process or a full 
 """
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write a table with a header, atomically; the columns are those of the rows, in order of appearance, unless they are given."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns or list(dict.fromkeys(column for row in rows for column in row)), restval="")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from bespoke.align import align, onset_errors
-from bespoke.audio import atomic_path, read_audio, write_json
+from bespoke.audio import atomic_path, read_audio, write_csv, write_json
 from bespoke.errors import BespokeError
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
 from bespoke.rivals import RIVALS
@@ -200,7 +200,7 @@ def write_rows(out: Path) -> list[dict[str, Any]]:
     for file in sorted((out / FOLDER).glob("*/others.json")):
         rows += json.loads(file.read_text())["rows"]
     rows.sort(key=lambda row: (row["case"], row["method"], row["seed"]))
-    _write_csv(out / "rows.csv", rows)
+    write_csv(out / "rows.csv", rows)
     return rows
 
 
@@ -211,15 +211,7 @@ def write_curves(out: Path) -> None:
         if (file.parent / "row.json").is_file():
             row = json.loads((file.parent / "row.json").read_text())
             curves += [{**{label: row[label] for label in ("case", "method", "seed")}, **point} for point in read_rows(file)]
-    _write_csv(out / "curves.csv", curves)
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / "curves.csv", curves)
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

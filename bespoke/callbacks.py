@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from bespoke.audio import atomic_path
+from bespoke.audio import atomic_path, write_csv
 from bespoke.evaluate import si_sdr
 from bespoke.separate import Separator
 from bespoke.song import Song
@@ -81,8 +81,5 @@ class QualityCurve(Callback):
         pl_module.train()
         score = si_sdr(estimate, self.song.reference)
         self.rows.append({"step": step, "seconds": round(paused - self.began, 3), "si_sdr": score})
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["step", "seconds", "si_sdr"])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused

@@ -1,12 +1,11 @@
 """From one run's figures to a few lines, and from many runs to a table."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bespoke.audio import atomic_path
+from bespoke.audio import write_csv
 
 COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "steps", "seconds")
 
@@ -50,10 +49,7 @@ def write_table(sweep: Path) -> str:
         row["run"] = str(folder.relative_to(sweep))
     names = list(dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error")))
     columns = [*names, *COLUMNS, "error"]
-    with atomic_path(sweep / "sweep.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(table)
+    write_csv(sweep / "sweep.csv", table, columns)
     cells = [columns, *([_text(row.get(column)) for column in columns] for row in table)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

@@ -1,7 +1,6 @@
 """The Lightning module that ties STFT, network, loss and optimizer."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -83,6 +82,3 @@ class BespokeSystem(pl.LightningModule):
         mask = self.model(magnitude)
         with torch.autocast(self.device.type, enabled=False):
             return self.loss(mask, target[:, 0], mixture[:, 0])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hyper_parameters"] = dict(checkpoint["hyper_parameters"])
