@@ -4,29 +4,34 @@ A cell is a case, a recipe (or other overrides) and a seed. Cells are runs of tr
 by Hydra's own multirun, so that every launcher serves. A finished cell has a `row.json`; a killed one goes on from its checkpoint.
 """
 
+import contextlib
 import csv
+import fnmatch
 import hashlib
+import itertools
 import json
-import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from bespoke.align import align, onset_errors
-from bespoke.audio import atomic_path, read_audio, write_csv, write_json
-from bespoke.errors import BespokeError
+from bespoke.audio import atomic_path, read_audio, write_csv, write_json, write_wav
+from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
 from bespoke.rivals import RIVALS
 from bespoke.score import read_midi
 from bespoke.song import ROOT, Song
-
-log = logging.getLogger(__name__)
 
 FOLDER = "cells"
 CONF = ROOT / "conf"
@@ -62,15 +67,23 @@ class Case:
             "reference": str(self.folder / "target.flac"),
         }
 
+    @property
+    def patches(self) -> dict[str, list[int]]:
+        """What the words for `song.target.patches` mean here: the case's own program, its General MIDI family, or one of each family."""
+        family = self.program // 8
+        others = [8 * other for other in range(14) if other != family]  # the last two hold percussion and noises
+        return {"own": [self.program], "family": list(range(8 * family, 8 * family + 8)), "wide": [self.program, *others]}
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a case, a method's name with the overrides that make it, and a seed."""
+    """One run: a case, a method's name with the overrides that make it, a seed, and values of this case alone, which beat the overrides."""
 
     case: Case
     method: str
     overrides: tuple[str, ...]
     seed: int
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -78,8 +91,29 @@ class Cell:
         return f"{self.case.name}/{self.method}/{self.seed}"
 
 
+def hold(folder: Path) -> FileLock:
+    """Lock a folder until the lock is released or this process ends, however it ends.
+
+    Raises:
+        BespokeError: another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise BespokeError(f"A benchmark is running in {folder}: wait until it has ended, or choose another --out.") from error
+    except OSError as error:
+        raise BespokeError(f"{folder} cannot be written ({error.strerror or error}): choose another --out.") from error
+    return lock
+
+
 def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case], dict[str, str]]:
     """Find the cases of a folder and check that each can be run.
+
+    Args:
+        folder: with a folder for each case.
+        names: of the wanted ones, or patterns (`bach10_*`); all if there are none.
 
     Returns:
         The sound cases in order of their names, and the broken ones with the reason.
@@ -88,13 +122,13 @@ def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case
         BespokeError: there are no cases, or one of `names` is not among them.
     """
     folder = Path(folder)
-    folders = sorted(path.parent for path in folder.glob("*/meta.json")) if folder.is_dir() else []
-    missing = set(names) - {path.name for path in folders}
+    folders = sorted({path.parent for name in ("meta.json", "mix.flac") for path in folder.glob(f"*/{name}")})
+    missing = [name for name in names if not any(fnmatch.fnmatchcase(path.name, name) for path in folders)]
     if not folders or missing:
-        raise BespokeError(f"{folder} has no case {', '.join(sorted(missing)) or 'at all'}: a case is a folder with a meta.json.")
+        raise BespokeError(f"{folder} has no case {', '.join(missing) or 'at all'}: a case is a folder with a mix.flac and a meta.json.")
     cases, broken = [], {}
     for path in folders:
-        if names and path.name not in names:
+        if names and not any(fnmatch.fnmatchcase(path.name, name) for name in names):
             continue
         try:
             program = json.loads((path / "meta.json").read_text())["gm_program"]
@@ -103,9 +137,60 @@ def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case
             cases.append(case)
         except BespokeError as error:
             broken[path.name] = str(error)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             broken[path.name] = f"{path / 'meta.json'} has no usable gm_program ({type(error).__name__})."
     return cases, broken
+
+
+def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The methods of `conf/experiment/NAME.yaml`, one for each combination of its sweep, and the cases that it names, if any.
+
+    A method is called NAME_VALUES.
+
+    Raises:
+        BespokeError: there is no such experiment, or what it sweeps over is no list of choices.
+    """
+    file = CONF / "experiment" / f"{name}.yaml"
+    if not file.is_file():
+        raise BespokeError(f"There is no experiment {name}: choose {', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))}.")
+    config = OmegaConf.load(file)
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    axes = []
+    for override in parse_overrides([f"{key}={values}" for key, values in params.items()]):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise BespokeError(f"{name} searches {override.key_or_group} in a range: run it with train.py -m.")
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        axes.append([(override.get_key_element(), value) for value in values])
+    methods = {}
+    for choice in itertools.product(*axes):
+        words = (word for _, value in choice for word in re.findall(r"[\w.+-]+(?![\w.+-]*:)", value))
+        methods["_".join([name, *words])] = (f"+experiment={name}", *(f"{key}={value}" for key, value in choice))
+    return methods, list(config.get("cases") or [])
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's own reading of overrides.
+
+    Raises:
+        BespokeError: one cannot be read.
+    """
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise BespokeError(f"{'; '.join(overrides)} cannot be read as overrides: {one_sentence(error)}") from error
+
+
+def ceiling(case: Case, method: str, overrides: Sequence[str], seed: int, out: Path) -> Cell:
+    """The diagnosis `ceiling_METHOD`: the same run with the case's true stems, remixed at other offsets, as target and background.
+
+    Writes the true rest, `rest.wav`, to the case's folder in `out`, which must be an absolute path.
+    """
+    rest = out / FOLDER / case.name / "rest.wav"
+    if not rest.is_file():
+        song = Song.load(case.song)
+        write_wav(rest, song.mixture - song.reference, song.sample_rate)
+    stem = {"target": {"score": None, "audio": str(case.folder / "target.flac"), "patches": None}}
+    return Cell(case, f"ceiling_{method}", (*overrides, "background=audio"), seed, {"song": stem, "background": {"paths": [str(rest)]}})
 
 
 def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
@@ -119,15 +204,27 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
         stale.unlink()
     pending = [cell for cell in cells if not (out / FOLDER / cell.place / "row.json").is_file()]
     for number, cell in enumerate(pending):
-        names = {override: override.partition("=")[0] for override in cell.overrides}
-        choices = [override.partition("=") for override, name in names.items() if (CONF / name).is_dir()]
-        values = OmegaConf.from_dotlist([override for override, name in names.items() if not (CONF / name).is_dir()])
+        folder = out / FOLDER / cell.place
+        (folder / "error.json").unlink(missing_ok=True)
+        added, choices, values = {}, {}, OmegaConf.create()
+        for override in parse_overrides(cell.overrides):
+            name = override.key_or_group
+            if override.is_sweep_override() or override.is_delete():
+                raise BespokeError(f"{override.input_line} of {cell.method}: give one value; each variant has a name of its own.")
+            if not (CONF / name).is_dir():
+                OmegaConf.update(values, name, override.value(), force_add=True)
+            elif override.is_add():
+                added[f"/{name}"] = override.value()
+            else:
+                choices[f"override /{name}"] = override.value()
+        patches = OmegaConf.select(values, "song.target.patches")
+        if isinstance(patches, str) and patches in cell.case.patches:
+            values.song.target.patches = cell.case.patches[patches]
         config = {
-            "defaults": [{f"override /{name}": choice} for name, _, choice in choices],
-            **OmegaConf.to_container(values),
-            "song": cell.case.song,
+            "defaults": [{name: choice} for name, choice in (added | choices).items()],
+            **OmegaConf.to_container(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
             "seed": cell.seed,
-            "ckpt": "last" if (out / FOLDER / cell.place / "config.yaml").is_file() else None,
+            "ckpt": "last" if (folder / "config.yaml").is_file() else None,
             "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
             "hydra": {"sweep": {"subdir": cell.place}},
         }
@@ -137,24 +234,23 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
 
 
 class RowWriter(Callback):
-    """Hydra callback: when a cell ends, write its row and say how far the benchmark is."""
+    """Hydra callback: writes the row of each cell that ends, in whichever process a launcher runs it.
 
-    def __init__(self, out: str, total: int):
-        self.out, self.total, self.done = Path(out), total, 0
+    The process that starts the cells holds their folder: it may outlive the benchmark that started it.
+    """
+
+    lock: FileLock | None = None
+
+    def __init__(self, out: str):
+        self.out = Path(out)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        RowWriter.lock = hold(self.out / FOLDER)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        self.done += 1
-        if not (folder / "metrics.json").is_file():
-            log.error("cell %d of %d failed: %s", self.done, self.total, config.hydra.sweep.subdir)
-            return
-        row = cell_row(folder, OmegaConf.to_container(config.cell))
-        write_json(folder / "row.json", row)
-        write_rows(self.out)
-        write_curves(self.out)
-        log.info(
-            "cell %d of %d: %s, SI-SDR improved by %.2f dB", self.done, self.total, config.hydra.sweep.subdir, row["si_sdr_improvement"]
-        )
+        if (folder / "metrics.json").is_file():
+            write_json(folder / "row.json", cell_row(folder, OmegaConf.to_container(config.cell)))
 
 
 def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -227,13 +323,23 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         return [{column: value(text) for column, text in row.items()} for row in csv.DictReader(file)]
 
 
+def trained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The methods that are runs of train.py, without ceilings; the others are the same for every seed."""
+    return sorted({row["method"] for row in rows if row.get("steps") is not None and not row["method"].startswith("ceiling_")})
+
+
 def by_case(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, float]:
     """A method's figure for each case, seeds averaged first."""
-    found: dict[str, list[float]] = {}
+    return {case: float(np.mean(list(seeds.values()))) for case, seeds in _by_seed(rows, method, figure).items()}
+
+
+def _by_seed(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, dict[Any, float]]:
+    """A method's figure for each case and seed."""
+    found: dict[str, dict[Any, float]] = {}
     for row in rows:
         if row["method"] == method and row.get(figure) is not None:
-            found.setdefault(row["case"], []).append(row[figure])
-    return {case: float(np.mean(values)) for case, values in found.items()}
+            found.setdefault(row["case"], {})[row["seed"]] = row[figure]
+    return found
 
 
 def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False) -> tuple[float, float]:
@@ -261,44 +367,93 @@ def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0
 
 
 def compare(rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: str = "si_sdr") -> dict[str, Any]:
-    """Paired difference of two methods over the cases that both have: mean, intervals, and Wilcoxon's signed-rank test."""
+    """Paired difference of two methods over the cases and, where both are trained, seeds that both have.
+
+    Returns:
+        Its mean and median over cases, intervals of the mean, the p-value of Wilcoxon's signed-rank test, and in how many cases the first
+        is better.
+
+    Raises:
+        BespokeError: there is no such case.
+    """
     from scipy.stats import wilcoxon
 
-    one, other = by_case(rows, first, figure), by_case(rows, second, figure)
-    difference = {case: one[case] - other[case] for case in one if case in other}
+    one, other = _by_seed(rows, first, figure), _by_seed(rows, second, figure)
+    runs = {row["method"] for row in rows if row.get("steps") is not None}
+    difference = {}
+    for case in one.keys() & other.keys():
+        shared = (one[case].keys() & other[case].keys()) if {first, second} <= runs else None
+        if shared is None or shared:
+            means = [np.mean([value for seed, value in found[case].items() if shared is None or seed in shared]) for found in (one, other)]
+            difference[case] = float(means[0] - means[1])
     if not difference:
         raise BespokeError(f"{first} and {second} have no case in common.")
-    test = wilcoxon(list(difference.values())).pvalue if len(difference) > 1 and any(difference.values()) else None
+    difference = dict(sorted(difference.items()))
+    values = list(difference.values())
+    test = wilcoxon(values).pvalue if len(values) > 1 and any(values) else None
     return {
         "first": first,
         "second": second,
-        "cases": len(difference),
-        "mean": float(np.mean(list(difference.values()))),
+        "cases": len(values),
+        "mean": float(np.mean(values)),
+        "median": float(np.median(values)),
         "interval": bootstrap(difference),
         "interval_by_source": bootstrap(difference, by_source=True),
+        "better": sum(value > 0 for value in values),
         "p_wilcoxon": None if test is None else float(test),
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of the methods, best last: means over cases, seeds averaged first, with intervals of the improvement."""
+def comparisons(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], baseline: str) -> list[dict[str, Any]]:
+    """`compare` of each method with a baseline, best last; without those that have no case in common with it."""
+    found = []
+    for method in methods:
+        with contextlib.suppress(BespokeError):
+            found += [compare(rows, method, baseline)] if method != baseline else []
+    return sorted(found, key=lambda result: result["mean"])
+
+
+def difference_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of what `compare` gives."""
     lines = [
-        "| method | cases | seeds | SI-SDR | improvement | interval over cases | over sources | gap closed | worse than the mixture |",
+        "| method | against | cases | mean difference | median | interval over cases | over sources | better in | p (Wilcoxon) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    scores = {method: by_case(rows, method, "si_sdr") for method in {row["method"] for row in rows}}
-    for method in sorted(scores, key=lambda name: np.mean(list(scores[name].values()))):
+    for result in results:
+        intervals = (f"{result[name][0]:+.2f} to {result[name][1]:+.2f}" for name in ("interval", "interval_by_source"))
+        p_value = "" if result["p_wilcoxon"] is None else f"{result['p_wilcoxon']:.3f}"
+        cells = [f"{result['mean']:+.2f}", f"{result['median']:+.2f}", *intervals, f"{result['better']} of {result['cases']}", p_value]
+        lines.append(f"| {result['first']} | {result['second']} | {result['cases']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where the loss is, for each method with a ceiling: the network's is from the oracle mask to the ceiling, the data's from there on."""
+    methods = [method for method in trained(rows) if f"ceiling_{method}" in {row["method"] for row in rows}]
+    pairs = [pair for method in methods for pair in (("oracle_tpsa", f"ceiling_{method}"), (f"ceiling_{method}", method))]
+    return [result for pair in pairs for result in comparisons(rows, pair[:1], pair[1])]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the methods, best last: over cases, seeds averaged first, with intervals of the mean improvement."""
+    lines = [
+        "| method | cases | seeds | SI-SDR | improvement | median | interval over cases | over sources | gap closed |"
+        " worse than the mixture |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, scores in _ranked(rows, "si_sdr"):
         gain, gap = (by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed"))
         over_cases, over_sources = (bootstrap(gain, by_source=by_source) for by_source in (False, True))
         cells = [
             method,
             str(len(gain)),
             str(len({row["seed"] for row in rows if row["method"] == method})),
-            f"{np.mean(list(scores[method].values())):.2f}",
+            f"{np.mean(list(scores.values())):.2f}",
             f"{np.mean(list(gain.values())):+.2f}",
+            f"{np.median(list(gain.values())):+.2f}",
             f"{over_cases[0]:.2f} to {over_cases[1]:.2f}",
             f"{over_sources[0]:.2f} to {over_sources[1]:.2f}",
-            f"{np.mean(list(gap.values())):.0%}",
+            f"{np.mean(list(gap.values())):.0%}" if gap else "",
             str(sum(value < 0 for value in gain.values())),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -307,10 +462,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def case_table(rows: Sequence[Mapping[str, Any]], figure: str = "si_sdr") -> str:
     """A Markdown table of a figure by case and method, seeds averaged; methods in order of their mean."""
-    scores = {method: by_case(rows, method, figure) for method in {row["method"] for row in rows}}
-    methods = sorted(scores, key=lambda name: np.mean(list(scores[name].values())))
-    lines = [f"| case | {' | '.join(methods)} |", "| --- |" + " --- |" * len(methods)]
+    scores = dict(_ranked(rows, figure))
+    lines = [f"| case | {' | '.join(scores)} |", "| --- |" + " --- |" * len(scores)]
     for case in sorted({row["case"] for row in rows}):
-        values = (scores[method].get(case) for method in methods)
+        values = (found.get(case) for found in scores.values())
         lines.append(f"| {case} | {' | '.join('' if value is None else f'{value:.2f}' for value in values)} |")
     return "\n".join(lines)
+
+
+def _ranked(rows: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str, dict[str, float]]]:
+    """The methods that have a figure, with it by case, in order of its mean."""
+    scores = {method: by_case(rows, method, figure) for method in sorted({row["method"] for row in rows})}
+    return sorted(((name, found) for name, found in scores.items() if found), key=lambda item: np.mean(list(item[1].values())))

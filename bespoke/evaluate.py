@@ -1,7 +1,11 @@
 """Metrics on waveforms, and the oracle masks. All on the channel mean, in dB."""
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -137,10 +141,7 @@ def bss_eval(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
     Raises:
         BespokeError: museval is not installed.
     """
-    try:
-        from museval.metrics import bss_eval as museval_bss_eval  # slow to import, and an extra
-    except ImportError as error:
-        raise BespokeError("BSS Eval needs museval: pip install 'bespoke[benchmark]'.") from error
+    museval_bss_eval = _museval().bss_eval
     sources = np.stack([_mono(reference).numpy(), _mono(mixture - reference).numpy()])
     estimates = np.stack([_mono(estimate).numpy()] * 2)  # the figures of the first source don't depend on the second's estimate
     powers = [frame_power(source[None], sample_rate)[: max(1, source.size // sample_rate)] for source in sources]
@@ -226,6 +227,18 @@ def evaluate_fully(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndar
         "log_wmse": log_wmse(estimate, mixture, reference, sample_rate),
         **rests(estimate, mixture, reference, sample_rate),
     }
+
+
+@functools.cache
+def _museval() -> ModuleType:
+    """museval's metrics, without the rest of its package, which is slow to import and ends with a RuntimeError where FFmpeg is missing."""
+    package = importlib.util.find_spec("museval")
+    if package is None:
+        raise BespokeError("BSS Eval needs museval: pip install 'bespoke[benchmark]'.")
+    spec = importlib.util.spec_from_file_location("museval_metrics", Path(package.origin).with_name("metrics.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _silence(power: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -55,7 +56,7 @@ def _explain(error: Exception) -> str:
         name = error.override.partition("=")[0]
         return f"{error.override} cannot be read: put its value in quotes of its own, as in \"{name}='My Song (live).wav'\"."
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        return f"There is no {error.missing_cfg_file.replace('/', '=')}: choose {', '.join(error.options)}."
+        return f"There is no {'='.join(error.missing_cfg_file.rsplit('/', 1))}: choose {', '.join(error.options)}."
     misspelt = re.match(r"Could not override '([^']+)'\.", str(error))
     if misspelt and "To append" in str(error):
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
@@ -88,7 +89,7 @@ class SweepTable(Callback):
         if not isinstance(job_return._return_value, Exception):
             return
         folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
-        if SweepTable.folder is None:
+        if job_return.hydra_cfg.hydra.mode != RunMode.MULTIRUN:
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
         else:

@@ -1,15 +1,20 @@
 """Run recipes and rivals over a folder of cases, and tabulate them.
 
     python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out outputs/benchmark
+    python scripts/benchmark.py --cases CASES --experiment aug_screen --out outputs/aug_screen
 
-What is finished is not run again; what was killed goes on. After `--`, overrides for every cell (`-- trainer.max_steps=500`) or for
-Hydra (`-- hydra/launcher=joblib`). `--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method of that name.
+What is finished is not run again; what was killed goes on. `--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method of that
+name, `--experiment NAME` one for each combination of the sweep in conf/experiment/NAME.yaml. `--ceiling NAME` adds, as a diagnosis, the
+method NAME trained on the true stems. After `--`, overrides for every cell (`-- trainer.max_steps=500`) or for Hydra
+(`-- hydra/launcher=joblib`). What the cells print goes to benchmark.log.
 """
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,33 +27,50 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, run what is missing, print the table. Returns the exit code: 0, or 2 if a case or a cell failed."""
+    """Parse the command line, run what is missing, print the tables. Returns the exit code: 0, or 2 if a case or a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="a folder of cases")
-    parser.add_argument("--only", default="", help="names of cases, separated by commas")
+    parser.add_argument("--only", default="", help="names of cases or patterns, separated by commas; without it those of the experiments")
     parser.add_argument("--recipes", default="", help="names of recipes, separated by commas")
     parser.add_argument("--variant", nargs=2, action="append", default=[], metavar=("NAME", "OVERRIDES"), help="overrides, separated by ;")
+    parser.add_argument("--experiment", default="", help="names of experiments, separated by commas")
+    parser.add_argument("--ceiling", default="", help="names of recipes or variants, separated by commas")
     parser.add_argument("--rivals", default="mixture,comb,nmf,hpss", help="names of rivals, separated by commas")
     parser.add_argument("--seeds", default="0", help="separated by commas")
+    parser.add_argument("--baseline", default="", help="what the others are compared with; without it the first method")
     parser.add_argument("--out", type=Path, required=True, help="folder for cells and rows.csv")
     parser.add_argument("overrides", nargs="*", help="for train.py")
     options = parser.parse_args(arguments)
+    out = options.out.resolve()
     try:
-        cases, broken = benchmark.read_cases(options.cases, _split(options.only))
+        lock = benchmark.hold(out)
         methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes)}
         methods |= {name: tuple(entry for entry in text.split(";") if entry) for name, text in options.variant}
-        failed = _others(cases, _split(options.rivals), options.out)
-        cells = [
-            benchmark.Cell(case, method, overrides, int(seed))
-            for seed in _split(options.seeds)
-            for method, overrides in methods.items()
-            for case in cases
-        ]
-        failed += _run(cells, options.out, options.overrides)
-        print(benchmark.table(benchmark.write_rows(options.out)))
+        only = _split(options.only)
+        for name in _split(options.experiment):
+            found, named = benchmark.read_experiment(name)
+            methods |= found
+            only += [case for case in named if not options.only and case not in only]
+        cases, broken = benchmark.read_cases(options.cases, only)
+        failed = _others(cases, _split(options.rivals), out)
+        cells = []
+        for seed in map(int, _split(options.seeds)):
+            cells += [benchmark.Cell(case, name, overrides, seed) for name, overrides in methods.items() for case in cases]
+            for name in _split(options.ceiling):
+                overrides = methods.get(name, (f"recipe={name}",))
+                cells += [benchmark.ceiling(case, name, overrides, seed, out) for case in cases]
+        failed += _run(cells, out, options.overrides)
+        rows = benchmark.write_rows(out)
+        benchmark.write_curves(out)
+        lock.release()
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(benchmark.table(rows))
+    baseline = options.baseline or next(iter(methods), "")
+    for results in (benchmark.comparisons(rows, benchmark.trained(rows), baseline), benchmark.losses(rows)):
+        if results:
+            print(f"\n{benchmark.difference_table(results)}")
     for name, reason in broken.items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
     for place in failed:
@@ -56,23 +78,47 @@ def main(arguments: list[str] | None = None) -> int:
     return 2 if broken or failed else 0
 
 
+class Progress:
+    """How much is done, and the time left: a bar in a terminal, elsewhere a line for each that ends."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.began = what, time.monotonic()
+        self.bar = tqdm(total=total, desc=what, smoothing=0, disable=not sys.stderr.isatty())
+        self.total, self.done = total, 0
+
+    def add(self, result: str) -> None:
+        """One more has ended, with this result."""
+        self.done += 1
+        self.bar.set_postfix_str(result, refresh=False)
+        self.bar.update()
+        if self.bar.disable:
+            left = tqdm.format_interval((time.monotonic() - self.began) / self.done * (self.total - self.done))
+            print(f"{self.what} {self.done} of {self.total}, {left} left: {result}", file=sys.stderr, flush=True)
+
+
 def _others(cases: list[benchmark.Case], rivals: list[str], out: Path) -> list[str]:
-    """Rows of oracles and rivals, one file a case, made anew when the list of rivals changes."""
-    failed = []
-    for case in tqdm(cases, desc="oracles and rivals", disable=not sys.stderr.isatty()):
-        file = out / benchmark.FOLDER / case.name / "others.json"
-        if file.is_file() and json.loads(file.read_text())["rivals"] == rivals:
-            continue
+    """Rows of oracles and rivals, one file a case, made anew when the list of rivals changes; gives what failed, with the reason."""
+    files = {case: out / benchmark.FOLDER / case.name / "others.json" for case in cases}
+    pending = {case: file for case, file in files.items() if not file.is_file() or json.loads(file.read_text())["rivals"] != rivals}
+    progress, failed = Progress("oracles and rivals", len(pending)), []
+    for case, file in pending.items():
         try:
             write_json(file, {"rivals": rivals, "rows": benchmark.other_rows(case, rivals)})
         except BespokeError as error:
             failed.append(f"{case.name}: {error}")
+        progress.add(case.name)
+    progress.bar.close()
     return failed
 
 
 def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[str]:
-    """Run the cells that are not finished in one multirun; give the places of those that failed."""
-    out = out.resolve()
+    """Run the cells that are not finished in one multirun; give those that failed, with the reason.
+
+    Raises:
+        BespokeError: Hydra refused to start them, or cells of a benchmark that was killed are still running.
+    """
+    folder, log = out / benchmark.FOLDER, out / "benchmark.log"
+    benchmark.hold(folder).release()  # from here on the process of the cells holds it
     pending = benchmark.write_cells(cells, out)
     if not pending:
         return []
@@ -84,15 +130,46 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
         str(out / "conf"),
         "song=custom",
         "logger=none",
-        f"hydra.sweep.dir={out / benchmark.FOLDER}",
+        f"hydra.sweep.dir={folder}",
         "+hydra.callbacks.rows._target_=bespoke.benchmark.RowWriter",
         f"+hydra.callbacks.rows.out={out}",
-        f"+hydra.callbacks.rows.total={len(pending)}",
         *overrides,
         "+cell=glob(*)",
     ]
-    subprocess.run(command, check=False)  # what failed lacks its row
-    return [cell.place for cell in pending if not (out / benchmark.FOLDER / cell.place / "row.json").is_file()]
+    with open(log, "ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    waiting, progress = list(pending), Progress("cells", len(pending))
+    try:
+        running = True
+        while running:
+            running = process.poll() is None  # before the look at what has ended, so that nothing is missed
+            ended = [cell for cell in waiting if any((folder / cell.place / name).is_file() for name in ("row.json", "error.json"))]
+            for cell in ended:
+                waiting.remove(cell)
+                progress.add(f"{cell.place}, {_result(folder / cell.place)}")
+            if ended:
+                benchmark.write_rows(out)
+                benchmark.write_curves(out)
+            progress.bar.refresh()
+            time.sleep(0.5 if running else 0)
+    finally:
+        process.terminate()
+        process.wait()
+        progress.bar.close()
+    if process.returncode > 0 and len(waiting) == len(pending):
+        raise BespokeError(log.read_text(encoding="utf-8", errors="replace").splitlines()[-1].removeprefix("error: "))
+    missing = [cell.place for cell in pending if not (folder / cell.place / "row.json").is_file()]
+    return [f"{place}: {_result(folder / place)}" for place in missing]
+
+
+def _result(folder: Path) -> str:
+    """A cell's result in a few words."""
+    if (folder / "row.json").is_file():
+        improvement = json.loads((folder / "row.json").read_text())["si_sdr_improvement"]
+        return "no SI-SDR" if improvement is None else f"SI-SDR improved by {improvement:+.2f} dB"
+    if (folder / "error.json").is_file():
+        return json.loads((folder / "error.json").read_text())["error"]
+    return "it did not end; benchmark.log says why"
 
 
 def _split(text: str) -> list[str]:
@@ -100,4 +177,5 @@ def _split(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # end the cells too
     sys.exit(main())

@@ -1,39 +1,57 @@
 """Make the tables and pictures of docs/RESULTS.md again from the committed rows: `python scripts/results.py`.
 
-Tables stand between `<!-- NAME -->` and `<!-- end -->` in the page; its words are written by hand.
+A table stands between `<!-- TABLE FILE -->` and `<!-- end -->` in the page, made from docs/results/FILE.csv (without FILE: rows.csv), where
+TABLE is methods, cases, alignment, losses or `differences FILE BASELINE`. The words are written by hand. Pictures of what was not
+measured are left out.
 """
 
+import itertools
 import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import pyplot
 
 from bespoke import benchmark
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "RESULTS.md"
+Rows = Sequence[Mapping[str, Any]]
 
 
-def main() -> int:
-    """Write the pictures and the page's tables. Returns the exit code."""
-    rows = benchmark.read_rows(RESULTS / "rows.csv")
-    tables = {"methods": benchmark.table(rows), "cases": benchmark.case_table(rows), "alignment": _alignment(rows)}
-    text = PAGE.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda found, table=table: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.S
-        )
-    PAGE.write_text(text, encoding="utf-8")
+def main(results: Path = RESULTS, page: Path = PAGE) -> int:
+    """Write the pictures beside the rows and the page's tables. Returns the exit code."""
     matplotlib.use("Agg")
-    _draw_cases(rows, RESULTS / "cases.png")
-    _draw_curves(rows, benchmark.read_rows(RESULTS / "curves.csv"), RESULTS / "curves.png")
+    files = {file.stem: benchmark.read_rows(file) for file in results.glob("*.csv")}
+    rows, curves = files.get("rows", []), files.get("curves", [])
+
+    def table(found: re.Match) -> str:
+        name, *arguments = found[2].split()
+        file, *rest = arguments or ["rows"]
+        text = TABLES[name](files.get(file, []), *rest)
+        if name == "differences":
+            draw_differences(_differences(files.get(file, []), *rest), results / f"{file}.png")
+        return f"{found[1]}\n{text if len(text.splitlines()) > 2 else 'Not measured yet.'}\n\n{found[3]}"
+
+    text = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(rf"(<!-- ((?:{'|'.join(TABLES)})[^>]*?) -->\n).*?(<!-- end -->)", table, text, flags=re.S), encoding="utf-8")
+    draw_cases(rows, results / "cases.png")
+    draw_steps(rows, curves, results / "curves.png")
+    draw_seconds(rows, curves, results / "seconds.png")
+    draw_losses(rows, results / "losses.png")
     return 0
 
 
-def _alignment(rows: list[dict]) -> str:
+def _differences(rows: Rows, baseline: str) -> list[dict[str, Any]]:
+    return benchmark.comparisons(rows, benchmark.trained(rows), baseline)
+
+
+def _alignment(rows: Rows) -> str:
     """What the automatic alignment found, case by case."""
     lines = ["| case | confidence | median onset error, ms | 90 % within, ms | within 50 ms | within 100 ms |", "| --- |" + " --- |" * 5]
     for row in rows:
@@ -44,45 +62,142 @@ def _alignment(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _draw_cases(rows: list[dict], path: Path) -> None:
-    """SI-SDR of every method by case, the cases in order of the oracle's."""
-    from matplotlib import pyplot
+TABLES: dict[str, Callable[..., str]] = {
+    "methods": benchmark.table,
+    "cases": benchmark.case_table,
+    "alignment": _alignment,
+    "losses": lambda rows: benchmark.difference_table(benchmark.losses(rows)),
+    "differences": lambda rows, baseline: benchmark.difference_table(_differences(rows, baseline)),
+}
 
-    scores = {method: benchmark.by_case(rows, method, "si_sdr") for method in {row["method"] for row in rows} - {"oracle_ratio"}}
-    cases = sorted(scores["oracle_tpsa"], key=scores["oracle_tpsa"].get)
+
+def draw_cases(rows: Rows, path: Path) -> None:
+    """SI-SDR of every method by case, the cases in order of the oracle's."""
+    methods = {row["method"] for row in rows} - {"oracle_ratio"}
+    scores = {method: benchmark.by_case(rows, method, "si_sdr") for method in sorted(methods) if not method.startswith("ceiling_")}
+    cases = sorted(_bounds(rows), key=lambda case: _bounds(rows)[case][1])
+    if not cases:
+        return
     figure, axis = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    markers = dict(zip(sorted(scores), "ovs^Dxp*P<>", strict=False))
-    for method in sorted(scores, key=lambda name: -np.mean(list(scores[name].values()))):
+    markers = dict(zip(scores, itertools.cycle("ovs^Dxp*P<>"), strict=False))
+    for method in sorted(scores, key=lambda name: -np.mean(list(scores[name].values() or [0]))):
         found = [case for case in cases if case in scores[method]]
         axis.plot([scores[method][case] for case in found], [cases.index(case) for case in found], markers[method], label=method, alpha=0.8)
     axis.set(yticks=range(len(cases)), yticklabels=cases, xlabel="SI-SDR, dB")
     axis.grid(alpha=0.3)
     axis.legend(loc="lower left", fontsize="small")
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
-def _draw_curves(rows: list[dict], curves: list[dict], path: Path) -> None:
-    """Gap closed against training steps, a line a case; 0 is the mixture, 1 the oracle mask."""
-    from matplotlib import pyplot
+def draw_steps(rows: Rows, curves: Rows, path: Path) -> None:
+    """Gap closed against training steps, a panel a method and a line a case; 0 is the mixture, 1 the oracle mask."""
+    gaps = _gap_curves(rows, curves, "step")
+    if not gaps:
+        return
+    height = -(-len(gaps) // 2)
+    figure, axes = pyplot.subplots(height, min(len(gaps), 2), figsize=(10, 4.5 * height), sharey=True, squeeze=False, layout="constrained")
+    cases = sorted({case for found in gaps.values() for case in found})
+    styles = {case: (f"C{number % 10}", ("-", "--")[number // 10 % 2]) for number, case in enumerate(cases)}  # there are ten colours
+    for axis in axes.flat[len(gaps) :]:
+        axis.remove()
+    for axis, (method, found) in zip(axes.flat, gaps.items(), strict=False):
+        for case, (steps, values) in found.items():
+            axis.plot(steps, values, label=case, linewidth=1.2, color=styles[case][0], linestyle=styles[case][1])
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(title=method, xlabel="training steps", ylim=(-2, 1))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("gap closed (0: mixture, 1: oracle mask)")
+    legend = {text: line for axis in figure.axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend, loc="outside right upper", fontsize="x-small")
+    _save(figure, path)
 
-    mixture, oracle = (
-        benchmark.by_case(rows, "mixture" if name == "mixture" else "oracle_tpsa", "si_sdr") for name in ("mixture", "oracle")
-    )
-    figure, axis = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
-    for number, case in enumerate(sorted({point["case"] for point in curves})):
-        points = sorted((point["step"], point["si_sdr"]) for point in curves if point["case"] == case)
-        axis.plot(
-            [step for step, _ in points],
-            [(score - mixture[case]) / (oracle[case] - mixture[case]) for _, score in points],
-            label=case,
-            linewidth=1.2,
-            linestyle=("-", "--")[number // 10],  # there are ten colours
-        )
+
+def draw_seconds(rows: Rows, curves: Rows, path: Path) -> None:
+    """Mean gap closed over cases against seconds of training, a line a method."""
+    gaps = _gap_curves(rows, curves, "seconds")
+    if not gaps:
+        return
+    figure, axis = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for method, found in gaps.items():
+        seconds = np.linspace(max(times[0] for times, _ in found.values()), min(times[-1] for times, _ in found.values()), 100)
+        mean = np.mean([np.interp(seconds, times, values) for times, values in found.values()], axis=0)
+        axis.plot(seconds, mean, label=f"{method} ({len(found)} cases)")
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(xlabel="training steps", ylabel="gap closed (0: mixture, 1: oracle mask)", ylim=(-2, 1))
+    axis.set(xlabel="seconds of training", ylabel="gap closed, mean over cases")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="x-small")
+    axis.legend(fontsize="small")
+    _save(figure, path)
+
+
+def draw_losses(rows: Rows, path: Path) -> None:
+    """For each method with a ceiling and each case: the mixture, the method, its ceiling on true stems, and the oracle mask."""
+    methods = [method for method in benchmark.trained(rows) if benchmark.by_case(rows, f"ceiling_{method}", "si_sdr")]
+    if not methods:
+        return
+    bounds = _bounds(rows)
+    figure, axes = pyplot.subplots(1, len(methods), figsize=(8 * len(methods), 5), squeeze=False, layout="constrained")
+    for axis, method in zip(axes.flat, methods, strict=True):
+        own, ceiling = (benchmark.by_case(rows, name, "si_sdr") for name in (method, f"ceiling_{method}"))
+        cases = sorted(own.keys() & ceiling.keys(), key=lambda case: bounds[case][1])
+        places = range(len(cases))
+        edges = {
+            method: [own[case] for case in cases],
+            "ceiling: the same on the true stems": [ceiling[case] for case in cases],
+            "oracle mask": [bounds[case][1] for case in cases],
+        }
+        low, middle, high = edges.values()
+        axis.hlines(places, low, middle, color="C1", linewidth=5, alpha=0.5, label="lost by the data")
+        axis.hlines(places, middle, high, color="C0", linewidth=5, alpha=0.5, label="lost by network, loss and steps")
+        axis.plot([bounds[case][0] for case in cases], places, "k|", label="mixture")
+        for marker, (name, values) in zip("osD", edges.items(), strict=True):
+            axis.plot(values, places, marker, color="black", markersize=4, label=name)
+        axis.set(yticks=places, yticklabels=cases, xlabel="SI-SDR, dB")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    _save(figure, path)
+
+
+def draw_differences(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Mean paired differences with their intervals: over cases thick, over sources thin."""
+    if not results:
+        return
+    figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.35 * len(results)), layout="constrained")
+    places = range(len(results))
+    for name, width in (("interval", 4), ("interval_by_source", 1.2)):
+        axis.hlines(places, *zip(*(result[name] for result in results), strict=True), color="C0", linewidth=width)
+    axis.plot([result["mean"] for result in results], places, "ko")
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(yticks=places, yticklabels=[result["first"] for result in results], xlabel=f"SI-SDR less that of {results[0]['second']}, dB")
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _bounds(rows: Rows) -> dict[str, tuple[float, float]]:
+    """The SI-SDR of the mixture and of the oracle mask by case: every row knows both."""
+    return {row["case"]: (row["si_sdr_mixture"], row["si_sdr_oracle"]) for row in rows if row.get("si_sdr_oracle") is not None}
+
+
+def _gap_curves(rows: Rows, curves: Rows, axis: str) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """By method and case: an axis of the curves, and the gap closed; means over the seeds, up to the last step that all of them have."""
+    bounds = _bounds(rows)
+    found: dict[str, dict[str, dict[Any, list]]] = {}
+    for point in curves:
+        if point["case"] in bounds and point["si_sdr"] is not None:
+            mixture, oracle = bounds[point["case"]]
+            seeds = found.setdefault(point["method"], {}).setdefault(point["case"], {})
+            seeds.setdefault(point["seed"], []).append((point["step"], point[axis], (point["si_sdr"] - mixture) / (oracle - mixture)))
+
+    def mean(seeds: dict[Any, list]) -> tuple[np.ndarray, np.ndarray]:
+        shortest = min(map(len, seeds.values()))
+        points = np.mean([sorted(points)[:shortest] for points in seeds.values()], axis=0)
+        return points[:, 1], points[:, 2]
+
+    return {method: {case: mean(seeds) for case, seeds in sorted(cases.items())} for method, cases in sorted(found.items())}
+
+
+def _save(figure: pyplot.Figure, path: Path) -> None:
     figure.savefig(path, dpi=100)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

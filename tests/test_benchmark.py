@@ -1,25 +1,33 @@
 """The benchmark: broken cases are told apart, what is finished stays, and the statistics have known answers."""
 
+import contextlib
 import json
 import os
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import pretty_midi
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from bespoke import benchmark
-from bespoke.audio import write_wav
+from bespoke.audio import read_audio, write_wav
 from bespoke.errors import BespokeError
+from bespoke.song import Song
 from conftest import ROOT, SMALL
 
 
 @pytest.fixture(scope="module")
 def cases(make_song, tmp_path_factory):
-    """Two sound cases of one source, one without a stem, one whose stem is shorter."""
+    """Two sound cases of one source, and one for each way in which a case can be broken."""
     folder = tmp_path_factory.mktemp("cases")
-    for name in ("toy_one", "toy_two", "bad_stem", "bad_length"):
+    for name in ("toy_one", "toy_two", "bad_stem", "bad_length", "bad_rate", "bad_score", "bad_meta"):
         (folder / name).mkdir()
         song = make_song(folder / name)
         for file in (song.mixture, song.reference):  # the names of a case; what is inside decides how it is read
@@ -27,8 +35,11 @@ def cases(make_song, tmp_path_factory):
         shutil.copy(song.score, folder / name / "target_aligned.mid")
         (folder / name / "meta.json").write_text(json.dumps({"gm_program": 80}))
     (folder / "bad_stem" / "target.flac").unlink()
-    write_wav(folder / "bad_length" / "short.wav", np.ones((1, 100), np.float32), 22050)
-    (folder / "bad_length" / "short.wav").rename(folder / "bad_length" / "target.flac")
+    (folder / "bad_meta" / "meta.json").unlink()
+    pretty_midi.PrettyMIDI().write(str(folder / "bad_score" / "target.mid"))
+    for name, samples, sample_rate in (("bad_length", 100, 22050), ("bad_rate", 3 * 22050, 16000)):
+        write_wav(folder / name / "wrong.wav", np.ones((1, samples), np.float32), sample_rate)
+        (folder / name / "wrong.wav").rename(folder / name / "target.flac")
     return folder
 
 
@@ -36,53 +47,192 @@ def test_broken_cases_are_told_apart_with_the_reason(cases):
     sound, broken = benchmark.read_cases(cases)
     assert [case.name for case in sound] == ["toy_one", "toy_two"]
     assert {case.source for case in sound} == {"toy"}
-    assert set(broken) == {"bad_stem", "bad_length"}
-    assert "does not exist" in broken["bad_stem"]
-    assert "100 samples" in broken["bad_length"]
+    reasons = {
+        "bad_stem": "does not exist",
+        "bad_length": "100 samples",
+        "bad_rate": "at 16000 Hz",
+        "bad_score": "no notes",
+        "bad_meta": "no usable gm_program",
+    }
+    assert broken.keys() == reasons.keys()
+    assert all(reason in broken[name] for name, reason in reasons.items())
+    assert [case.name for case in benchmark.read_cases(cases, ["*_one", "bad_*"])[0]] == ["toy_one"]
     with pytest.raises(BespokeError, match="no case nosuch"):
         benchmark.read_cases(cases, ["nosuch"])
 
 
-def run(cases, out, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--cases", str(cases), "--out", str(out), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True, timeout=300)
+SETTINGS = [
+    *(override for override in SMALL if not override.startswith(("logger", "trainer.max_steps"))),
+    "trainer.max_steps=20",
+    "checkpoint_steps=2",
+]
+ARGUMENTS = [
+    "--recipes",
+    "quick",
+    "--variant",
+    "flat",
+    "recipe=quick;aug=none;data.silent_share=0;curve_steps=10",
+    "--rivals",
+    "mixture,comb",
+]
 
 
-def test_the_benchmark_runs_what_is_missing_and_ends_with_a_table(cases, tmp_path):
-    small = [override for override in SMALL if not override.startswith("logger")]
-    arguments = [
-        "--recipes",
-        "quick",
-        "--variant",
-        "flat",
-        "recipe=quick;aug=none;data.silent_share=0;curve_steps=1",
-        "--rivals",
-        "mixture,comb",
-    ]
-    first = run(cases, tmp_path / "out", *arguments, "--only", "toy_one,bad_stem", "--", *small)
-    assert first.returncode == 2, first.stderr
-    assert "skipped bad_stem" in first.stderr
-    rows = benchmark.read_rows(tmp_path / "out" / "rows.csv")
+@pytest.fixture
+def run(cases, capfd):
+    """Run scripts/benchmark.py in this process, its cells in one of their own; gives the exit code and what it printed."""
+    main = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["main"]
+
+    def execute(out, *arguments):
+        code = main(["--cases", str(cases), "--out", str(out), *arguments])
+        return code, *capfd.readouterr()
+
+    return execute
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """The folder of a benchmark, which the first test runs."""
+    return tmp_path_factory.mktemp("benchmark") / "out"
+
+
+def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
+    code, stdout, stderr = run(out, *ARGUMENTS, "--only", "toy_one,bad_stem", "--", *SETTINGS)
+    assert code == 2, stderr
+    assert "skipped bad_stem" in stderr
+    assert "cells 2 of 2, 00:00 left: toy_one/flat/0, SI-SDR improved by" in stderr
+    assert "| flat | quick | 1 |" in stdout
+    assert "GPU available" not in (out / "benchmark.log").read_text()
+    rows = benchmark.read_rows(out / "rows.csv")
     assert [row["method"] for row in rows] == ["comb_aligned", "comb_auto", "flat", "mixture", "oracle_ratio", "oracle_tpsa", "quick"]
     figures = {row["method"]: row for row in rows}
     assert figures["mixture"]["si_sdr_improvement"] == 0
     assert figures["oracle_tpsa"]["gap_closed"] == pytest.approx(1)
     assert figures["quick"]["config"] != figures["flat"]["config"]
-    assert figures["quick"]["steps"] == 3
-    assert "quick" in first.stdout
+    assert figures["quick"]["steps"] == 20
 
-    curve = benchmark.read_rows(tmp_path / "out" / "curves.csv")
-    assert [(point["method"], point["step"]) for point in curve] == [("flat", 1), ("flat", 2), ("flat", 3)]
+    curve = benchmark.read_rows(out / "curves.csv")
+    assert [(point["method"], point["step"]) for point in curve] == [("flat", 10), ("flat", 20)]
+    assert 0 < curve[0]["seconds"] < curve[1]["seconds"]
     assert curve[-1]["si_sdr"] == pytest.approx(figures["flat"]["si_sdr"], abs=1e-6)
 
     # A second call with another case runs that one alone; the first's rows stay to the byte.
-    finished = tmp_path / "out" / benchmark.FOLDER / "toy_one" / "quick" / "0"
+    finished = out / benchmark.FOLDER / "toy_one" / "quick" / "0"
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in finished.rglob("*") if file.is_file()}
-    second = run(cases, tmp_path / "out", *arguments, "--only", "toy_one,toy_two", "--", *small)
-    assert second.returncode == 0, second.stderr
+    code, _, stderr = run(out, *ARGUMENTS, "--only", "toy_one,toy_two", "--", *SETTINGS)
+    assert code == 0, stderr
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in finished.rglob("*") if file.is_file()} == before
-    assert len(benchmark.read_rows(tmp_path / "out" / "rows.csv")) == 14
+    assert len(benchmark.read_rows(out / "rows.csv")) == 14
+
+
+def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, tmp_path):
+    arguments = ["--recipes", "quick", "--rivals", "mixture", "--only", "toy_*", "--", *SETTINGS]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--cases", str(cases), "--out", str(tmp_path), *arguments]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    finished, begun = (tmp_path / "cells" / name / "quick" / "0" for name in ("toy_one", "toy_two"))
+    deadline = time.monotonic() + 120
+    while not (begun / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()  # that is the one with the progress, which leaves its cells running ...
+    process.wait()
+    with pytest.raises(BespokeError, match="A benchmark is running in"):
+        benchmark.hold(tmp_path / "cells")
+    os.killpg(process.pid, signal.SIGKILL)  # ... and these are the cells
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BespokeError):  # until the system has cleared them away
+            benchmark.hold(tmp_path / "cells").release()
+            break
+        time.sleep(0.01)
+    assert (finished / "row.json").exists()
+    assert not (begun / "row.json").exists()
+    before = (finished / "row.json").stat().st_mtime_ns
+
+    code, _, stderr = run(tmp_path, *arguments)
+    assert code == 0, stderr
+    assert (finished / "row.json").stat().st_mtime_ns == before
+    assert json.loads((begun / "metrics.json").read_text())["resumed_from_step"] > 0
+    whole, killed = (benchmark.read_rows(folder / "rows.csv") for folder in (out, tmp_path))
+    assert len(killed) == 8
+
+    def lasting(row):
+        return {column: value for column, value in row.items() if value is not None and not column.startswith(("seconds", "peak_memory"))}
+
+    methods = {row["method"] for row in killed}
+    assert [lasting(row) for row in killed] == [lasting(row) for row in whole if row["method"] in methods]
+
+
+def test_a_folder_is_held_until_its_process_ends(run, tmp_path):
+    holder = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", holder, str(tmp_path / ".lock")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    code, _, stderr = run(tmp_path, "--recipes", "quick")
+    process.kill()
+    process.wait()
+    assert (code, stderr) == (2, f"error: A benchmark is running in {tmp_path}: wait until it has ended, or choose another --out.\n")
+    assert not (tmp_path / "cells").exists()
+    benchmark.hold(tmp_path).release()
+
+
+def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
+    code, _, stderr = run(tmp_path, "--only", "toy_one", "--recipes", "quick", "--rivals", "mixture", "--", "trainer.max_step=3")
+    assert code == 2
+    assert stderr.splitlines()[-1] == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there are."
+
+
+def composed(cells, out):
+    """The configs of cells, as a job of the benchmark gets them."""
+    assert benchmark.write_cells(cells, out) == cells
+    with initialize_config_dir(str(benchmark.CONF), version_base="1.3"):
+        overrides = [f"hydra.searchpath=[file://{out / 'conf'}]", "song=custom"]
+        return [OmegaConf.to_container(compose("config", [*overrides, f"+cell={number:05d}"])) for number in range(len(cells))]
+
+
+def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path):
+    methods, names = benchmark.read_experiment("aug_screen")
+    assert len(methods) == 11
+    assert methods["aug_screen_paper_eq"] == ("+experiment=aug_screen", "aug=paper_eq")
+    assert len(names) == len({name.partition("_")[0] for name in names}) == 6
+    case = benchmark.read_cases(cases, ["toy_one"])[0][0]
+    one, other = composed([benchmark.Cell(case, name, methods[name], 3) for name in ("aug_screen_none", "aug_screen_paper_eq")], tmp_path)
+    assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (150, 3, "toy_one")
+    assert one["aug"]["target"] == {}
+    assert list(other["aug"]["target"]) == ["eq"]
+    assert list(benchmark.read_experiment("segment")[0]) == ["segment_2.0_8", "segment_1.0_16", "segment_4.0_4"]
+    with pytest.raises(BespokeError, match=r"There is no experiment nosuch: choose aug_optuna, aug_screen"):
+        benchmark.read_experiment("nosuch")
+    with pytest.raises(BespokeError, match=r"searches aug.target_gain_db.0|searches aug.target.eq.p in a range"):
+        benchmark.read_experiment("aug_optuna")
+
+
+def test_a_variant_reads_overrides_as_hydra_does_and_patches_as_the_case_has_them(cases, tmp_path):
+    case = benchmark.read_cases(cases, ["toy_one"])[0][0]
+    texts = {"family": ("song.target.patches=family", "recipe=paper"), "wide": ("song.target.patches=wide", "stft={window_seconds:0.064}")}
+    cells = [benchmark.Cell(case, name, overrides, 0) for name, overrides in texts.items()]
+    family, wide = composed(cells, tmp_path)
+    assert family["song"]["target"]["patches"] == [80, 81, 82, 83, 84, 85, 86, 87]
+    assert family["trainer"]["max_steps"] == 2000
+    assert wide["song"]["target"]["patches"] == [80, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 88, 96, 104]
+    assert wide["song"]["target"]["score"] == str(case.folder / "target.mid")
+    assert wide["stft"] == {"window_seconds": 0.064, "hop_seconds": 0.008}
+    with pytest.raises(BespokeError, match="aug=none,paper of both: give one value"):
+        benchmark.write_cells([benchmark.Cell(case, "both", ("aug=none,paper",), 0)], tmp_path)
+    with pytest.raises(BespokeError, match="cannot be read as overrides"):
+        benchmark.write_cells([benchmark.Cell(case, "odd", ("aug",), 0)], tmp_path)
+
+
+def test_a_ceiling_trains_on_the_true_stems(cases, tmp_path):
+    case = benchmark.read_cases(cases, ["toy_one"])[0][0]
+    cell = benchmark.ceiling(case, "quick", ("recipe=quick", "background=mixture"), 0, tmp_path)
+    assert cell.place == "toy_one/ceiling_quick/0"
+    (config,) = composed([cell], tmp_path)
+    song = Song.load(config["song"])
+    assert song.target is None
+    assert np.array_equal(song.target_audio[0], song.reference)
+    assert config["background"]["_target_"] == "bespoke.background.AudioBackground"
+    (path,) = config["background"]["paths"]
+    rest, sample_rate = read_audio(path)
+    assert sample_rate == song.sample_rate
+    assert rest + song.reference == pytest.approx(song.mixture, abs=1e-7)
 
 
 ROWS = [
@@ -120,3 +270,39 @@ def test_the_bootstrap_covers_the_mean_and_sources_are_drawn_whole():
 def test_methods_without_a_common_case_cannot_be_compared():
     with pytest.raises(BespokeError, match="no case in common"):
         benchmark.compare(ROWS, "a", "nosuch")
+
+
+def trained_rows(method, values, figure="si_sdr"):
+    return [{"case": case, "method": method, "seed": seed, "steps": 5, figure: value} for (case, seed), value in values.items()]
+
+
+def test_trained_methods_are_compared_over_the_seeds_that_both_have():
+    rows = trained_rows("a", {("x_0", 0): 1.0, ("x_0", 1): 9.0, ("x_1", 1): 9.0}) + trained_rows("b", {("x_0", 0): 0.0, ("x_1", 0): 0.0})
+    rows += [{"case": case, "method": "fixed", "seed": 0, "si_sdr": 1.0} for case in ("x_0", "x_1")]
+    assert (benchmark.compare(rows, "a", "b")["mean"], benchmark.compare(rows, "a", "b")["cases"]) == (1.0, 1)
+    result = benchmark.compare(rows, "a", "fixed")  # which is the same for every seed
+    assert (result["mean"], result["median"], result["better"], result["cases"]) == (6.0, 6.0, 2, 2)
+    assert benchmark.trained(rows) == ["a", "b"]
+    assert [result["first"] for result in benchmark.comparisons(rows, ["a", "b", "nosuch"], "b")] == ["a"]
+    assert "| a | b | 1 | +1.00 | +1.00 | +1.00 to +1.00 | +1.00 to +1.00 | 1 of 1 |  |" in benchmark.difference_table(
+        benchmark.comparisons(rows, ["a"], "b")
+    )
+
+
+def test_where_the_loss_is():
+    rows = [row for case in ("x", "y") for row in trained_rows("a", {(case, 0): 1.0}) + trained_rows("ceiling_a", {(case, 0): 4.0})]
+    rows += [{"case": case, "method": "oracle_tpsa", "seed": 0, "si_sdr": 10.0} for case in ("x", "y")]
+    assert [(result["first"], result["second"], result["mean"]) for result in benchmark.losses(rows)] == [
+        ("oracle_tpsa", "ceiling_a", 6.0),
+        ("ceiling_a", "a", 3.0),
+    ]
+    assert benchmark.trained(rows) == ["a"]
+    assert benchmark.losses(rows[:1]) == []
+
+
+def test_a_method_without_figures_is_left_out_of_the_tables():
+    rows = [{**row, "si_sdr_improvement": row["si_sdr"], "gap_closed": None} for row in ROWS]
+    rows.append({"case": "x_0", "method": "silent", "seed": 0, "si_sdr": None, "si_sdr_improvement": None, "gap_closed": None})
+    assert [line.split(" | ")[0] for line in benchmark.table(rows).splitlines()[2:]] == ["| b", "| a"]
+    assert benchmark.case_table(rows).splitlines()[0] == "| case | b | a |"
+    assert len(benchmark.table([]).splitlines()) == 2

@@ -1,6 +1,7 @@
 """Every config composes and fits what it names; what beats what; what the policies hold and how strong they are."""
 
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def composed(compose_config, *overrides):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_choice_composes_and_names_only_settings_that_exist(compose_config, group, choice):
-    cfg = compose_config(f"{group}={choice}")
+    if choice == "aug_optuna":
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
+    cfg = compose_config(f"{'+' if group == 'experiment' else ''}{group}={choice}")
     preflight.check(cfg)
     for place, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
         parameters = inspect.signature(get_object(node["_target_"])).parameters
@@ -134,6 +137,24 @@ def test_light_and_heavy_add_effects_to_the_papers_draws(compose_config, name):
     assert -12 <= min(params.target_gain_db for params in drawn) < -11 < 5 < max(params.target_gain_db for params in drawn) <= 6
     for role in roles:
         assert {effect.effect.name for params in drawn for effect in getattr(params, f"{role}_effects")} == set(own[role])
+
+
+@pytest.mark.parametrize("factor", ["eq", "pitch", "time", "reverb", "distortion", "noise"])
+def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config, factor):
+    paper, heavy, own = (composed(compose_config, f"aug={name}")["aug"] for name in ("paper", "heavy", f"paper_{factor}"))
+    role = "mix" if factor == "noise" else "target"
+    assert own == {**paper, role: {factor: heavy[role][factor]}}
+
+
+def test_gains_alone_are_the_papers_without_its_compression(compose_config):
+    paper, gains = (composed(compose_config, f"aug={name}")["aug"] for name in ("paper", "gains"))
+    assert gains == {**paper, "compressor": None}
+
+
+def test_stft_experiment_keeps_the_overlap():
+    sweep = OmegaConf.load(CONF / "experiment" / "stft.yaml").hydra.sweeper.params.stft
+    windows = [[float(number) for number in re.findall(r"[\d.]+", text)] for text in sweep.split("},")]
+    assert windows == [[samples / 16000, samples / 64000] for samples in (512, 1024, 2048)]
 
 
 def distance_db(one, other):

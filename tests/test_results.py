@@ -1,0 +1,82 @@
+"""The page of results: tables from the committed rows, pictures of what was measured, and nothing else touched."""
+
+import runpy
+
+import pytest
+
+from bespoke.audio import write_csv
+from conftest import ROOT
+
+PAGE = """# Results
+Words stay.
+<!-- methods -->
+old
+<!-- end -->
+<!-- differences study paper -->
+<!-- end -->
+<!-- losses -->
+<!-- end -->
+<!-- alignment -->
+<!-- end -->
+<!-- methods nosuch -->
+<!-- end -->
+"""
+
+
+def row(case, method, value, seed=0, **more):
+    bounds = {"si_sdr_mixture": 0.0, "si_sdr_oracle": 10.0}
+    return (
+        {"case": case, "method": method, "seed": seed, "si_sdr": value, "si_sdr_improvement": value, "gap_closed": value / 10}
+        | bounds
+        | more
+    )
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The script's functions and what it finds: a recipe with its ceiling and a curve, and a study."""
+    trained = {"steps": 4}
+    study = [row(f"{source}_1", method, value, **trained) for source in "xyz" for method, value in (("paper", 1.0), ("heavy", 3.0))]
+    write_csv(tmp_path / "study.csv", study)
+    rows = [row("x_1", "paper", 1.0, **trained), row("x_1", "ceiling_paper", 4.0, **trained), row("x_1", "mixture", 0.0, steps="")]
+    write_csv(tmp_path / "rows.csv", rows)
+    points = [(0, 2, 1.0, 1.0), (0, 4, 2.0, 2.0), (1, 2, 3.0, 3.0)]
+    curve = [{"case": "x_1", "method": "paper", "seed": seed, "step": step, "seconds": s, "si_sdr": v} for seed, step, s, v in points]
+    write_csv(tmp_path / "curves.csv", curve)
+    (tmp_path / "page.md").write_text(PAGE)
+    return runpy.run_path(str(ROOT / "scripts" / "results.py"))
+
+
+def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
+    assert results["main"](tmp_path, tmp_path / "page.md") == 0
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("# Results\nWords stay.\n<!-- methods -->\n\n| method | cases |")
+    assert "old" not in text
+    assert "| heavy | paper | 3 | +2.00 | +2.00 | +2.00 to +2.00 | +2.00 to +2.00 | 3 of 3 |" in text
+    assert "| ceiling_paper | paper | 1 | +3.00 |" in text
+    assert text.count("Not measured yet.") == 2  # no alignment, no such file
+    assert {file.name for file in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "seconds.png", "losses.png", "study.png"}
+    results["main"](tmp_path, tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == text
+
+
+def test_rows_of_other_methods_alone_give_no_pictures_of_training(results, tmp_path):
+    write_csv(tmp_path / "rows.csv", [row("x_1", "mixture", 0.0)])
+    for name in ("curves.csv", "study.csv"):
+        (tmp_path / name).unlink()
+    assert results["main"](tmp_path, tmp_path / "page.md") == 0
+    assert {file.name for file in tmp_path.glob("*.png")} == {"cases.png"}
+    for file in tmp_path.glob("*.csv"):
+        file.unlink()
+    assert results["main"](tmp_path, tmp_path / "page.md") == 0
+    assert (tmp_path / "page.md").read_text().count("Not measured yet.") == 5
+
+
+def test_curves_are_means_over_seeds_up_to_the_last_step_of_all(results):
+    rows = [row("x_1", "mixture", 0.0)]
+    points = [
+        {"case": "x_1", "method": "a", "seed": seed, "step": 2, "seconds": s, "si_sdr": v} for seed, s, v in ((0, 1.0, 2.0), (1, 3.0, 4.0))
+    ]
+    points.append({**points[0], "step": 4, "seconds": 9.0, "si_sdr": 9.0})
+    seconds, gaps = results["_gap_curves"](rows, points, "seconds")["a"]["x_1"]
+    assert (seconds.tolist(), gaps.tolist()) == ([2.0], [pytest.approx(0.3)])
