@@ -19,6 +19,7 @@ from bespoke.synth import Patch, render
 ROOT = Path(__file__).resolve().parent
 # A network of a few hundred weights and three steps: all of the path, none of the quality.
 SMALL = [
+    "recipe=quick",
     "model.hidden_size=8",
     "model.layers=1",
     "data.batch_size=2",

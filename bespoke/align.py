@@ -21,6 +21,8 @@ from bespoke.score import Note
 
 LOW_CONFIDENCE = 0.5
 """Below it a wrong score is likelier than a right one."""
+NO_CONFIDENCE = 0.2
+"""Below it the place that was found is not to be used."""
 
 _RATE, _HOP = 22050, 256  # 11.6 ms a frame
 _FRAMES = _RATE / _HOP  # a second
@@ -53,6 +55,17 @@ class Alignment:
     tempo_factor: float
     offset_seconds: float
     path: tuple[tuple[float, float], ...]
+
+
+def within(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
+    """The notes, or the parts of them, that lie within a recording of this length."""
+    cropped = (replace(note, start_seconds=max(note.start_seconds, 0.0), end_seconds=min(note.end_seconds, seconds)) for note in notes)
+    return tuple(note for note in cropped if note.end_seconds > note.start_seconds)
+
+
+def anywhere(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
+    """Each pitch of a score, as long as the recording: what the score still tells where its place is not known."""
+    return tuple(Note(0.0, seconds, pitch) for pitch in sorted({note.pitch for note in notes}))
 
 
 def align(

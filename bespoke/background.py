@@ -65,14 +65,34 @@ def draw_start(rng: np.random.Generator, length: int, samples: int) -> int:
 class MixtureBackground:
     """The recording itself (section 3.1)."""
 
+    source = "mixture"
+
     def __init__(self, song: Song, sample_rate: int):
         self.track = level(song.render_mixture(sample_rate), sample_rate)
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
-        return BackgroundDraw("mixture", (), draw_start(rng, self.track.shape[-1], samples))
+        return BackgroundDraw(self.source, (), draw_start(rng, self.track.shape[-1], samples))
 
     def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
         return cut(self.track, draw.start, samples)
+
+
+class ResidualBackground(MixtureBackground):
+    """The recording without the target, as far as an estimate of it goes, at the level that it has beside that estimate.
+
+    Raises:
+        BespokeError: there is no estimate, because the run does not align the score.
+    """
+
+    source = "residual"
+
+    def __init__(self, song: Song, sample_rate: int):
+        if song.estimate is None:
+            raise BespokeError("background=residual needs an estimate of the target, which needs an aligned score: set align=true.")
+        estimate = song.render_estimate(sample_rate)
+        residual = song.render_mixture(sample_rate) - estimate
+        relative = active_rms(residual, sample_rate) / max(active_rms(estimate, sample_rate), 1e-6)
+        self.track = level(residual, sample_rate) * np.float32(np.clip(relative, 0.25, 10.0))
 
 
 class SynthBackground:

@@ -17,6 +17,7 @@ from bespoke.background import Background, BackgroundDraw, cut, level
 from bespoke.dsp import frame_power
 from bespoke.errors import BespokeError
 from bespoke.mixer import Mix, mix
+from bespoke.score import Note, perturb, shift
 
 TRAIN, VALIDATION = 0, 1  # two streams of one seed that share no batch
 _GRID_SECONDS = 0.01
@@ -31,6 +32,7 @@ class ExampleDraw:
     start: int
     background: BackgroundDraw
     params: MixParams
+    notes: tuple[Note, ...] = ()  # in seconds of the segment
 
 
 class MixStream(IterableDataset):
@@ -47,9 +49,12 @@ class MixStream(IterableDataset):
         silent_share: share of the segments that are drawn where the target is silent (40 dB below its level), if it is anywhere.
         label: see `bespoke.mixer.mix`.
         stream: TRAIN or VALIDATION.
+        notes: the target's, in seconds of its waveforms, for a network that uses the score. It is given them with the errors of an
+            alignment, drawn for each mix, so that it does not rely on them blindly.
+        features: makes what such a network sees of a mix and its notes.
 
-    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, and the batch's `index`,
-    beginning with batch `start`, every `stride`-th.
+    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, the batch's `index` and, if they
+    are asked for, `features`, beginning with batch `start`, every `stride`-th.
     """
 
     def __init__(
@@ -64,6 +69,8 @@ class MixStream(IterableDataset):
         silent_share: float = 0.05,
         label: str = "wet",
         stream: int = TRAIN,
+        notes: Sequence[Note] = (),
+        features: Callable[[np.ndarray, Sequence[Note]], torch.Tensor] | None = None,
     ):
         if segment_seconds <= 0 or batch_size < 1 or not 0 <= silent_share <= 1:
             raise BespokeError("data.segment_seconds must be more than 0, data.batch_size at least 1 and data.silent_share from 0 to 1.")
@@ -71,6 +78,7 @@ class MixStream(IterableDataset):
         self.background, self.policy, self.sample_rate = background, policy, sample_rate
         self.samples = round(segment_seconds * sample_rate)
         self.batch_size, self.seed, self.silent_share, self.label, self.stream = batch_size, seed, silent_share, label, stream
+        self.notes, self.features = tuple(notes), features
         self.start, self.stride = 0, 1
         self._active, self._silent = zip(*(_starts(target, self.samples, sample_rate) for target in self.targets), strict=True)
 
@@ -81,7 +89,9 @@ class MixStream(IterableDataset):
         starts = self._silent[patch] if wants_silence and len(self._silent[patch]) else self._active[patch]
         grid = max(1, round(_GRID_SECONDS * self.sample_rate))
         start = int(rng.choice(starts)) + int(rng.integers(grid))
-        return ExampleDraw(patch, start, self.background.sample(rng, start, self.samples), self.policy.sample(rng))
+        background, params = self.background.sample(rng, start, self.samples), self.policy.sample(rng)
+        notes = perturb(shift(self.notes, -start / self.sample_rate), rng) if self.features else ()
+        return ExampleDraw(patch, start, background, params, notes)
 
     def example(self, draw: ExampleDraw) -> Mix:
         """Make the example that was drawn."""
@@ -92,8 +102,11 @@ class MixStream(IterableDataset):
     def batch(self, index: int) -> dict[str, torch.Tensor]:
         """Batch number `index`."""
         rng = np.random.default_rng([self.seed, self.stream, index])
-        mixes = [self.example(self.draw(rng)) for _ in range(self.batch_size)]
+        draws = [self.draw(rng) for _ in range(self.batch_size)]
+        mixes = [self.example(draw) for draw in draws]
         signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+        if self.features:
+            signals["features"] = torch.stack([self.features(mix.mixture, draw.notes) for mix, draw in zip(mixes, draws, strict=True)])
         return {"index": torch.tensor(index), **signals}
 
     def describe(self, index: int) -> list[dict[str, Any]]:

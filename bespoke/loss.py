@@ -42,3 +42,34 @@ class TPSALoss(nn.Module):
 
     def forward(self, mask: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
         return self.distance(mask.float() * mixture.abs(), tpsa_target(target, mixture))
+
+
+class RelativeErrorLoss(nn.Module):
+    """Mean over the examples of the squared error relative to the target, in dB: the negative SDR of the masked spectrogram.
+
+    A target 15 dB below the rest counts as much as one above it, where a distance hardly sees it.
+
+    Args:
+        floor_db: level re the mixture's energy that is added to error and target, so that a silent target asks for a silent estimate
+            and no more than that.
+
+    Shape:
+        - mask: real `[batch, freq, frames]`, 0 to 1
+        - target, mixture: complex spectrograms of the same shape
+        - output: scalar, in dB
+
+    >>> one = torch.ones(1, 1, 1, dtype=torch.complex64)
+    >>> round(RelativeErrorLoss()(torch.full((1, 1, 1), 0.9), one, one).item(), 1)
+    -20.0
+    """
+
+    def __init__(self, floor_db: float = -40.0):
+        super().__init__()
+        self.floor = 10 ** (floor_db / 10)
+
+    def forward(self, mask: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+        # Not by way of abs(), whose gradient is not finite where a tail fades into denormal numbers.
+        signals = (mask.float() * mixture - target, target, mixture)
+        error, energy, whole = (torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) for signal in signals)
+        floor = self.floor * whole + 1e-12
+        return 10 * torch.log10((error + floor) / (energy + floor)).mean()

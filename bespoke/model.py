@@ -1,7 +1,16 @@
-"""Mask networks, from magnitude to mask; plain PyTorch."""
+"""Mask networks, from magnitude (and what the score tells, where a network wants it) to mask; plain PyTorch."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
+
+from bespoke.features import CHANNELS, FACTORIZATIONS
+
+PRIOR = Path(__file__).with_name("prior.pt")
 
 
 class MaskBLSTM(nn.Module):
@@ -25,6 +34,8 @@ class MaskBLSTM(nn.Module):
     torch.Size([2, 257, 10])
     """
 
+    uses_score = False
+
     def __init__(self, bins: int, hidden_size: int = 300, layers: int = 2, dropout: float = 0.3, floor_db: float = -80.0):
         super().__init__()
         self.hyperparameters = {"bins": bins, "hidden_size": hidden_size, "layers": layers, "dropout": dropout, "floor_db": floor_db}
@@ -39,5 +50,94 @@ class MaskBLSTM(nn.Module):
         return torch.sigmoid(self.linear(hidden)).transpose(1, 2)
 
 
-MODELS = {model.__name__: model for model in (MaskBLSTM,)}
+class ScoreUNet(nn.Module):
+    """A small U-Net over frequency and time that corrects the masks of score-informed factorizations.
+
+    It sees a few semitones and a second around each bin, the same way at every frequency, and neither a partial's number nor
+    the frequency itself: what it learns from synthesized instruments about masks has to hold for timbres it never heard. Its output
+    is added to the log-odds of the factorizations' mean mask, so that it starts from them.
+
+    Args:
+        bins: any number; the network works for all.
+        channels: of each level; every level has half the frequencies and frames of the one before.
+        caution: share of the factorizations' own mask in what is separated, though not in training: the average of two unlike
+            estimates is better than either where the network is misled.
+
+    Shape:
+        - magnitude: `[batch, freq, frames]`, from 0
+        - features: `[batch, CHANNELS, freq, frames]`, see `bespoke.features`
+        - mask: as magnitude, from 0 to 1
+
+    >>> ScoreUNet()(torch.rand(2, 257, 10), torch.rand(2, CHANNELS, 257, 10)).shape
+    torch.Size([2, 257, 10])
+    """
+
+    uses_score = True
+    is_pretrained = False
+
+    def __init__(self, bins: int | None = None, channels: Sequence[int] = (12, 24, 32, 48), caution: float = 0.0):
+        super().__init__()
+        channels = list(channels)
+        self.hyperparameters = {"channels": channels, "caution": caution}
+        self.caution = caution
+        pairs = list(pairwise(channels))
+        self.first = _convolution(1 + CHANNELS, channels[0])
+        self.down = nn.ModuleList(nn.Sequential(_convolution(fine, coarse), _convolution(coarse, coarse)) for fine, coarse in pairs)
+        self.middle = nn.Sequential(_convolution(channels[-1], channels[-1], (1, 2)), _convolution(channels[-1], channels[-1], (2, 4)))
+        self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
+        self.up = nn.ModuleList(_convolution(fine, fine) for fine, _ in pairs)
+        self.last = nn.Conv2d(channels[0], 1, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def train(self, mode: bool = True) -> "ScoreUNet":
+        super().train(mode)
+        if self.is_pretrained:  # batches of one song are no measure of all
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, magnitude: Tensor, features: Tensor) -> Tensor:
+        bins, frames = magnitude.shape[1:]
+        level = magnitude.float()
+        level = torch.log10(level / level.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3)
+        masks = features[:, :FACTORIZATIONS].float()
+        odds = torch.log((masks + 0.02) / (1.02 - masks)) / 4
+        hidden = torch.cat([level[:, None], odds, features[:, FACTORIZATIONS:].float()], dim=1)
+        size = 2 ** len(self.down)
+        hidden = self.first(functional.pad(hidden, (0, -frames % size, 0, -bins % size), mode="replicate"))
+        skipped = []
+        for down in self.down:
+            skipped.append(hidden)
+            hidden = down(functional.max_pool2d(hidden, 2))
+        hidden = self.middle(hidden)
+        for narrow, up, skip in zip(reversed(self.narrow), reversed(self.up), reversed(skipped), strict=True):
+            hidden = up(functional.interpolate(narrow(hidden), scale_factor=2.0) + skip)
+        correction = self.last(hidden)[:, 0, :bins, :frames].float()
+        mean = masks.mean(dim=1)
+        mask = torch.sigmoid(torch.logit(mean, eps=0.02) + correction)
+        return mask if self.training else torch.lerp(mask, mean, self.caution)
+
+
+def pretrained_score_unet(bins: int | None = None, caution: float = 0.0) -> ScoreUNet:
+    """`ScoreUNet` as scripts/train_prior.py left it, trained on synthesized ensembles.
+
+    Args:
+        bins, caution: as of `ScoreUNet`.
+    """
+    prior = torch.load(PRIOR, weights_only=True, map_location="cpu")
+    model = ScoreUNet(bins, prior["channels"], caution)
+    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in prior["weights"].items()})
+    model.is_pretrained = True
+    return model
+
+
+def _convolution(channels_in: int, channels_out: int, dilation: tuple[int, int] = (1, 1)) -> nn.Sequential:
+    """3 by 3, normalized over the batch."""
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
+MODELS = {model.__name__: model for model in (MaskBLSTM, ScoreUNet)}
 """The networks that a checkpoint may name."""

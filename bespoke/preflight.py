@@ -88,6 +88,9 @@ def _check_settings(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
             raise BespokeError(f"{name}={value} is not possible: give a number from {lowest} to {highest}.")
+    for name in ("align", "data.self_training"):
+        if not isinstance(OmegaConf.select(cfg, name), bool):
+            raise BespokeError(f"{name}={OmegaConf.select(cfg, name)} is not possible: give true or false.")
     if cfg.data.label not in ("wet", "dry"):
         raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
     try:

@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bespoke.audio import write_csv
+import numpy as np
+import torch
+
+from bespoke.audio import atomic_path, write_csv
+from bespoke.score import Note
+from bespoke.stft import STFT
 
 COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "steps", "seconds")
 
@@ -23,6 +28,34 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
             f" improved by {metrics['si_sdr_improvement']:+.2f} dB (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
         )
     return "\n".join(lines)
+
+
+def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> None:
+    """Draw a score's fundamentals over the recording's spectrogram, as it was and as it is aligned.
+
+    Args:
+        path: of the picture.
+        before, after: the notes, in seconds of the recording.
+        mixture: `[channel, time]`.
+        sample_rate: in Hz.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    stft = STFT(sample_rate, 4096 / 44100, 2048 / 44100)
+    level_db = 20 * torch.log10(stft(torch.from_numpy(mixture.mean(axis=0))[None, None])[0, 0].abs() + 1e-6).numpy()
+    top_hz = 2 * 440 * 2 ** ((max(note.pitch for note in [*before, *after]) - 69) / 12)
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes, notes, title in zip(figure.subplots(2, sharex=True), (before, after), ("score as given", "score aligned"), strict=True):
+        half_bin_hz = sample_rate / stft.window_samples / 2
+        extent = (0, mixture.shape[-1] / sample_rate, -half_bin_hz, sample_rate / 2 + half_bin_hz)
+        axes.imshow(level_db, origin="lower", aspect="auto", extent=extent, vmin=level_db.max() - 70, cmap="magma")
+        for note in notes:
+            hz = 440 * 2 ** ((note.pitch - 69) / 12)
+            axes.plot([note.start_seconds, note.end_seconds], [hz, hz], color="cyan", linewidth=2)
+        axes.set(title=title, ylabel="Hz", ylim=(0, min(top_hz, sample_rate / 2)), xlim=extent[:2])
+    axes.set_xlabel("seconds of the recording")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import bespoke
 from bespoke import logs, preflight, report
+from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
 from bespoke.callbacks import AtomicCheckpointIO, QualityCurve, StepLog
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate
-from bespoke.separate import load_separator
+from bespoke.features import ScoreFeatures
+from bespoke.score import Note, write_midi
+from bespoke.separate import Separator, load_separator
 from bespoke.song import Song
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
@@ -51,7 +55,21 @@ def train(cfg: DictConfig) -> float | None:
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True))
         if song.is_standin:
             log.warning(_standin_notice(cfg))
-    system = _system(cfg)
+    notes: tuple[Note, ...] = ()
+    facts: dict[str, Any] = {}
+    if cfg.align:
+        with _timed(seconds, "align"):
+            song, notes, facts["alignment"] = _align(song, folder)
+    system = _system(cfg, notes)
+    if system.model.uses_score:
+        if "TimeStretch" in OmegaConf.to_yaml(cfg.aug):
+            log.warning(
+                "This augmentation moves the target in time (TimeStretch), away from the notes that the network is told: leave it out."
+            )
+        with _timed(seconds, "estimate"):
+            first = Separator(system.stft, system.model, **cfg.separate, notes=notes)
+            song = replace(song, estimate=first.separate(*song.recording)[0])
+            system.train()  # Lightning leaves it as it finds it
     log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.mixture.shape[-1] / song.sample_rate, cfg.trainer.max_steps, folder)
     if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
         log.warning("song.others is not used: background=synth would use it.")
@@ -59,9 +77,9 @@ def train(cfg: DictConfig) -> float | None:
     try:
         # Of several processes that train together, one logs.
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, folder, loggers, song)
+        trainer = _trainer(cfg, folder, loggers, song, notes)
         with _timed(seconds, "render"):
-            data = _data(cfg, song, policy)
+            data = _data(cfg, song, policy, system)
         preflight.write_config(cfg, folder)
         write_json(folder / "mixes.json", data.train.describe(0))
         for logger in loggers:
@@ -75,14 +93,14 @@ def train(cfg: DictConfig) -> float | None:
             return None
         with _timed(seconds, "separate"):
             separator = load_separator(checkpoint, str(trainer.strategy.root_device))
-            target, residual = separator.separate(song.mixture, song.sample_rate)
+            target, residual = separator.separate(*song.recording)
             write_wav(folder / "target.wav", target, song.sample_rate)
             write_wav(folder / "residual.wav", residual, song.sample_rate)
         metrics: dict[str, Any] = {}
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
                 metrics = evaluate(target, song.mixture, song.reference, song.sample_rate)
-        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step}
+        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts
         write_json(folder / "metrics.json", metrics)
         signals = {"mixture": song.mixture, "estimate": target, "residual": residual}
         logs.log_results(loggers, signals, song.sample_rate, metrics, trainer.global_step)
@@ -111,13 +129,56 @@ def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkp
     return first_step
 
 
-def _system(cfg: DictConfig) -> BespokeSystem:
+def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, Any]]:
+    """Put the target's notes in time with the recording, and write them.
+
+    Returns:
+        The song, whose target now plays in time; the notes for a network that uses the score; and what metrics.json says of it.
+
+    Raises:
+        BespokeError: there is no score.
+    """
+    if song.target is None:
+        raise BespokeError("align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper.")
+    part, seconds = song.target.part, song.mixture.shape[-1] / song.sample_rate
+    alignment = align(part.notes, song.mixture, song.sample_rate)
+    facts = {
+        "confidence": round(alignment.confidence, 4),
+        "tempo_factor": round(alignment.tempo_factor, 4),
+        "offset_seconds": round(alignment.offset_seconds, 3),
+    }
+    notes = within(alignment.notes, seconds)
+    if not notes or alignment.confidence < NO_CONFIDENCE:
+        log.warning(
+            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key? Only its pitches are used, not its"
+            " times, and the result is not to be trusted.",
+            alignment.confidence,
+        )
+        return song, anywhere(part.notes, seconds), {**facts, "used": False}
+    if alignment.confidence < LOW_CONFIDENCE:
+        log.warning(
+            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen before you trust it.",
+            alignment.confidence,
+        )
+    part = replace(part, notes=notes)
+    write_midi(folder / "aligned.mid", [part])
+    report.plot_alignment(folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate)
+    log.info("The score is aligned (confidence %.2f): %s", alignment.confidence, folder / "aligned.mid")
+    return replace(song, target=replace(song.target, part=part)), notes, {**facts, "used": True}
+
+
+def _system(cfg: DictConfig, notes: Sequence[Note]) -> BespokeSystem:
     """Make the network, with the seed's initial weights, and what trains it."""
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(cfg.seed)
     model = _instantiate(cfg.model, bins=stft.bins)
     optimizer = _instantiate(cfg.optimizer)
-    system = BespokeSystem(stft, model, _instantiate(cfg.loss), optimizer, cfg.seed, OmegaConf.to_container(cfg.separate))
+    separate = OmegaConf.to_container(cfg.separate)
+    if model.uses_score:
+        if not notes:
+            raise BespokeError("This network uses the score, which must be in time with the recording: set align=true.")
+        separate["notes"] = [list(astuple(note)) for note in notes]
+    system = BespokeSystem(stft, model, _instantiate(cfg.loss), optimizer, cfg.seed, separate)
     try:
         system.configure_optimizers()  # its settings are checked when it is made, which would else be after the rendering
     except (TypeError, ValueError) as error:
@@ -125,20 +186,26 @@ def _system(cfg: DictConfig) -> BespokeSystem:
     return system
 
 
-def _data(cfg: DictConfig, song: Song, policy: Policy) -> MixDataModule:
+def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) -> MixDataModule:
     """Render and load all that mixes are made of."""
     sample_rate = int(cfg.data.sample_rate)
     background = _instantiate(cfg.background)(song, sample_rate)  # first: it may be impossible for this song
     targets = song.render_target(sample_rate)
+    if song.estimate is not None and cfg.data.self_training:
+        targets.append(song.render_estimate(sample_rate))
     settings = {key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")}
-    streams = (MixStream(targets, background, policy, sample_rate, seed=cfg.seed, **settings, stream=stream) for stream in (0, VALIDATION))
+    scored = {"notes": song.target.part.notes, "features": ScoreFeatures(system.stft)} if system.model.uses_score else {}
+    streams = (
+        MixStream(targets, background, policy, sample_rate, seed=cfg.seed, **settings, stream=stream, **scored)
+        for stream in (0, VALIDATION)
+    )
     workers = cfg.data.workers
     if workers == "auto":  # on a CPU the mixes compete with the training for the cores
         workers = min(4, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 
-def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song) -> pl.Trainer:
+def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, notes: Sequence[Note]) -> pl.Trainer:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
@@ -148,7 +215,7 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song) -> pl.Tra
     ]
     callbacks.append(TQDMProgressBar() if bar else StepLog())
     if cfg.curve_steps and song.reference is not None:
-        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps))
+        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, notes))
     try:
         return _instantiate(
             OmegaConf.create(settings),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pretty_midi
 
 from bespoke.audio import atomic_path
@@ -121,6 +122,33 @@ def describe(part: Part) -> str:
 def stretch(notes: Iterable[Note], factor: float) -> tuple[Note, ...]:
     """Multiply all times by `factor`: 2 is half the tempo."""
     return tuple(replace(note, start_seconds=note.start_seconds * factor, end_seconds=note.end_seconds * factor) for note in notes)
+
+
+def shift(notes: Iterable[Note], seconds: float) -> tuple[Note, ...]:
+    """Move notes later (or, by less than 0, earlier)."""
+    return tuple(replace(note, start_seconds=note.start_seconds + seconds, end_seconds=note.end_seconds + seconds) for note in notes)
+
+
+def perturb(notes: Sequence[Note], rng: np.random.Generator) -> tuple[Note, ...]:
+    """Give notes the errors of a transcription that was aligned automatically.
+
+    All are shifted together and each by itself (standard deviations of 12 ms and, on the mean, as much), ends are early or late by up
+    to a quarter of the note, one in a hundred has a wrong pitch, in half of the draws a few are missing or too many, and in one
+    of twelve all are an octave low, as pitch trackers have it.
+    """
+    together, apart, length = rng.normal(0, 0.012), abs(rng.normal(0, 0.015)), rng.uniform(0.75, 1.15)
+    missing, octave = rng.choice([0, 0, 0.03, 0.08]), -12 * (rng.random() < 1 / 12)
+    perturbed = []
+    for note in notes:
+        start = note.start_seconds + together + rng.normal(0, apart)
+        seconds = max(0.05, (note.end_seconds - note.start_seconds) * length + rng.normal(0, 0.02))
+        pitch = note.pitch + octave + (int(rng.choice([-12, 12, 1, -1, 2])) if rng.random() < 0.01 else 0)
+        if rng.random() >= missing:
+            perturbed.append(replace(note, start_seconds=start, end_seconds=start + seconds, pitch=min(max(pitch, 0), 127)))
+        if rng.random() < missing / 3:
+            extra = min(max(note.pitch + octave + int(rng.choice([-12, -3, 2, 4, 5])), 0), 127)
+            perturbed.append(replace(note, start_seconds=start + seconds, end_seconds=start + 2 * seconds, pitch=extra))
+    return tuple(perturbed)
 
 
 def transpose(notes: Iterable[Note], semitones: int) -> tuple[Note, ...]:

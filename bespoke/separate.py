@@ -1,6 +1,8 @@
 """From a checkpoint and a recording to the target and the residual."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,9 @@ from torch import Tensor, nn
 
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
+from bespoke.features import ScoreFeatures
 from bespoke.model import MODELS
+from bespoke.score import Note, shift
 from bespoke.stft import STFT
 
 
@@ -24,13 +28,23 @@ class Separator:
         model: the network.
         block_seconds: recordings longer than this are separated in blocks of this length,
         overlap_seconds: which overlap by this much and are cross-faded.
+        notes: the target's, in seconds of the recording, for a network that uses the score.
     """
 
-    def __init__(self, stft: STFT, model: nn.Module, block_seconds: float = 60.0, overlap_seconds: float = 4.0):
+    def __init__(
+        self,
+        stft: STFT,
+        model: nn.Module,
+        block_seconds: float = 60.0,
+        overlap_seconds: float = 4.0,
+        notes: Sequence[Note] = (),
+    ):
         if not 0 < overlap_seconds <= block_seconds / 2:
             raise BespokeError(f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s).")
         self.stft, self.model = stft.eval(), model.eval()
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
+        self.notes = tuple(notes)
+        self._features = ScoreFeatures(stft.at_rate(stft.sample_rate).cpu()) if getattr(model, "uses_score", False) else None
 
     @torch.inference_mode()
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +67,8 @@ class Separator:
         # One after the other, each fading in where the one before fades out.
         for start in range(0, max(length - overlap, 1), max(block - overlap, 1)):
             end = min(start + block, length)
-            estimate = self._separate_block(recording[:, start:end], mono[:, start:end], sample_rate)
+            notes = shift(self.notes, -start / sample_rate)
+            estimate = self._separate_block(recording[:, start:end], mono[:, start:end], sample_rate, notes)
             weight = np.ones(end - start, np.float32)
             ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
             if start > 0:
@@ -65,10 +80,12 @@ class Separator:
                 break
         return target, recording - target
 
-    def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int) -> np.ndarray:
+    def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
         device = self.stft.window.device
-        magnitude = self.stft(torch.from_numpy(resample(mono, sample_rate, self.stft.sample_rate)).to(device)[None])[:, 0].abs()
-        mask = self.model(magnitude).float()[0]
+        mono = resample(mono, sample_rate, self.stft.sample_rate)
+        magnitude = self.stft(torch.from_numpy(mono).to(device)[None])[:, 0].abs()
+        features = [self._features(mono, notes)[None].to(device)] if self._features else []
+        mask = self.model(magnitude, *features).float()[0]
         stft = self.stft.at_rate(sample_rate)
         spectrogram = stft(torch.from_numpy(recording).to(device)[None])
         mask = carry(mask, magnitude[0], self.stft, stft, spectrogram.shape[-1])
@@ -108,13 +125,13 @@ def _interpolate(values: Tensor, positions: Tensor, dim: int) -> Tensor:
     return torch.lerp(values.index_select(dim, low), values.index_select(dim, high), (positions - low).to(values.dtype).reshape(shape))
 
 
-def load_separator(path: str | Path, device: str = "cpu", **settings: float) -> Separator:
+def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Separator:
     """Load a separator from a checkpoint; nothing else is needed, and no code in the file is run.
 
     Args:
         path: the checkpoint.
         device: to separate on.
-        **settings: `Separator`'s `block_seconds` and `overlap_seconds`, if others than in the run's config are wanted.
+        **settings: `Separator`'s `block_seconds`, `overlap_seconds` and `notes`, if others than the run's are wanted.
 
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
@@ -129,7 +146,9 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: float) -> 
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
-        settings = {**hyperparameters["separate"], **settings}
+        kept = dict(hyperparameters["separate"])
+        kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
+        settings = {**kept, **settings}
         stft = STFT(**hyperparameters["stft"])
         arguments = dict(hyperparameters["model"])
         model = MODELS[arguments.pop("name")](**arguments)

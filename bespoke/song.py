@@ -58,6 +58,7 @@ class Song:
         target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
         others: the other parts, where they are known.
         reference: the true target `[channel, time]` of the recording's shape, for metrics only, or None.
+        estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
     """
@@ -71,6 +72,7 @@ class Song:
     reference: np.ndarray | None
     is_standin: bool
     hashes: Mapping[str, str]
+    estimate: np.ndarray | None = None
 
     @classmethod
     def load(cls, config: Mapping[str, Any]) -> "Song":
@@ -126,12 +128,21 @@ class Song:
         hashes = {role: file_hash(path) for role, path in files.items()}
         return cls(name, mixture, sample_rate, voice, target_audio, voices, reference, is_standin, hashes)
 
+    @property
+    def recording(self) -> tuple[np.ndarray, int]:
+        """The mixture and its sample rate in Hz."""
+        return self.mixture, self.sample_rate
+
     def render_target(self, sample_rate: int) -> list[np.ndarray]:
         """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
         if self.target is not None:
             return self.target.render(sample_rate)
         waveform, rate = self.target_audio
         return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
+
+    def render_estimate(self, sample_rate: int) -> np.ndarray:
+        """The first estimate's channel mean at `sample_rate`, `[1, time]`."""
+        return resample(self.estimate.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
 
     def render_mixture(self, sample_rate: int) -> np.ndarray:
         """The recording's channel mean at `sample_rate`, `[1, time]`."""

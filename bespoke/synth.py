@@ -26,6 +26,7 @@ DRUM_BANK = 128
 CACHE_BYTES = 2_000_000_000
 _GAIN = 0.2  # pinned: FluidSynth's own default
 _TAIL_SECONDS = 3.0
+_ALL_SOUND_OFF = 120  # the controller
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,46 @@ class _Synth:
         _write_float()(self.synth.synth, samples, left, 0, 1, right, 0, 1)
         return stereo
 
+    def perform(self, notes: Iterable[Note], channel: int) -> list[np.ndarray]:
+        """Play notes with the channel's patch, from time 0 to the last one's end: blocks of stereo `[2, samples]`."""
+        # At the same time, ends come before starts, so that a repeated note sounds again.
+        events = sorted(
+            [(round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity) for note in notes]
+            + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
+        )
+        blocks, now = [], 0
+        for time, starts, pitch, velocity in events:
+            if time > now:
+                blocks.append(self.write(time - now))
+                now = time
+            if starts:
+                self.synth.noteon(channel, pitch, velocity)
+            else:
+                self.synth.noteoff(channel, pitch)
+        return blocks
+
+
+class Player:
+    """A soundfont that stays loaded, for many short renders; nothing is cached.
+
+    Args:
+        soundfont: to play.
+    """
+
+    def __init__(self, soundfont: SoundFont):
+        self._loaded = _Synth(soundfont).__enter__()
+
+    def play(self, notes: Iterable[Note], program: int, is_drum: bool, seconds: float) -> np.ndarray | None:
+        """Mono float32 `[1, time]` at `SYNTH_RATE`, of this length; None where the soundfont has no such program."""
+        channel = 9 if is_drum else 0
+        if self._loaded.synth.program_select(channel, self._loaded.id, DRUM_BANK if is_drum else 0, program) != 0:
+            return None
+        blocks, samples = self._loaded.perform(notes, channel), round(seconds * SYNTH_RATE)
+        blocks.append(self._loaded.write(max(0, samples - sum(block.shape[1] for block in blocks))))
+        self._loaded.synth.cc(channel, _ALL_SOUND_OFF, 0)
+        self._loaded.write(SYNTH_RATE // 10)
+        return np.concatenate(blocks, axis=1).mean(axis=0, keepdims=True)[:, :samples]
+
 
 @functools.cache
 def _presets(soundfont: SoundFont) -> dict[tuple[int, int], str]:
@@ -228,27 +269,13 @@ def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
     FluidSynth's float output is taken: its 16-bit one clips, and dithers with the C library's random numbers, which others draw from too.
     """
     channel = 9 if patch.bank == DRUM_BANK else 0
-    # At the same time, ends come before starts, so that a repeated note sounds again.
-    events = sorted(
-        [(round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity) for note in notes]
-        + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
-    )
     with _Synth(patch.soundfont) as loaded:
-        synth = loaded.synth
-        if synth.program_select(channel, loaded.id, patch.bank, patch.program) != 0:
+        if loaded.synth.program_select(channel, loaded.id, patch.bank, patch.program) != 0:
             raise BespokeError(f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} in bank {patch.bank}.")
-        blocks, now = [], 0
-        for time, starts, pitch, velocity in events:
-            if time > now:
-                blocks.append(loaded.write(time - now))
-                now = time
-            if starts:
-                synth.noteon(channel, pitch, velocity)
-            else:
-                synth.noteoff(channel, pitch)
+        blocks = loaded.perform(notes, channel)
         for _ in range(round(_TAIL_SECONDS * 10)):
             blocks.append(loaded.write(SYNTH_RATE // 10))
-            if synth.get_active_voice_count() == 0:
+            if loaded.synth.get_active_voice_count() == 0:
                 break
     return np.concatenate(blocks, axis=1).mean(axis=0, keepdims=True)
 

@@ -1,6 +1,7 @@
 """The Lightning module that ties STFT, network, loss and optimizer."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,13 +16,14 @@ class BespokeSystem(pl.LightningModule):
 
     Args:
         stft: the transform, kept with the network.
-        model: magnitude `[batch, freq, frames]` to mask of the same shape.
+        model: magnitude `[batch, freq, frames]` (and features, see `bespoke.features`, if it uses the score) to mask of the same shape.
         loss: (mask, target spectrogram, mixture spectrogram) to scalar.
         optimizer: parameters to optimizer.
         seed: of everything random in a training step (the dropout), together with the batch's index.
-        separate: the `Separator`'s settings, kept for it in the checkpoint.
+        separate: the `Separator`'s settings (and notes), kept for it in the checkpoint.
 
-    A batch is a dictionary with `mixture` and `target`, each `[batch, 1, time]`, and its `index`.
+    A batch is a dictionary with `mixture` and `target`, each `[batch, 1, time]`, its `index` and, for a network that uses the
+    score, `features`.
     Logs `train/loss`, `val/loss`, `val/si_sdr` (dB).
     """
 
@@ -32,7 +34,7 @@ class BespokeSystem(pl.LightningModule):
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         seed: int = 0,
-        separate: dict[str, float] | None = None,
+        separate: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.stft, self.model, self.loss, self.optimizer, self.seed = stft, model, loss, optimizer, seed
@@ -46,10 +48,10 @@ class BespokeSystem(pl.LightningModule):
             }
         )
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Separate: mixture `[batch, 1, time]` to estimate of the same shape."""
+    def forward(self, waveform: Tensor, *features: Tensor) -> Tensor:
+        """Separate: mixture `[batch, 1, time]`, and what else the network wants, to an estimate of the mixture's shape."""
         spectrogram = self.stft(waveform)
-        mask = self.model(spectrogram[:, 0].abs())[:, None]
+        mask = self.model(spectrogram[:, 0].abs(), *features)[:, None]
         return self.stft.inverse(mask.float() * spectrogram, waveform.shape[-1])
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -64,7 +66,7 @@ class BespokeSystem(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         size = len(batch["mixture"])
         self.log("val/loss", self._loss(batch), batch_size=size)
-        estimate = self(batch["mixture"])
+        estimate = self(batch["mixture"], *self._features(batch))
         # Where the target rests SI-SDR means nothing.
         sounding = batch["target"].square().mean(dim=(1, 2)) > 1e-8
         if sounding.any():
@@ -74,11 +76,14 @@ class BespokeSystem(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.model.parameters())
 
+    def _features(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        return [batch["features"]] if getattr(self.model, "uses_score", False) else []
+
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         # The transform and the loss stay in 32 bits under mixed precision: 16 bits cannot hold a spectrogram's range.
         with torch.autocast(self.device.type, enabled=False):
             mixture, target = self.stft(batch["mixture"]), self.stft(batch["target"])
             magnitude = mixture[:, 0].abs()
-        mask = self.model(magnitude)
+        mask = self.model(magnitude, *self._features(batch))
         with torch.autocast(self.device.type, enabled=False):
             return self.loss(mask, target[:, 0], mixture[:, 0])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bespoke.align import LOW_CONFIDENCE, align, evidence, onset_errors
+from bespoke.align import LOW_CONFIDENCE, align, anywhere, evidence, onset_errors, within
 from bespoke.errors import BespokeError
 from bespoke.score import Note, stretch, transpose
 from bespoke.synth import Patch, render
@@ -205,3 +205,12 @@ def test_onset_errors_of_known_differences():
     # A missing note takes no other's place: the rest keep their partners.
     assert onset_errors(moved[:3] + moved[5:], truth)["median_seconds"] == pytest.approx(0.11)
     assert np.isnan(onset_errors([], truth)["median_seconds"])
+
+
+def test_notes_are_cut_to_the_recording():
+    notes = [Note(-2.0, -1.0, 60), Note(-0.5, 0.5, 61), Note(1.0, 2.0, 62), Note(4.5, 6.0, 63), Note(5.0, 6.0, 64)]
+    assert within(notes, 5.0) == (Note(0.0, 0.5, 61), Note(1.0, 2.0, 62), Note(4.5, 5.0, 63))
+
+
+def test_a_score_without_a_place_keeps_its_pitches():
+    assert anywhere([Note(9, 10, 64), Note(1, 2, 60), Note(3, 4, 64)], 5.0) == (Note(0.0, 5.0, 60), Note(0.0, 5.0, 64))

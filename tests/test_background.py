@@ -1,10 +1,21 @@
 """Backgrounds: what is cut is what was drawn, at the level and in the shares that are promised."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bespoke.audio import write_wav
-from bespoke.background import LEVEL, AudioBackground, MixedBackground, MixtureBackground, SynthBackground, cut, draw_start
+from bespoke.background import (
+    LEVEL,
+    AudioBackground,
+    MixedBackground,
+    MixtureBackground,
+    ResidualBackground,
+    SynthBackground,
+    cut,
+    draw_start,
+)
 from bespoke.dsp import active_rms
 from bespoke.errors import BespokeError
 from bespoke.score import Note, Part
@@ -31,6 +42,20 @@ def test_cutting_pads_with_zeros_beyond_both_ends():
     assert cut(ramp, -1, 3).tolist() == [[0, 1, 2]]
     assert cut(ramp, 3, 3).tolist() == [[4, 0, 0]]
     assert cut(ramp, 9, 2).tolist() == cut(ramp, -9, 2).tolist() == [[0, 0]]
+
+
+def test_the_residual_lacks_the_estimate_and_keeps_its_level_beside_it(song):
+    with pytest.raises(BespokeError, match="align=true"):
+        ResidualBackground(song, RATE)
+    tone = np.sin(2 * np.pi * 1000 * np.arange(song.mixture.shape[1]) / 44100).astype(np.float32)[None].repeat(2, axis=0)
+    loud = replace(song, mixture=song.mixture + 0.5 * tone, estimate=0.5 * tone)
+    track = ResidualBackground(loud, RATE).track
+    spectrum = np.abs(np.fft.rfft(track[0]))
+    assert spectrum[round(1000 * track.shape[-1] / RATE)] < 10 * np.median(spectrum)
+    # The estimate, brought to LEVEL as every target is, has the rest as far below as in the recording; no farther than 12 dB.
+    assert active_rms(track, RATE) == pytest.approx(LEVEL / 4, rel=1e-3)
+    as_loud = replace(loud, estimate=song.mixture, mixture=2 * song.mixture)
+    assert active_rms(ResidualBackground(as_loud, RATE).track, RATE) == pytest.approx(LEVEL, rel=1e-3)
 
 
 def test_starts_cover_the_whole_track_and_short_tracks_lie_within_the_segment():

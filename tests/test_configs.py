@@ -62,8 +62,19 @@ def test_shipped_song_has_its_files_and_its_licence(compose_config, name):
     assert all(file.is_file() for file in [*files, files[0].parent / "LICENCE.txt"])
 
 
-def test_default_is_the_papers_network_and_mixes_in_few_steps(compose_config):
+def test_default_is_the_best_we_know(compose_config):
     cfg = composed(compose_config)
+    assert (cfg["song"]["name"], cfg["recipe"], cfg["align"]) == ("feelings", "auto", True)
+    assert cfg == composed(compose_config, "recipe=auto")
+    # The shipped network was trained on this transform.
+    assert cfg["data"]["sample_rate"] == 22050
+    assert cfg["stft"] == pytest.approx({"window_seconds": 2048 / 22050, "hop_seconds": 512 / 22050})
+    for song in ("take_on_me", "reelin_in_the_years"):
+        assert background(compose_config, f"song={song}") == "Residual"
+
+
+def test_quick_is_the_papers_network_and_mixes_in_few_steps(compose_config):
+    cfg = composed(compose_config, "recipe=quick")
     assert (cfg["song"]["name"], cfg["recipe"], cfg["data"]["sample_rate"]) == ("feelings", "quick", 16000)
     assert cfg["model"] == {"_target_": "bespoke.model.MaskBLSTM", "hidden_size": 300, "layers": 2, "dropout": 0.3}
     assert [round(seconds * 16000) for seconds in cfg["stft"].values()] == [512, 128]
@@ -79,9 +90,10 @@ def background(compose_config, *overrides):
 
 def test_song_beats_the_default_and_the_command_line_beats_the_song(compose_config):
     reelin = "song=reelin_in_the_years"
-    assert background(compose_config) == background(compose_config, "song=take_on_me") == "Mixture"
-    assert background(compose_config, reelin) == background(compose_config, reelin, "recipe=paper") == "Synth"
-    assert background(compose_config, reelin, "background=mixture") == "Mixture"
+    quick = "recipe=quick"
+    assert background(compose_config, quick) == background(compose_config, quick, "song=take_on_me") == "Mixture"
+    assert background(compose_config, reelin, quick) == background(compose_config, reelin, "recipe=paper") == "Synth"
+    assert background(compose_config, reelin, quick, "background=mixture") == "Mixture"
     assert background(compose_config, "background=mixture", reelin) == "Mixture"
 
 

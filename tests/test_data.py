@@ -12,6 +12,7 @@ from bespoke.augment import Policy
 from bespoke.background import BackgroundDraw, cut
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError
+from bespoke.score import Note
 
 RATE = 8000
 
@@ -151,3 +152,23 @@ def test_settings_that_make_no_sense_are_refused():
     for settings in ({"segment_seconds": 0}, {"batch_size": 0}, {"silent_share": 2}):
         with pytest.raises(BespokeError, match=r"data\."):
             stream(**settings)
+
+
+def test_a_stream_for_a_network_that_uses_the_score_tells_where_the_notes_are():
+    seen = []
+
+    def features(mixture, notes):
+        seen.append(notes)
+        return torch.full((6, 2, 3), float(len(notes)))
+
+    notes = [Note(1.0, 3.0, 69)]
+    scored = stream(notes=notes, features=features, silent_share=0.0)
+    batch = scored.batch(0)
+    assert batch["features"].shape == (3, 6, 2, 3)
+    assert torch.equal(scored.batch(0)["features"], batch["features"])
+    draws = [scored.draw(np.random.default_rng(index)) for index in range(40)]
+    offsets = [draw.notes[0].start_seconds - (1.0 - draw.start / RATE) for draw in draws if draw.notes]
+    assert len(offsets) > 30
+    assert 0 < np.abs(offsets).max() < 0.15  # the alignment's errors
+    # The mixes are those of a stream without a score but for what the errors draw.
+    assert "features" not in stream().batch(0)

@@ -1,4 +1,4 @@
-"""The paper's network and loss."""
+"""The networks and the losses."""
 
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bespoke.loss import TPSALoss, tpsa_target
-from bespoke.model import MODELS, MaskBLSTM
+from bespoke.features import CHANNELS, FACTORIZATIONS
+from bespoke.loss import RelativeErrorLoss, TPSALoss, tpsa_target
+from bespoke.model import MODELS, MaskBLSTM, ScoreUNet, pretrained_score_unet
 
 
 def test_the_network_is_the_papers():
@@ -76,3 +77,50 @@ def test_the_ideal_mask_has_no_loss_and_gradients_flow():
 def test_unknown_distance_is_refused():
     with pytest.raises(ValueError, match="l1"):
         TPSALoss("cosine")
+
+
+def test_the_u_net_starts_from_the_factorizations_mean():
+    features = torch.rand(2, CHANNELS, 65, 21)
+    mask = ScoreUNet().eval()(torch.rand(2, 65, 21), features)
+    torch.testing.assert_close(mask, features[:, :FACTORIZATIONS].mean(dim=1).clamp(0.02, 0.98))
+
+
+def test_the_pretrained_u_net_knows_no_level_and_takes_any_size():
+    model = pretrained_score_unet().eval()
+    magnitude, features = torch.rand(1, 129, 50) + 0.1, torch.rand(1, CHANNELS, 129, 50)
+    mask = model(magnitude, features)
+    assert mask.shape == (1, 129, 50)
+    assert 0 <= mask.min() < mask.max() <= 1
+    torch.testing.assert_close(model(1000 * magnitude, features), mask, atol=1e-4, rtol=0)
+    assert torch.isfinite(model(torch.zeros(1, 129, 50), torch.zeros(1, CHANNELS, 129, 50))).all()
+
+
+def test_the_pretrained_u_net_keeps_its_statistics_when_it_is_trained_on():
+    model = pretrained_score_unet().train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(torch.rand(2, 65, 20), torch.rand(2, CHANNELS, 65, 20)).mean().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_the_relative_error_is_the_sdr_of_each_example():
+    target = torch.tensor([[[3 + 4j]], [[0.3 + 0.4j]]])
+    mixture = 2 * target
+    # Error a tenth of the target's amplitude: 20 dB below it, however loud the example is.
+    assert RelativeErrorLoss(floor_db=-120)(torch.full((2, 1, 1), 0.55), target, mixture).item() == pytest.approx(-20, abs=1e-3)
+    assert RelativeErrorLoss()(torch.zeros(2, 1, 1), target, mixture).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_a_silent_target_asks_for_a_silent_estimate():
+    mixture, silence = torch.ones(1, 4, 4, dtype=torch.complex64), torch.zeros(1, 4, 4, dtype=torch.complex64)
+    loss = RelativeErrorLoss(floor_db=-40)
+    assert loss(torch.zeros(1, 4, 4), silence, mixture).item() == pytest.approx(0, abs=1e-3)
+    assert loss(torch.full((1, 4, 4), 0.1), silence, mixture).item() == pytest.approx(10 * math.log10(101), abs=1e-2)
+    assert torch.isfinite(loss(torch.zeros(1, 4, 4), silence, silence))
+
+
+def test_the_relative_error_has_a_gradient_where_sounds_fade_into_denormals():
+    mask = torch.full((1, 1, 3), 0.5, requires_grad=True)
+    target = torch.tensor([[[1 + 0j, 1e-42 + 1e-42j, 0j]]])
+    RelativeErrorLoss()(mask, target, target).backward()
+    assert torch.isfinite(mask.grad).all()

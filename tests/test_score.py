@@ -1,10 +1,11 @@
 """Notes in and out of MIDI, and the choice of an instrument."""
 
 import mido
+import numpy as np
 import pytest
 
 from bespoke.errors import BespokeError
-from bespoke.score import Note, Part, choose_part, describe, program_name, read_midi, stretch, transpose, write_midi
+from bespoke.score import Note, Part, choose_part, describe, perturb, program_name, read_midi, shift, stretch, transpose, write_midi
 
 SCALE = (Note(0.0, 0.4, 60, 100), Note(0.5, 0.9, 62, 80), Note(1.0, 2.5, 64, 1))
 PARTS = [
@@ -147,3 +148,25 @@ def test_score_without_notes_is_refused(tmp_path):
 def test_missing_score_is_refused(tmp_path):
     with pytest.raises(BespokeError, match=r"The score .*nosuch\.mid does not exist: check the path"):
         read_midi(tmp_path / "nosuch.mid")
+
+
+def test_shifting_keeps_lengths():
+    assert shift([Note(1.0, 1.5, 60), Note(2.0, 4.0, 62)], -0.5) == (Note(0.5, 1.0, 60), Note(1.5, 3.5, 62))
+
+
+def test_perturbed_notes_have_the_errors_that_are_promised():
+    notes = [Note(index, index + 0.5, 60) for index in range(200)]
+    rng = np.random.default_rng(0)
+    draws = [perturb(notes, rng) for _ in range(300)]
+    together = [
+        np.mean([note.start_seconds % 1 if note.start_seconds % 1 < 0.5 else note.start_seconds % 1 - 1 for note in draw])
+        for draw in draws
+        if len(draw) == 200
+    ]
+    assert np.std(together) == pytest.approx(0.012, rel=0.25)
+    octave_low = [np.median([note.pitch for note in draw]) == 48 for draw in draws]
+    assert np.mean(octave_low) == pytest.approx(1 / 12, abs=0.05)
+    assert np.mean([len(draw) == 200 for draw in draws]) == pytest.approx(0.5, abs=0.1)
+    assert all(note.end_seconds > note.start_seconds and 0 <= note.pitch <= 127 for draw in draws for note in draw)
+    assert perturb(notes, np.random.default_rng(3)) == perturb(notes, np.random.default_rng(3))
+    assert perturb([], rng) == ()

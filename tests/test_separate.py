@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from bespoke.errors import BespokeError
+from bespoke.features import FACTORIZATIONS
+from bespoke.score import Note
 from bespoke.separate import Separator, carry, load_separator
 from bespoke.stft import STFT
 
@@ -123,3 +125,26 @@ def test_checkpoints_that_are_missing_foreign_damaged_or_hostile_are_refused(tmp
         with pytest.raises(BespokeError, match=f"{name}.ckpt is not a checkpoint"):
             load_separator(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "owned").exists()
+
+
+class Sounding(torch.nn.Module):
+    """Passes the partials of the notes that sound."""
+
+    uses_score = True
+
+    def forward(self, magnitude, features):
+        return features[:, FACTORIZATIONS]
+
+
+def test_notes_are_in_seconds_of_the_recording_in_every_block():
+    sample_rate = 16000
+    time = np.arange(4 * sample_rate) / sample_rate
+    recording = np.sin(2 * np.pi * 440 * time)[None].astype(np.float32)
+    stft, notes = STFT(8000, 0.064, 0.016), [Note(2.2, 3.2, 69)]
+    whole, _ = Separator(stft, Sounding(), notes=notes).separate(recording, sample_rate)
+    blocks, residual = Separator(stft, Sounding(), 1.5, 0.5, notes).separate(recording, sample_rate)
+    for target in (whole, blocks):
+        assert np.abs(target[0, : int(2.0 * sample_rate)]).max() < 0.02
+        assert np.std(target[0, int(2.4 * sample_rate) : int(3.0 * sample_rate)]) == pytest.approx(np.sqrt(0.5), rel=0.1)
+        assert np.abs(target[0, int(3.4 * sample_rate) :]).max() < 0.02
+    assert blocks + residual == pytest.approx(recording, abs=1e-6)
