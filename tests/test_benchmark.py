@@ -154,10 +154,14 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
     assert len(killed) == 8
 
     def lasting(row):
-        return {column: value for column, value in row.items() if value is not None and not column.startswith(("seconds", "peak_memory"))}
+        cost = ("seconds", "peak_memory")
+        # A ratio of 168 dB is rounding, which depends on the number of threads; other figures do from the tenth digit on.
+        kept = {column: value for column, value in row.items() if value is not None and not column.startswith((*cost, "bss_sar"))}
+        return {column: pytest.approx(value, rel=1e-6, abs=1e-9) if isinstance(value, float) else value for column, value in kept.items()}
 
     methods = {row["method"] for row in killed}
-    assert [lasting(row) for row in killed] == [lasting(row) for row in whole if row["method"] in methods]
+    again = [{column: value for column, value in row.items() if column in lasting(row)} for row in killed]
+    assert again == [lasting(row) for row in whole if row["method"] in methods]
 
 
 def test_a_folder_is_held_until_its_process_ends(run, tmp_path):
