@@ -81,14 +81,14 @@ class ResidualBackground(MixtureBackground):
     """The recording without the target, as far as an estimate of it goes, at the level that it has beside that estimate.
 
     Raises:
-        BespokeError: there is no estimate, because the run does not align the score.
+        BespokeError: there is no estimate, because the run's network does not use the score.
     """
 
     source = "residual"
 
     def __init__(self, song: Song, sample_rate: int):
         if song.estimate is None:
-            raise BespokeError("background=residual needs an estimate of the target, which needs an aligned score: set align=true.")
+            raise BespokeError("background=residual needs a first estimate of the target: set model=score_unet and align=true.")
         estimate = song.render_estimate(sample_rate)
         residual = song.render_mixture(sample_rate) - estimate
         relative = active_rms(residual, sample_rate) / max(active_rms(estimate, sample_rate), 1e-6)
