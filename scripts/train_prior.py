@@ -19,6 +19,7 @@ from tqdm import tqdm
 from bespoke.audio import atomic_path
 from bespoke.ensembles import Ensembles
 from bespoke.features import ScoreFeatures
+from bespoke.instruments import Sampler
 from bespoke.loss import RelativeErrorLoss
 from bespoke.model import PRIOR, ScoreUNet
 from bespoke.score import perturb
@@ -27,6 +28,7 @@ from bespoke.synth import Player, SoundFont
 
 STFT_SETTINGS = {"sample_rate": 22050, "window_seconds": 2048 / 22050, "hop_seconds": 512 / 22050}  # as conf/recipe/auto.yaml
 BINS, FRAMES = 384, 128  # of a crop: to 4 kHz, where the energy is, and 3 s
+STORED_BINS = 512
 PIECES_PER_STEP, CROPS_PER_PIECE = 3, 2
 EQUALIZER_DB = 5.0
 
@@ -34,6 +36,10 @@ EQUALIZER_DB = 5.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--soundfonts", nargs="+", required=True, help="names or paths; the more unlike, the better")
+    parser.add_argument("--drums", nargs="*", default=[], help="soundfonts with drum kits only")
+    parser.add_argument(
+        "--recorded", type=Path, help="a folder of instruments: of each a folder of recorded notes, see bespoke/instruments.py"
+    )
     parser.add_argument("--folder", type=Path, required=True, help="for the examples, 4 MB each")
     parser.add_argument("--examples", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
@@ -45,28 +51,28 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     pieces = [piece for piece in range(-(-options.examples // 2)) if not (options.folder / f"{piece:05d}_0.npz").exists()]
     shares = [pieces[job :: options.jobs] for job in range(options.jobs)]
-    joblib.Parallel(options.jobs)(
-        joblib.delayed(make_examples)(share, options.soundfonts, options.folder, options.seed) for share in shares
-    )
+    joblib.Parallel(options.jobs)(joblib.delayed(make_examples)(share, options) for share in shares)
     train(sorted(options.folder.glob("*.npz")), options.output, options.minutes, options.seed, options.initial)
 
 
-def make_examples(pieces: Sequence[int], soundfonts: Sequence[str], folder: Path, seed: int) -> None:
-    """Draw pieces and keep their signals, notes (with errors) and features, two examples a piece."""
+def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
+    """Draw pieces and keep their signals and features (of notes with errors), two examples a piece."""
     torch.set_num_threads(1)
-    ensembles = Ensembles([Player(SoundFont.find(name)) for name in soundfonts])
-    features = ScoreFeatures(STFT(**STFT_SETTINGS))
+    players, drummers = ([Player(SoundFont.find(name)) for name in names] for names in (options.soundfonts, options.drums))
+    stft = STFT(**STFT_SETTINGS)
+    recorded = {folder.name: Sampler(folder, stft.sample_rate) for folder in sorted(options.recorded.iterdir())} if options.recorded else {}
+    ensembles, features = Ensembles(players, stft.sample_rate, 20.0, recorded, drummers), ScoreFeatures(stft)
     for piece in pieces:
-        rng = np.random.default_rng([seed, piece])
+        rng = np.random.default_rng([options.seed, piece])
         for number, example in enumerate(ensembles.draw(rng)):
-            notes = perturb(example.notes, rng)
-            channels = features((example.target + example.background)[None], notes)
-            np.savez(
-                folder / f"{piece:05d}_{number}.npz",
-                target=(example.target * 32767).astype(np.int16),
-                background=(example.background.clip(-1, 1) * 32767).astype(np.int16),
-                features=(channels * 255).round().byte().numpy(),
-            )
+            channels = features((example.target + example.background)[None], perturb(example.notes, rng))
+            with atomic_path(options.folder / f"{piece:05d}_{number}.npz") as temporary, open(temporary, "wb") as file:
+                np.savez(
+                    file,
+                    target=(example.target * 32767).astype(np.int16),
+                    background=(example.background.clip(-1, 1) * 32767).astype(np.int16),
+                    features=(channels[:, :STORED_BINS] * 255).round().byte().numpy(),
+                )
 
 
 def train(files: Sequence[Path], output: Path, minutes: float, seed: int, initial: Path | None) -> None:

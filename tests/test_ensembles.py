@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bespoke.ensembles import Ensembles, Piece
+from bespoke.ensembles import Ensembles
 from bespoke.score import Note
 from bespoke.synth import SYNTH_RATE, Player, SoundFont
 
@@ -22,26 +22,15 @@ def test_examples_add_up_to_their_peak_within_the_range_of_levels(player):
             assert example.target.shape == example.background.shape == (round(SECONDS * 8000),)
             assert np.abs(example.target + example.background).max() == pytest.approx(0.9, abs=1e-4)
             level_db = 10 * np.log10(np.mean(example.target**2) / np.mean(example.background**2))
-            assert -15.01 <= level_db <= 2.01
+            assert -15.01 <= level_db <= 3.01
             assert len(example.notes) >= 4
             assert all(0 <= note.start_seconds < note.end_seconds <= SECONDS for note in example.notes)
 
 
-def test_a_seed_is_a_piece():
-    def lines(seed):
-        piece = Piece(np.random.default_rng(seed), SECONDS)
-        return [piece.bass(), piece.drums(), piece.arpeggio(60), *piece.chorale(4)]
-
-    assert lines(1) == lines(1)
-    assert lines(1) != lines(2)
-
-
-def test_a_line_keeps_to_the_key_and_its_range():
-    for seed in range(20):
-        piece = Piece(np.random.default_rng(seed), SECONDS)
-        for note in piece.line(60, (0, 0, 1, 0, 0, 0, 0), rest=0.0):
-            assert (note.pitch - piece.key) % 12 in piece.scale
-            assert abs(note.pitch - 60) <= 9
+def test_a_seed_is_an_ensemble(player):
+    notes = [[example.notes for example in Ensembles([player], 8000, SECONDS).draw(np.random.default_rng(seed))] for seed in (1, 1, 2)]
+    assert notes[0] == notes[1]
+    assert notes[0] != notes[2]
 
 
 def test_a_player_plays_a_note_at_its_time_and_nothing_of_the_one_before(player):
