@@ -1,8 +1,8 @@
 """Random synthesized ensembles: what the network that ships with recipe=auto is trained on beforehand.
 
-No existing piece and no recording of one goes in: harmony, lines and rhythms are drawn, played by the soundfonts and the recorded notes that
-are given, by oscillators and a synthetic voice, and changed in timbre beyond what any instrument does, so that nothing but the relation of a
-score to a mixture can be learned.
+No existing piece and no recording of one goes in: harmony, lines and rhythms are drawn, played by the soundfonts and the recorded notes
+that are given, by oscillators and a synthetic voice, and changed in timbre beyond what any instrument does, so that nothing but the
+relation of a score to a mixture can be learned.
 """
 
 from collections.abc import Mapping, Sequence

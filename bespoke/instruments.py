@@ -121,7 +121,7 @@ def _partials(phase: np.ndarray, amplitudes: Sequence[float]) -> np.ndarray:
 
 
 def sing(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """One voice, `[time]`: a sawtooth that slides from pitch to pitch, with vibrato, breath and vowels, and a consonant's hiss before some notes."""
+    """One voice, `[time]`: a sawtooth that slides from pitch to pitch, with vibrato, breath, vowels and the hiss of consonants."""
     samples = int(seconds * sample_rate)
     time = np.arange(samples) / sample_rate
     semitones, loud, hiss = np.zeros(samples), np.zeros(samples), np.zeros(samples)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bespoke.features import CHANNELS, FACTORIZATIONS
+from bespoke.features import AROUND, CHANNELS, FACTORIZATIONS
 
 PRIOR = Path(__file__).with_name("prior.pt")
 
@@ -53,9 +53,9 @@ class MaskBLSTM(nn.Module):
 class ScoreUNet(nn.Module):
     """A small U-Net over frequency and time that corrects the masks of score-informed factorizations.
 
-    It sees a few semitones and a second around each bin, the same way at every frequency, and neither a partial's number nor
-    the frequency itself: what it learns from synthesized instruments about masks has to hold for timbres it never heard. Its output
-    is added to the log-odds of the factorizations' mean mask, so that it starts from them.
+    It sees neither a partial's number nor the frequency itself: what it learns from synthesized instruments about masks has to hold for
+    timbres it never heard. What it knows of this song's timbre and dynamics comes from `_Context`. Its output is added to the log-odds of
+    the factorizations' mean mask, so that it starts from them.
 
     Args:
         bins: any number; the network works for all.
@@ -75,14 +75,15 @@ class ScoreUNet(nn.Module):
     uses_score = True
     is_pretrained = False
 
-    def __init__(self, bins: int | None = None, channels: Sequence[int] = (12, 24, 32, 48), caution: float = 0.0):
+    def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), caution: float = 0.0):
         super().__init__()
         channels = list(channels)
         self.hyperparameters = {"channels": channels, "caution": caution}
         self.caution = caution
         pairs = list(pairwise(channels))
-        self.first = _convolution(1 + CHANNELS, channels[0])
+        self.first = _convolution(2 + CHANNELS, channels[0])
         self.down = nn.ModuleList(nn.Sequential(_convolution(fine, coarse), _convolution(coarse, coarse)) for fine, coarse in pairs)
+        self.context = nn.ModuleList([nn.Identity(), *(_Context(coarse) for _, coarse in pairs[1:])])  # costs too much where it is fine
         self.middle = nn.Sequential(_convolution(channels[-1], channels[-1], (1, 2)), _convolution(channels[-1], channels[-1], (2, 4)))
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(_convolution(fine, fine) for fine, _ in pairs)
@@ -100,17 +101,19 @@ class ScoreUNet(nn.Module):
 
     def forward(self, magnitude: Tensor, features: Tensor) -> Tensor:
         bins, frames = magnitude.shape[1:]
-        level = magnitude.float()
-        level = torch.log10(level / level.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3)
-        masks = features[:, :FACTORIZATIONS].float()
-        odds = torch.log((masks + 0.02) / (1.02 - masks)) / 4
-        hidden = torch.cat([level[:, None], odds, features[:, FACTORIZATIONS:].float()], dim=1)
+        features = features.float()
+        masks, bands, short = features[:, :FACTORIZATIONS], features[:, FACTORIZATIONS:-1], features[:, -1]
+        level, odds = _level(magnitude.float()), torch.log((masks + 0.02) / (1.02 - masks)) / 4
+        changes = level - level.mean(dim=2, keepdim=True)  # at each frequency
+        hidden = torch.cat([level[:, None], _level(short)[:, None], changes[:, None], odds, bands], dim=1)
         size = 2 ** len(self.down)
-        hidden = self.first(functional.pad(hidden, (0, -frames % size, 0, -bins % size), mode="replicate"))
-        skipped = []
-        for down in self.down:
+        padding = (0, -frames % size, 0, -bins % size)
+        hidden, sounding = (functional.pad(signal, padding, mode="replicate") for signal in (hidden, features[:, AROUND : AROUND + 1]))
+        hidden, skipped = self.first(hidden), []
+        for down, context in zip(self.down, self.context, strict=True):
             skipped.append(hidden)
-            hidden = down(functional.max_pool2d(hidden, 2))
+            hidden, sounding = down(functional.max_pool2d(hidden, 2)), functional.max_pool2d(sounding, 2)
+            hidden = context(hidden, sounding) if isinstance(context, _Context) else hidden
         hidden = self.middle(hidden)
         for narrow, up, skip in zip(reversed(self.narrow), reversed(self.up), reversed(skipped), strict=True):
             hidden = up(functional.interpolate(narrow(hidden), scale_factor=2.0) + skip)
@@ -118,6 +121,32 @@ class ScoreUNet(nn.Module):
         mean = masks.mean(dim=1)
         mask = torch.sigmoid(torch.logit(mean, eps=0.02) + correction)
         return mask if self.training else torch.lerp(mask, mean, self.caution)
+
+
+class _Context(nn.Module):
+    """Lets every place know what its frequency is like at other times, and its frame at other frequencies, where the score's notes sound
+    and where they do not: the one tells of the target's timbre, the other of its dynamics."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.over_time, self.over_frequency = (
+            nn.Sequential(nn.Conv1d(2 * channels, 2 * channels, 5, padding=2), nn.ReLU(), nn.Conv1d(2 * channels, channels, 5, padding=2))
+            for _ in range(2)
+        )
+
+    def forward(self, hidden: Tensor, sounding: Tensor) -> Tensor:
+        """Hidden `[batch, channel, freq, frames]` and how far each place belongs to the notes `[batch, 1, freq, frames]`, 0 to 1."""
+        shares = (sounding[:, 0].to(hidden.dtype), 1 - sounding[:, 0].to(hidden.dtype))
+        frequencies, frames = (
+            torch.cat([torch.einsum(f"bcft,bft->bc{kept}", hidden, s).float() / (s.float().sum(dim) + 0.5)[:, None] for s in shares], dim=1)
+            for kept, dim in (("f", 2), ("t", 1))
+        )
+        return hidden + self.over_time(frequencies)[..., None].to(hidden.dtype) + self.over_frequency(frames)[:, :, None].to(hidden.dtype)
+
+
+def _level(magnitude: Tensor) -> Tensor:
+    """Magnitudes as orders of magnitude re their RMS over each example, not below a thousandth of it."""
+    return torch.log10(magnitude / magnitude.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3)
 
 
 def pretrained_score_unet(bins: int | None = None, caution: float = 0.0) -> ScoreUNet:

@@ -27,19 +27,15 @@ from bespoke.stft import STFT
 from bespoke.synth import Player, SoundFont
 
 STFT_SETTINGS = {"sample_rate": 22050, "window_seconds": 2048 / 22050, "hop_seconds": 512 / 22050}  # as conf/recipe/auto.yaml
-BINS, FRAMES = 384, 128  # of a crop: to 4 kHz, where the energy is, and 3 s
-STORED_BINS = 512
-PIECES_PER_STEP, CROPS_PER_PIECE = 3, 2
-EQUALIZER_DB = 5.0
+BINS, FRAMES = 384, 256  # of a crop: to 4 kHz, where the energy is, and 6 s
+STORED_BINS, CROPS_PER_STEP, EQUALIZER_DB, LEARNING_RATE = 512, 3, 5.0, 2e-3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--soundfonts", nargs="+", required=True, help="names or paths; the more unlike, the better")
     parser.add_argument("--drums", nargs="*", default=[], help="soundfonts with drum kits only")
-    parser.add_argument(
-        "--recorded", type=Path, help="a folder of instruments: of each a folder of recorded notes, see bespoke/instruments.py"
-    )
+    parser.add_argument("--recorded", type=Path, help="a folder with a folder of recorded notes for each instrument")
     parser.add_argument("--folder", type=Path, required=True, help="for the examples, 4 MB each")
     parser.add_argument("--examples", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
@@ -71,28 +67,29 @@ def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
                     file,
                     target=(example.target * 32767).astype(np.int16),
                     background=(example.background.clip(-1, 1) * 32767).astype(np.int16),
-                    features=(channels[:, :STORED_BINS] * 255).round().byte().numpy(),
+                    features=(channels[:-1, :STORED_BINS] * 255).round().byte().numpy(),
                 )
 
 
 def train(files: Sequence[Path], output: Path, minutes: float, seed: int, initial: Path | None) -> None:
     """Train on crops of the examples; the weights' moving average is what counts, and is written every few minutes."""
     torch.manual_seed(seed)
-    rng, stft, loss = np.random.default_rng(seed), STFT(**STFT_SETTINGS), RelativeErrorLoss()
+    rng, features, loss = np.random.default_rng(seed), ScoreFeatures(STFT(**STFT_SETTINGS)), RelativeErrorLoss()
     model = ScoreUNet().to(memory_format=torch.channels_last)
     if initial:
         model.load_state_dict({name: value.float() for name, value in torch.load(initial, weights_only=True)["weights"].items()})
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-3)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-3)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
     began, step = time.monotonic(), 0
-    compiled = torch.compile(model)
     with tqdm(total=round(60 * minutes), unit="s", mininterval=10) as bar:
         while (done := (time.monotonic() - began) / 60 / minutes) < 1:
             for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * min(1, (step + 1) / 50) * (0.51 + 0.49 * np.cos(np.pi * done))
-            crops = [crop for file in rng.choice(files, PIECES_PER_STEP) for crop in _crops(file, stft, rng)]
-            features, target, mixture = (torch.stack(parts) for parts in zip(*crops, strict=True))
-            value = loss(compiled(mixture.abs(), features), target, mixture)
+                group["lr"] = LEARNING_RATE * min(1, (step + 1) / 100) * (0.505 + 0.495 * np.cos(np.pi * done))
+            crops = [_crop(files[index], features, rng) for index in rng.integers(len(files), size=CROPS_PER_STEP)]
+            channels, target, mixture = (torch.stack(parts) for parts in zip(*crops, strict=True))
+            with torch.autocast("cpu", torch.bfloat16):
+                mask = model(mixture.abs(), channels)
+            value = loss(mask, target, mixture)
             optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -101,7 +98,7 @@ def train(files: Sequence[Path], output: Path, minutes: float, seed: int, initia
             step += 1
             bar.set_postfix(step=step, loss=f"{value.item():.2f} dB", refresh=False)
             bar.update(round(60 * minutes * done) - bar.n)
-            if step % 200 == 0:
+            if step % 500 == 0:
                 save(average.module, output)
     save(average.module, output)
 
@@ -113,24 +110,27 @@ def save(model: ScoreUNet, output: Path) -> None:
         torch.save({"channels": model.hyperparameters["channels"], "weights": weights}, temporary)
 
 
-def _crops(file: Path, stft: STFT, rng: np.random.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Features, target and mixture of segments of an example, with another equalizer each: timbre must not matter."""
+def _crop(file: Path, features: ScoreFeatures, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, target and mixture of a segment of an example, rather where the target plays, with an equalizer: timbre must not matter."""
+    stft = features.stft
+    margin = stft.window_samples // 2 // stft.hop_samples  # frames, so that no window reaches over the edge
     with np.load(file) as stored:
-        target, background = (torch.from_numpy(stored[name].astype(np.float32) / 32767) for name in ("target", "background"))
-        channels = stored["features"]
-    target, mixture = stft(torch.stack([target, target + background])[None])[0, :, :BINS]
-    rms, octaves = mixture.abs().square().mean().sqrt(), np.log2(np.maximum(stft.frequencies_hz[:BINS].numpy(), 30) / 30)
-    crops = []
-    for _ in range(CROPS_PER_PIECE):
-        for _ in range(5):  # rather where the target plays
-            frames = slice(start := int(rng.integers(mixture.shape[1] - FRAMES)), start + FRAMES)
-            if target[:, frames].abs().square().sum() > 1e-3 * mixture[:, frames].abs().square().sum():
-                break
-        gains = 10 ** (np.interp(octaves, np.arange(0, 9, 0.5), rng.normal(0, EQUALIZER_DB, 18)) / 20)
-        gains = torch.from_numpy(gains.astype(np.float32))[:, None] / rms
-        features = torch.from_numpy(channels[:, :BINS, frames].astype(np.float32) / 255)
-        crops.append((features, target[:, frames] * gains, mixture[:, frames] * gains))
-    return crops
+        target, background, channels = (stored[name] for name in ("target", "background", "features"))
+    for _ in range(5):
+        start = int(rng.integers(margin, channels.shape[-1] - FRAMES - margin))
+        part = slice((start - margin) * stft.hop_samples, (start + FRAMES - 1 + margin) * stft.hop_samples)
+        signals = np.stack([target[part], background[part]]).astype(np.float32) / 32767
+        if np.sum(signals[0] ** 2) > 1e-3 * np.sum(signals[1] ** 2):
+            break
+    signals = torch.from_numpy(np.stack([signals[0], signals.sum(axis=0)]))
+    frames = slice(margin, margin + FRAMES)
+    target, mixture = stft(signals[None])[0, :, :BINS, frames]
+    octaves = np.log2(np.maximum(stft.frequencies_hz[:BINS].numpy(), 30) / 30)
+    gains = 10 ** (np.interp(octaves, np.arange(0, 9, 0.5), rng.normal(0, EQUALIZER_DB, 18)) / 20)
+    gains = torch.from_numpy(gains.astype(np.float32))[:, None] / mixture.abs().square().mean().sqrt()
+    short = gains * torch.from_numpy(features.short_magnitude(signals[None, 1:])[:BINS, frames])
+    channels = torch.from_numpy(channels[:, :BINS, start : start + FRAMES].astype(np.float32) / 255)
+    return torch.cat([channels, short[None]]), target * gains, mixture * gains
 
 
 if __name__ == "__main__":
