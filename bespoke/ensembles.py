@@ -6,7 +6,8 @@ relation of a score to a mixture can be learned.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.signal import butter, oaconvolve, sosfilt
@@ -45,7 +46,7 @@ RECORDED = {
     RIFFS: ("guitar-electric",),
 }
 STYLES = ("band", "band", "rock", "chorale", "chip", "tracker", "sparse")
-TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.4, "riff": 0.4, "bass": 0.35, "drums": 0.0}
+TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.7, "riff": 0.5, "bass": 0.35, "drums": 0.0}
 # What sounds where the score has one note: voices in parallel, or the partials that a pitch tracker took for one low note.
 DOUBLED = ((0, 12), (0, 7), (0, -12), (0, 7, 12), (0, 4), (0, 3), (0, -5))
 SUBHARMONIC = ((12,), (12,), (12, 19), (19,), (24, 28, 31), (24,), (12, 24), (19, 24))
@@ -117,7 +118,8 @@ class Ensembles:
             played = self._what_sounds(notes, role, rng)
             waveform = self._play(played, programs, style, piece.beat_seconds, rng) if played else None
             if waveform is not None:
-                parts.append(_Part(role, notes, waveform))
+                tracked = role in ("chords", "riff") and rng.random() < 0.5
+                parts.append(_Part(role, one_voice(notes) if tracked else notes, waveform))
         if style not in ("chorale", "sparse") and rng.random() < 0.85:
             drums = self._render(piece.drums(), int(rng.choice(KITS)), rng, self.drummers, is_drum=True)
             if drums is not None:
@@ -274,6 +276,34 @@ class Ensembles:
             if repeat * delay < len(waveform):
                 wet[repeat * delay :] += feedback**repeat * waveform[: -repeat * delay]
         return wet
+
+
+def one_voice(notes: Sequence[Note], lowest: int = 36) -> list[Note]:
+    """What a tracker of single pitches takes chords for: one note at a time, the highest of which their notes are partials, roughly.
+
+    Args:
+        notes: of chords.
+        lowest: pitch that it can find.
+
+    >>> [note.pitch for note in one_voice([Note(0, 1, 60), Note(0, 1, 67)])]    # a fifth: the second and third partial
+    [48]
+    """
+    edges = sorted({float(round(edge, 2)) for note in notes for edge in (note.start_seconds, note.end_seconds)})
+    heard: list[Note] = []
+    for start, end in pairwise(edges):
+        sounding = [note for note in notes if note.start_seconds <= start + 0.02 and note.end_seconds >= end - 0.02]
+        if end - start < 0.05 or not sounding:
+            continue
+        candidates = np.arange(lowest, max(min(note.pitch for note in sounding), lowest) + 1)
+        semitones = np.array([note.pitch for note in sounding]) - candidates[:, None]
+        partials = np.maximum(np.round(2 ** (semitones / 12)), 1)
+        fits = np.exp(-((np.abs(semitones - 12 * np.log2(partials)) / 0.3) ** 2)).mean(axis=1)
+        pitch = int(candidates[np.argmax(np.round(fits, 1) + 1e-3 * candidates)])
+        if heard and heard[-1].pitch == pitch and start - heard[-1].end_seconds < 0.02:
+            heard[-1] = replace(heard[-1], end_seconds=end)
+        else:
+            heard.append(Note(start, end, pitch, sounding[0].velocity))
+    return heard
 
 
 def _unit(waveform: np.ndarray | None) -> np.ndarray | None:

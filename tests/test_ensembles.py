@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bespoke.ensembles import Ensembles
+from bespoke.ensembles import Ensembles, one_voice
 from bespoke.score import Note
 from bespoke.synth import SYNTH_RATE, Player, SoundFont
 
@@ -45,3 +45,15 @@ def test_a_player_plays_a_note_at_its_time_and_nothing_of_the_one_before(player)
 
 def test_a_player_says_when_there_is_no_such_program(player):
     assert player.play([Note(0.0, 0.1, 60)], 127, True, 0.2) is None
+
+
+def test_chords_are_tracked_as_the_one_note_whose_partials_they_are():
+    def pitches(*chord):
+        return [note.pitch for note in one_voice([Note(0.0, 1.0, pitch) for pitch in chord])]
+
+    assert pitches(60) == [60]
+    assert pitches(60, 72) == [60]
+    assert pitches(60, 67) == [48]
+    assert pitches(60, 64, 67) == [36]  # 4 : 5 : 6
+    moved = one_voice([Note(0.0, 1.0, 60), Note(0.5, 1.5, 67), Note(2.0, 2.03, 50)])
+    assert [(note.start_seconds, note.end_seconds, note.pitch) for note in moved] == [(0.0, 0.5, 60), (0.5, 1.0, 48), (1.0, 1.5, 67)]
