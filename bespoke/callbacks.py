@@ -5,7 +5,7 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bespoke.audio import atomic_path, write_csv
 from bespoke.evaluate import si_sdr
-from bespoke.score import Note
 from bespoke.separate import Separator
 from bespoke.song import Song
 
@@ -64,11 +63,11 @@ class QualityCurve(Callback):
         path: the table, with `step`, `seconds` of training (without the scoring) and `si_sdr` in dB.
         song: with its reference.
         every_steps: how often.
-        notes: the target's, in seconds of the recording, for a network that uses the score.
+        settings: the separator's.
     """
 
-    def __init__(self, path: Path, song: Song, every_steps: int, notes: Sequence[Note] = ()):
-        self.path, self.song, self.every_steps, self.notes = path, song, every_steps, notes
+    def __init__(self, path: Path, song: Song, every_steps: int, settings: Mapping[str, Any]):
+        self.path, self.song, self.every_steps, self.settings = path, song, every_steps, settings
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.is_file() else []
@@ -80,7 +79,7 @@ class QualityCurve(Callback):
         if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= int(self.rows[-1]["step"])):
             return
         paused = time.monotonic()
-        estimate, _ = Separator(pl_module.stft, pl_module.model, notes=self.notes).separate(self.song.mixture, self.song.sample_rate)
+        estimate, _ = Separator(pl_module.stft, pl_module.model, **self.settings).separate(self.song.mixture, self.song.sample_rate)
         pl_module.train()
         score = si_sdr(estimate, self.song.reference)
         self.rows.append({"step": step, "seconds": round(paused - self.began, 3), "si_sdr": score})

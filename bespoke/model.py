@@ -34,7 +34,7 @@ class MaskBLSTM(nn.Module):
     torch.Size([2, 257, 10])
     """
 
-    uses_score = False
+    uses_score, takes_any_bins = False, False
 
     def __init__(self, bins: int, hidden_size: int = 300, layers: int = 2, dropout: float = 0.3, floor_db: float = -80.0):
         super().__init__()
@@ -60,8 +60,8 @@ class ScoreUNet(nn.Module):
     Args:
         bins: any number; the network works for all.
         channels: of each level; every level has half the frequencies and frames of the one before.
-        caution: share of the factorizations' own mask in what is separated, though not in training: the average of two unlike
-            estimates is better than either where the network is misled.
+        doubt_db: where it separates (not in training) the mask goes over to the factorizations' own as the network's doubt (see `doubt`)
+            rises from the first value to the second: it knows when a song is like nothing that it has heard.
 
     Shape:
         - magnitude: `[batch, freq, frames]`, from 0
@@ -72,14 +72,16 @@ class ScoreUNet(nn.Module):
     torch.Size([2, 257, 10])
     """
 
-    uses_score = True
+    uses_score, takes_any_bins = True, True
     is_pretrained = False
 
-    def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), caution: float = 0.0):
+    def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), doubt_db: Sequence[float] = (-4.0, 0.0)):
         super().__init__()
-        channels = list(channels)
-        self.hyperparameters = {"channels": channels, "caution": caution}
-        self.caution = caution
+        channels, doubt_db = list(channels), list(doubt_db)
+        if not (len(doubt_db) == 2 and doubt_db[0] < doubt_db[1]):
+            raise ValueError(f"doubt_db must be two numbers, the lower first, not {doubt_db}")
+        self.hyperparameters = {"channels": channels, "doubt_db": doubt_db}
+        self.doubt_db = doubt_db
         pairs = list(pairwise(channels))
         self.first = _convolution(2 + CHANNELS, channels[0])
         self.down = nn.ModuleList(nn.Sequential(_convolution(fine, coarse), _convolution(coarse, coarse)) for fine, coarse in pairs)
@@ -120,7 +122,26 @@ class ScoreUNet(nn.Module):
         correction = self.last(hidden)[:, 0, :bins, :frames].float()
         mean = masks.mean(dim=1)
         mask = torch.sigmoid(torch.logit(mean, eps=0.02) + correction)
-        return mask if self.training else torch.lerp(mask, mean, self.caution)
+        if self.training:
+            return mask
+        trusted_db, mistrusted_db = self.doubt_db
+        weight = ((doubt(mask, magnitude) - trusted_db) / (mistrusted_db - trusted_db)).clamp(0, 1)
+        return torch.lerp(mask, mean, weight[:, None, None])
+
+
+def doubt(mask: Tensor, magnitude: Tensor) -> Tensor:
+    """How unsure a mask is: the energy that it neither keeps nor leaves, `mask (1 - mask) |X|^2`, re the energy that it keeps, in dB.
+
+    Shape:
+        - mask, magnitude: `[batch, freq, frames]`
+        - output: `[batch]`; near minus infinity for masks of zeros and ones
+
+    >>> [round(float(doubt(torch.full((1, 1, 1), value), torch.ones(1, 1, 1)))) for value in (0.5, 0.9)]
+    [0, -10]
+    """
+    energy = magnitude.float().square()
+    undecided, kept = ((part * energy).sum(dim=(1, 2)) for part in (mask * (1 - mask), mask.square()))
+    return 10 * torch.log10((undecided + 1e-12) / (kept + 1e-12))
 
 
 class _Context(nn.Module):
@@ -149,14 +170,14 @@ def _level(magnitude: Tensor) -> Tensor:
     return torch.log10(magnitude / magnitude.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3)
 
 
-def pretrained_score_unet(bins: int | None = None, caution: float = 0.0) -> ScoreUNet:
+def pretrained_score_unet(bins: int | None = None, doubt_db: Sequence[float] = (-4.0, 0.0)) -> ScoreUNet:
     """`ScoreUNet` as scripts/train_prior.py left it, trained on synthesized ensembles.
 
     Args:
-        bins, caution: as of `ScoreUNet`.
+        bins, doubt_db: as of `ScoreUNet`.
     """
     prior = torch.load(PRIOR, weights_only=True, map_location="cpu")
-    model = ScoreUNet(bins, prior["channels"], caution)
+    model = ScoreUNet(bins, prior["channels"], doubt_db)
     model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in prior["weights"].items()})
     model.is_pretrained = True
     return model

@@ -94,9 +94,15 @@ def _check_settings(cfg: DictConfig) -> None:
     if cfg.data.label not in ("wet", "dry"):
         raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
     try:
-        Separator(STFT(cfg.data.sample_rate, **cfg.stft), torch.nn.Identity(), **cfg.separate)
+        Separator(STFT(cfg.data.sample_rate, **cfg.stft), _AnyNetwork(), **OmegaConf.to_container(cfg.separate))
     except (TypeError, ValueError) as error:
         raise BespokeError(f"stft or separate: {one_sentence(error)}.") from error
+
+
+class _AnyNetwork(torch.nn.Module):
+    """In place of the network, which is made later and checks for itself what it can take."""
+
+    takes_any_bins = True
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

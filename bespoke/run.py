@@ -61,15 +61,16 @@ def train(cfg: DictConfig) -> float | None:
         with _timed(seconds, "align"):
             song, notes, facts["alignment"] = _align(song, folder)
     system = _system(cfg, notes)
+    separate = {**OmegaConf.to_container(cfg.separate), "notes": notes}
+    first = Separator(system.stft, system.model, **separate)  # which also checks what this network can take
     if system.model.uses_score:
         if "TimeStretch" in OmegaConf.to_yaml(cfg.aug):
             log.warning(
                 "This augmentation moves the target in time (TimeStretch), away from the notes that the network is told: leave it out."
             )
         with _timed(seconds, "estimate"):
-            first = Separator(system.stft, system.model, **cfg.separate, notes=notes)
             song = replace(song, estimate=first.separate(*song.recording)[0])
-            system.train()  # Lightning leaves it as it finds it
+    system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
     log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.mixture.shape[-1] / song.sample_rate, cfg.trainer.max_steps, folder)
     if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
         log.warning("song.others is not used: background=synth would use it.")
@@ -77,7 +78,7 @@ def train(cfg: DictConfig) -> float | None:
     try:
         # Of several processes that train together, one logs.
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, folder, loggers, song, notes)
+        trainer = _trainer(cfg, folder, loggers, song, separate)
         with _timed(seconds, "render"):
             data = _data(cfg, song, policy, system)
         preflight.write_config(cfg, folder)
@@ -205,7 +206,7 @@ def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) ->
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 
-def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, notes: Sequence[Note]) -> pl.Trainer:
+def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any]) -> pl.Trainer:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
@@ -215,7 +216,7 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, notes: Se
     ]
     callbacks.append(TQDMProgressBar() if bar else StepLog())
     if cfg.curve_steps and song.reference is not None:
-        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, notes))
+        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate))
     try:
         return _instantiate(
             OmegaConf.create(settings),

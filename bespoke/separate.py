@@ -29,6 +29,8 @@ class Separator:
         block_seconds: recordings longer than this are separated in blocks of this length,
         overlap_seconds: which overlap by this much and are cross-faded.
         notes: the target's, in seconds of the recording, for a network that uses the score.
+        resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
+            partials apart, a short one strokes. Other than 1 only for a network that takes any number of bins.
     """
 
     def __init__(
@@ -38,13 +40,20 @@ class Separator:
         block_seconds: float = 60.0,
         overlap_seconds: float = 4.0,
         notes: Sequence[Note] = (),
+        resolutions: Sequence[float] = (1.0,),
     ):
         if not 0 < overlap_seconds <= block_seconds / 2:
             raise BespokeError(f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s).")
+        if not resolutions or not all(isinstance(factor, int | float) and 0.1 <= factor <= 10 for factor in resolutions):
+            raise BespokeError(f"separate.resolutions={resolutions} is not possible: give a list of numbers from 0.1 to 10.")
+        if any(factor != 1 for factor in resolutions) and not model.takes_any_bins:
+            raise BespokeError("separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0].")
         self.stft, self.model = stft.eval(), model.eval()
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
         self.notes = tuple(notes)
-        self._features = ScoreFeatures(stft.at_rate(stft.sample_rate).cpu()) if getattr(model, "uses_score", False) else None
+        lengths = (stft.window_seconds, stft.hop_seconds)
+        self._stfts = [STFT(stft.sample_rate, *(factor * seconds for seconds in lengths)) for factor in resolutions]
+        self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if getattr(model, "uses_score", False) else []
 
     @torch.inference_mode()
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,14 +90,22 @@ class Separator:
         return target, recording - target
 
     def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
-        device = self.stft.window.device
         mono = resample(mono, sample_rate, self.stft.sample_rate)
-        magnitude = self.stft(torch.from_numpy(mono).to(device)[None])[:, 0].abs()
-        features = [self._features(mono, notes)[None].to(device)] if self._features else []
-        mask = self.model(magnitude, *features).float()[0]
-        stft = self.stft.at_rate(sample_rate)
+        estimates = []
+        for number, source in enumerate(self._stfts):
+            features = [self._features[number](mono, notes)] if self._features else []
+            estimates.append(self._estimate(recording, mono, sample_rate, source, features))
+        return np.mean(estimates, axis=0) if len(estimates) > 1 else estimates[0]
+
+    def _estimate(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, source: STFT, features: Sequence[Tensor]) -> np.ndarray:
+        """The target by one transform's mask."""
+        device = self.stft.window.device
+        source = source.to(device)
+        magnitude = source(torch.from_numpy(mono).to(device)[None])[:, 0].abs()
+        mask = self.model(magnitude, *(channels[None].to(device) for channels in features)).float()[0]
+        stft = source.at_rate(sample_rate)
         spectrogram = stft(torch.from_numpy(recording).to(device)[None])
-        mask = carry(mask, magnitude[0], self.stft, stft, spectrogram.shape[-1])
+        mask = carry(mask, magnitude[0], source, stft, spectrogram.shape[-1])
         return stft.inverse(mask * spectrogram, recording.shape[-1])[0].cpu().numpy()
 
 

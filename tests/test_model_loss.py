@@ -8,7 +8,7 @@ from torch import nn
 
 from bespoke.features import CHANNELS, FACTORIZATIONS
 from bespoke.loss import RelativeErrorLoss, TPSALoss, tpsa_target
-from bespoke.model import MODELS, MaskBLSTM, ScoreUNet, pretrained_score_unet
+from bespoke.model import MODELS, MaskBLSTM, ScoreUNet, doubt, pretrained_score_unet
 
 
 def test_the_network_is_the_papers():
@@ -81,8 +81,29 @@ def test_unknown_distance_is_refused():
 
 def test_the_u_net_starts_from_the_factorizations_mean():
     features = torch.rand(2, CHANNELS, 65, 21)
-    mask = ScoreUNet().eval()(torch.rand(2, 65, 21), features)
+    mask = ScoreUNet()(torch.rand(2, 65, 21), features)
     torch.testing.assert_close(mask, features[:, :FACTORIZATIONS].mean(dim=1).clamp(0.02, 0.98))
+
+
+@pytest.mark.parametrize(("doubt_db", "share"), [((-20.0, -10.0), 1.0), ((20.0, 30.0), 0.0)])
+def test_a_u_net_that_doubts_itself_gives_way_to_the_factorizations(doubt_db, share):
+    magnitude, features = torch.rand(2, 65, 21), torch.full((2, CHANNELS, 65, 21), 0.3)
+    model = ScoreUNet(doubt_db=doubt_db)
+    model.last.bias.data.fill_(math.log(7 / 3))  # a correction that makes 0.5 of 0.3: a doubt of 0 dB
+    torch.testing.assert_close(model(magnitude, features), torch.full((2, 65, 21), 0.5))
+    torch.testing.assert_close(model.eval()(magnitude, features), torch.full((2, 65, 21), 0.5 - 0.2 * share))
+
+
+def test_doubt_is_the_undecided_energy_re_what_is_kept():
+    mask, magnitude = torch.tensor([[[0.5, 1.0]], [[1.0, 0.0]]]), torch.tensor([[[2.0, 3.0]], [[1.0, 1.0]]])
+    undecided, kept = 0.25 * 4, 0.25 * 4 + 9
+    expected = [10 * math.log10(undecided / kept), -120]
+    torch.testing.assert_close(doubt(mask, magnitude), torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+def test_bounds_of_doubt_in_the_wrong_order_are_refused():
+    with pytest.raises(ValueError, match="lower first"):
+        ScoreUNet(doubt_db=(0.0, -4.0))
 
 
 def test_the_pretrained_u_net_knows_no_level_and_takes_any_size():

@@ -17,6 +17,8 @@ RNG = np.random.default_rng(0)
 class Constant(nn.Module):
     """A mask of one value."""
 
+    takes_any_bins = True
+
     def __init__(self, value):
         super().__init__()
         self.value = value
@@ -27,6 +29,8 @@ class Constant(nn.Module):
 
 class LowPass(nn.Module):
     """A mask that passes the bins below one."""
+
+    takes_any_bins = False
 
     def __init__(self, cutoff):
         super().__init__()
@@ -47,6 +51,34 @@ def test_stems_have_the_recordings_shape_and_add_up(sample_rate, channels):
     assert target.shape == residual.shape == recording.shape
     assert target.dtype == residual.dtype == np.float32
     assert np.abs(target + residual - recording).max() <= 1e-6 * np.abs(recording).max()
+
+
+class Narrow(nn.Module):
+    """A mask that passes what stands out from both neighbours, as a partial does where the window is long enough."""
+
+    takes_any_bins = True
+
+    def forward(self, magnitude):
+        above = magnitude > 30 * magnitude.median(dim=1, keepdim=True).values
+        return above.float()
+
+
+def test_several_resolutions_give_the_mean_of_each():
+    recording = RNG.normal(size=(1, 16000)).astype(np.float32)
+    recording[0] += 20 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    short, long, both = (
+        Separator(STFT(16000), Narrow(), resolutions=factors).separate(recording, 16000)[0] for factors in ([1], [4], [1, 4])
+    )
+    np.testing.assert_allclose(both, (short + long) / 2, atol=1e-5)
+    assert np.abs(short - long).max() > 0.1
+    same, _ = Separator(STFT(16000, 0.128, 0.032), Narrow()).separate(recording, 16000)
+    np.testing.assert_allclose(long, same, atol=1e-5)
+
+
+@pytest.mark.parametrize(("factors", "words"), [([2], "alone"), ([1, 2], "alone"), ([], "list"), ([0], "list"), (["long"], "list")])
+def test_a_resolution_that_cannot_be_is_refused(factors, words):
+    with pytest.raises(BespokeError, match=words):
+        Separator(STFT(16000), LowPass(40), resolutions=factors)
 
 
 @pytest.mark.parametrize("sample_rate", [22050, 44100])
