@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user."""
+"""The exceptions that are meant for the user."""
 
 
 class BespokeError(Exception):
@@ -6,6 +6,22 @@ class BespokeError(Exception):
 
     Entry points print the message without a traceback and exit with code 2.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during training.
+
+    Args:
+        step: how far it had come.
+        folder: of the run, which can go on from its last checkpoint.
+    """
+
+    def __init__(self, step: int, folder: str):
+        super().__init__(step, folder)
+        self.step, self.folder = step, folder
+
+    def __str__(self) -> str:
+        return f"Interrupted at step {self.step}: repeat the command with hydra.run.dir={self.folder} ckpt=last to go on."
 
 
 def one_sentence(error: BaseException) -> str:

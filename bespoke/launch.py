@@ -7,47 +7,102 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bespoke import report
-from bespoke.audio import write_json
 from bespoke.errors import BespokeError, one_sentence
 
 # What Hydra's own mkdir of the run's folder can end with.
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
 
 
-def launch(main: Callable[[], None]) -> int:
+def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
     """Call a Hydra entry point; print errors that are for the user as one sentence. Returns the exit code: 2 for those.
 
     A multirun ends with its table, also when some of its jobs failed.
+
+    Args:
+        main: the entry point.
+        argv: its command line, the program's name first.
+    """
+    try:
+        execute(main, argv)
+    except BespokeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"{interrupt or 'Interrupted.'}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if SweepTable.folder is not None:
+            from bespoke import report  # slow to import
+
+            print(report.write_table(SweepTable.folder))
+    return 0
+
+
+def execute(main: Callable[[], Any], argv: Sequence[str]) -> None:
+    """Call a Hydra entry point with this command line.
+
+    Raises:
+        BespokeError: whatever the user can put right.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on, instead of printing them and exiting with 1
     quieten()
+    before, sys.argv = sys.argv, list(argv)
     try:
-        with contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):
+        with explained(), contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):
             main()
-    except (BespokeError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_explain(error)}", file=sys.stderr)
-        return 2
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """What Hydra, OmegaConf and the run's folder raise, as a BespokeError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BespokeError(_explain(error)) from error
     except OSError as error:
         if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
             raise
         place = error.filename or "The run's folder"
-        print(f"error: {place} cannot be written ({error.strerror}): free some space or choose another hydra.run.dir.", file=sys.stderr)
-        return 2
-    finally:
-        if SweepTable.folder is not None:
-            print(report.write_table(SweepTable.folder))
-    return 0
+        raise BespokeError(f"{place} cannot be written ({error.strerror}): free some space or choose another hydra.run.dir.") from error
+
+
+def setting(name: str, value: Any) -> str:
+    """An override for Hydra that gives this setting this value, whatever characters are in it.
+
+    >>> setting("song.mixture", "It's = {me}.wav")
+    "song.mixture='It\\\\'s = {me}.wav'"
+    >>> setting("song.target.patches", [29])
+    'song.target.patches=[29]'
+    """
+    return f"{name}={_quoted(value)}"
+
+
+def _quoted(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_quoted, value))}]"
+    return str(value) if isinstance(value, int | float) else QuotedString(literal(str(value)), Quote.single).with_quotes()
+
+
+def literal(text: str) -> str:
+    """The text as OmegaConf has to read it to give it back: `${` would be an interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", text)
 
 
 def _explain(error: Exception) -> str:
@@ -94,6 +149,8 @@ class SweepTable(Callback):
                 folder.rmdir()
         else:
             overrides = list(job_return.overrides or [])
+            from bespoke.audio import write_json  # slow to import
+
             write_json(folder / "error.json", {"error": one_sentence(job_return._return_value), "overrides": overrides})
 
 

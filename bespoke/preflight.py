@@ -1,5 +1,7 @@
 """What is checked of a config and a run's folder before anything expensive, and what may be named in a config."""
 
+import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -7,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from bespoke.audio import atomic_path
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.separate import Separator
 from bespoke.stft import STFT
+from bespoke.synth import cache_folder
 
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
 # A config names what it wants made; only these can be, so that a config from a stranger runs no code of its own.
@@ -32,19 +36,36 @@ def check(cfg: DictConfig) -> None:
     _check_settings(cfg)
 
 
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep a run's folder from other processes until the block, or this process, has ended. The lock lies in the cache, not in the folder.
+
+    Raises:
+        BespokeError: another process has it.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # the first of several processes that train together holds it for all
+        yield
+        return
+    path = cache_folder() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise BespokeError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from error
+
+
 def prepare_folder(cfg: DictConfig, folder: Path) -> bool:
     """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint."""
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
     written = folder / "config.yaml"
     if cfg.ckpt not in (None, "last"):
-        raise BespokeError(
-            f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; scripts/separate.py applies a checkpoint."
-        )
+        raise BespokeError(f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke apply uses a checkpoint.")
     if cfg.ckpt == "last":
         if not written.is_file():
             raise BespokeError(f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out.")
-        changed = _differences(OmegaConf.to_container(OmegaConf.load(written)), _plain(cfg))
+        changed = changes(cfg, folder)
         if changed:
             raise BespokeError(
                 f"The run in {folder} has another config ({', '.join(changed[:5])}): repeat its overrides, or start a new run."
@@ -56,6 +77,12 @@ def prepare_folder(cfg: DictConfig, folder: Path) -> bool:
             f"{folder} already has results ({', '.join(present)}): choose another hydra.run.dir, or continue with ckpt=last."
         )
     return False
+
+
+def changes(cfg: DictConfig, folder: Path) -> list[str]:
+    """In what a config differs from that of the run in a folder, setting by setting."""
+    written = folder / "config.yaml"
+    return _differences(OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}, _plain(cfg))
 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:

@@ -28,7 +28,7 @@ from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
 from bespoke.callbacks import AtomicCheckpointIO, QualityCurve, StepLog
 from bespoke.data import VALIDATION, MixDataModule, MixStream
-from bespoke.errors import BespokeError, one_sentence
+from bespoke.errors import BespokeError, Interrupted, one_sentence
 from bespoke.evaluate import evaluate
 from bespoke.features import ScoreFeatures
 from bespoke.score import Note, write_midi
@@ -117,15 +117,15 @@ def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkp
 
     Raises:
         BespokeError: a setting of the trainer, such as max_time, ended it before.
+        Interrupted: by Ctrl-C.
     """
     first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
-    remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
     try:
         trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other; it ends a sweep too
-        log.error("Interrupted at step %d: %s.", trainer.global_step, remedy)
-        raise
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the one of the other; it ends a sweep too
+        raise Interrupted(trainer.global_step, trainer.default_root_dir) from error
     if trainer.global_step < trainer.max_steps:
+        remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
         raise BespokeError(f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}.")
     return first_step
 
