@@ -1,0 +1,8 @@
+"""`python -m bespoke` is `bespoke`."""
+
+import sys
+
+from bespoke.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,600 @@
+"""The `bespoke` command: for musicians, without configs. What takes long to import is imported where it is used, so that --help is quick.
+
+It makes the same runs as train.py, whose settings it writes out of its options (`request.py`).
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bespoke import __version__
+from bespoke.errors import BespokeError, Interrupted
+
+if TYPE_CHECKING:
+    from bespoke.request import Job
+    from bespoke.score import Part
+    from bespoke.synth import Patch, SoundFont
+
+SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
+NO_END_SECONDS = 1e6
+MOST_RENDERS = 16
+# What a run's messages call by the name of a setting, a musician knows as an option.
+_OPTIONS = {
+    "song.target.instrument": "--instrument",
+    "song.target.patches": "--patch",
+    "song's patches": "--patch",
+    "song.target.soundfonts": "--soundfont",
+    "song.excerpt": "--start and --end",
+    "song.reference": "--reference",
+    "hydra.run.dir": "--out",
+    "train.py --cfg job lists": "bespoke train --cfg job lists",
+}
+
+_existing = click.Path(exists=True, dir_okay=False, path_type=Path)
+_folder = click.Path(file_okay=False, path_type=Path)
+
+
+class Seconds(click.ParamType):
+    """A place in a song: 62, 62.5, 1:02 or 1:02:03.5."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)", value.strip())
+        if not match:
+            self.fail(f"{value!r} is not a time: write seconds, as in 62.5, or minutes and seconds, as in 1:02.5.", param, ctx)
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return 3600 * hours + 60 * minutes + seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 2 for what the user can put right, 130 after Ctrl-C."""
+    try:
+        return bespoke.main(arguments, "bespoke", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 0
+    except click.ClickException as error:
+        print(f"error: {error.format_message()}", file=sys.stderr)
+    except BespokeError as error:
+        print(f"error: {_in_options(str(error))}", file=sys.stderr)
+    except (click.Abort, KeyboardInterrupt) as error:  # click makes the one of the other
+        interrupt = error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
+        where = f" at step {interrupt.step}" if isinstance(interrupt, Interrupted) else ""
+        print(f"Interrupted{where}: give the same command again to go on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _in_options(message: str) -> str:
+    for setting, option in _OPTIONS.items():
+        message = message.replace(setting, option)
+    return message
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def bespoke() -> None:
+    """Take one instrument out of one recording, with a network trained for it from a MIDI file."""
+
+
+_instrument = click.option(
+    "--instrument",
+    "instruments",
+    multiple=True,
+    metavar="NAME",
+    help="Which part of the MIDI: its name, number or sound, see inspect. Several times, with commas, or `all`: each becomes a stem.",
+)
+_patch = click.option(
+    "--patch",
+    "patches",
+    multiple=True,
+    metavar="NAME",
+    help="General MIDI sound like the instrument's, by name or number, see patches. Several make it more robust. Default: the MIDI's.",
+)
+_soundfont = click.option("--soundfont", metavar="NAME", help="SF2 or SF3 file. Default: one that comes with it.")
+_start = click.option("--start", type=Seconds(), metavar="TIME", help="Take the song from here on, as in 1:02.")
+_end = click.option("--end", type=Seconds(), metavar="TIME", help="Take the song up to here.")
+_out = click.option("--out", type=_folder, default=Path(), metavar="FOLDER", help="Where to put the results. Default: this folder.")
+_device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+_format = click.option(
+    "--format", "kind", type=click.Choice(["wav", "flac", "mp3"]), default="wav", show_default=True, help="Of the stems."
+)
+_force = click.option("--force", is_flag=True, help="Replace what is there.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+
+
+@bespoke.command()
+@click.argument("song", type=_existing)
+@click.argument("score", type=_existing, metavar="MELODY.mid")
+@_instrument
+@_patch
+@_soundfont
+@_start
+@_end
+@click.option(
+    "--quality",
+    type=click.Choice(["quick", "standard", "best"]),
+    default="standard",
+    show_default=True,
+    help="quick: to hear whether MIDI and patch are right. best: takes longest.",
+)
+@_out
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="The same seed gives the same stems.")
+@_device
+@_format
+@click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="How many parts to work on at once. Default: as many as fit.")
+@_force
+@_json
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of train.py, as in trainer.max_steps=100.")
+def separate(
+    song: Path,
+    score: Path,
+    instruments: tuple[str, ...],
+    patches: tuple[str, ...],
+    soundfont: str | None,
+    start: float | None,
+    end: float | None,
+    quality: str,
+    out: Path,
+    seed: int,
+    device: str,
+    kind: str,
+    reference: Path | None,
+    jobs: int | None,
+    force: bool,
+    as_json: bool,
+    settings: tuple[str, ...],
+) -> None:
+    """Take the part in MELODY.mid out of SONG.
+
+    Writes SONG.target.wav, SONG.residual.wav, which is the rest, and SONG.report.html; with several parts a SONG.PART.wav for each. The
+    MIDI need not be in time with the recording. Whatever else a run makes is in SONG.bespoke. The same command goes on where it was
+    interrupted.
+    """
+    from bespoke import request
+
+    parts = _choose(score, instruments)
+    if len(parts) > 1 and (patches or reference):
+        raise click.UsageError("--patch and --reference are for one part: with several, each is played with the sound that the MIDI names.")
+    _check_device(device)
+    _check_format(kind, song)
+    fixed = [
+        "song=custom",
+        request.setting("song.mixture", song.resolve()),
+        request.setting("song.target.score", score.resolve()),
+        request.setting("song.target.soundfonts", soundfont),
+        request.setting("song.excerpt", _excerpt(start, end)),
+        request.setting("song.reference", reference and reference.resolve()),
+        f"recipe={request.QUALITIES[quality]}",
+        f"seed={seed}",
+        {"auto": "trainer=auto", "cpu": "trainer=cpu", "cuda": "trainer=gpu", "mps": "trainer=auto"}[device],
+        *(["trainer.accelerator=mps"] if device == "mps" else []),
+        "checkpoint_steps=10",
+        "logger=none",
+        "hydra.job_logging.handlers.console.stream='ext://sys.stderr'",
+        *settings,
+    ]
+    work: list[Job] = []
+    for label, (index, part) in parts.items():
+        programs = _programs(patches, soundfont, part) if patches else None
+        own = [
+            request.setting("song.name", song.stem if len(parts) == 1 else f"{song.stem}, {label}"),
+            request.setting("song.target.instrument", f"index:{index}"),
+            request.setting("song.target.patches", programs),
+        ]
+        folder = out / (f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}")
+        work.append(request.Job(label, folder, (*own, *fixed)))
+        _say(f"{label}: {_sound(part, programs)}")
+    result = request.separate(
+        work,
+        out,
+        song.stem,
+        {"recording": song, "score": score},
+        kind=kind,
+        force=force,
+        processes=jobs or request.processes_at_once(len(work)),
+    )
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    for file in (*result["stems"].values(), result["residual"], *result["reports"].values()):
+        click.echo(file)
+    if result["gain"] < 1:
+        _say(f"The stems are softer by {-20 * _log10(result['gain']):.1f} dB, as {kind.upper()} holds nothing above full scale.")
+
+
+@bespoke.command()
+@click.argument("checkpoint", type=_existing)
+@click.argument("song", type=_existing)
+@click.argument("score", type=_existing, required=False, metavar="[MELODY.mid]")
+@_instrument
+@_out
+@_device
+@_format
+@_force
+@_json
+def apply(
+    checkpoint: Path,
+    song: Path,
+    score: Path | None,
+    instruments: tuple[str, ...],
+    out: Path,
+    device: str,
+    kind: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Separate SONG with the CHECKPOINT of another run, without training.
+
+    The checkpoint is SONG.bespoke/checkpoints/last.ckpt. It knows where the notes are in the recording that it was trained on, which may be
+    another mastering of it; for another recording give its MIDI too.
+    """
+    import tempfile
+
+    from bespoke.align import align, within
+    from bespoke.audio import read_audio, write_wav
+    from bespoke.separate import load_separator
+    from bespoke.stems import publish
+
+    finals = _finals(out, song.stem, ("target", "residual"), kind, force)
+    _check_device(device)
+    _check_format(kind, song)
+    recording, sample_rate = read_audio(song)
+    notes = {}
+    if score is not None:
+        parts = _choose(score, instruments)
+        if len(parts) > 1:
+            raise click.UsageError("A checkpoint is for one part: choose one --instrument.")
+        ((_, part),) = parts.values()
+        alignment = align(part.notes, recording, sample_rate)
+        _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
+        notes["notes"] = within(alignment.notes, recording.shape[-1] / sample_rate)
+    separator = load_separator(checkpoint, _torch_device(device), **notes)
+    signals = separator.separate(recording, sample_rate)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [Path(folder, f"{index}.wav") for index in range(len(signals))]
+        for source, signal in zip(sources, signals, strict=True):
+            write_wav(source, signal, sample_rate)
+        gain = publish(sources, finals, kind)
+    if as_json:
+        click.echo(json.dumps({"stems": {"target": str(finals[0])}, "residual": str(finals[1]), "gain": gain}, indent=2))
+    else:
+        click.echo("\n".join(map(str, finals)))
+
+
+@bespoke.command()
+@click.argument("file", type=_existing)
+@_json
+def inspect(file: Path, as_json: bool) -> None:
+    """Say what is in a MIDI file or a recording."""
+    facts = _score_facts(file) if _is_score(file) else _audio_facts(file)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    if "parts" not in facts:
+        channels = f"{facts['channels']} channel{'s' if facts['channels'] > 1 else ''} at {facts['sample_rate']} Hz"
+        click.echo(f"{file}: {facts['format']}, {_clock(facts['seconds'])}, {channels}, peak {facts['peak_db']:.1f} dBFS")
+        return
+    click.echo(f"{file}: {len(facts['parts'])} part{'s' if len(facts['parts']) > 1 else ''}, {_clock(facts['seconds'])}")
+    lines = [
+        (
+            str(index),
+            part["name"] or "unnamed",
+            f"{part['sound']} ({part['program']})",
+            f"{part['notes']} notes",
+            f"{part['lowest']} to {part['highest']}",
+            f"{_clock(part['start_seconds'])} to {_clock(part['end_seconds'])}",
+        )
+        for index, part in enumerate(facts["parts"])
+    ]
+    _table(lines)
+
+
+@bespoke.command()
+@click.argument("word", required=False)
+@click.option("--render", "score", type=_existing, metavar="MELODY.mid", help="Play this with each of the patches listed, to files.")
+@_instrument
+@_soundfont
+@_out
+@_force
+@_json
+def patches(
+    word: str | None, score: Path | None, instruments: tuple[str, ...], soundfont: str | None, out: Path, force: bool, as_json: bool
+) -> None:
+    """List patches, all or those with WORD in their name or that number; with --render, hear them before training."""
+    from bespoke.audio import write_wav
+    from bespoke.dsp import peak
+    from bespoke.synth import SYNTH_RATE, render
+
+    found = _find_patches(word, _font(soundfont))
+    if not found:
+        raise BespokeError(f"No patch has {word!r} in its name: `bespoke patches` lists all.")
+    files: list[Path] = []
+    if score is not None:
+        chosen = _choose(score, instruments)
+        if len(chosen) > 1:
+            raise click.UsageError("Choose one --instrument to hear.")
+        ((_, part),) = chosen.values()
+        playable = [(patch, name) for patch, name in found if (patch.bank != 0) == part.is_drum]
+        if not 1 <= len(playable) <= MOST_RENDERS:
+            raise BespokeError(f"{len(playable)} patches fit to render: give a word or number that chooses 1 to {MOST_RENDERS}.")
+        found = playable
+        labels = [f"{patch.program:03d}-{_slug(name)}" for patch, name in found]
+        files = _finals(out, score.stem, labels, "wav", force)
+        for (patch, _), file in zip(found, files, strict=True):
+            waveform = render(part.notes, patch)
+            write_wav(file, 0.7 * waveform / max(peak(waveform), 1e-9), SYNTH_RATE)
+    if as_json:
+        rows = [{"program": patch.program, "bank": patch.bank, "name": name} for patch, name in found]
+        click.echo(json.dumps([{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)] if files else rows, indent=2))
+        return
+    _table(
+        [(str(patch.program), name, "drums" if patch.bank else "", *map(str, files[i : i + 1])) for i, (patch, name) in enumerate(found)]
+    )
+
+
+@bespoke.command()
+@click.argument("name")
+@click.argument("song", type=_existing)
+@click.argument("score", type=_existing, metavar="MELODY.mid")
+@_instrument
+@_patch
+@_soundfont
+@_start
+@_end
+@click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
+@_force
+def new(
+    name: str,
+    song: Path,
+    score: Path,
+    instruments: tuple[str, ...],
+    patches: tuple[str, ...],
+    soundfont: str | None,
+    start: float | None,
+    end: float | None,
+    reference: Path | None,
+    force: bool,
+) -> None:
+    """Write conf/song/NAME.yaml, so that experiments with SONG begin with `bespoke train song=NAME` (or train.py) in this folder."""
+    import yaml
+
+    from bespoke.audio import atomic_path
+    from bespoke.launch import literal
+    from bespoke.train import CONF, OWN_CONF, compose
+
+    if not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+        raise BespokeError(f"{name!r} cannot be the name of a config: use letters, digits, - and _, a letter first.")
+    if (CONF / "song" / f"{name}.yaml").exists():
+        raise BespokeError(f"Bespoke has a song {name} of its own: choose another name.")
+    file = Path(OWN_CONF, "song", f"{name}.yaml")
+    if file.exists() and not force:
+        raise BespokeError(f"{file} is already there: choose another name, or replace it with --force.")
+    chosen = _choose(score, instruments)
+    if len(chosen) > 1:
+        raise click.UsageError("A song has one target: choose one --instrument.")
+    ((index, part),) = chosen.values()
+    target = {"score": _portable(score), "instrument": f"index:{index}", "patches": _programs(patches, soundfont, part) or [part.program]}
+    content = {
+        "defaults": ["custom", "_self_"],
+        "name": name,
+        "mixture": _portable(song),
+        "target": {**target, **({"soundfonts": [literal(soundfont)]} if soundfont else {})},
+        **({"reference": _portable(reference)} if reference else {}),
+        **({"excerpt": excerpt} if (excerpt := _excerpt(start, end)) else {}),
+    }
+    with atomic_path(file) as temporary:
+        header = f"# {part.name or 'The part'}, played by {_sound(part, target['patches'])}. All keys: song/custom.yaml of Bespoke.\n"
+        temporary.write_text(header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    compose([f"song={name}"])
+    click.echo(f"{file}\nbespoke train song={name}")
+
+
+@bespoke.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def train(overrides: tuple[str, ...]) -> int:
+    """What train.py does, for experiments: OVERRIDES are those of Hydra, see `bespoke train --help`."""
+    from bespoke.train import main
+
+    return main(overrides)
+
+
+def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Part"]]:
+    """The parts wanted, with their index in the score, by the label of their stem; a single one's is `target`."""
+    from bespoke.score import choose_part, program_name, read_midi
+
+    parts = read_midi(score)
+    wanted = [name for given in instruments for name in ([given] if any(given == part.name for part in parts) else given.split(","))]
+    if "all" in wanted:
+        chosen = [part for part in parts if not part.is_drum] or parts
+        if len(chosen) < len(parts):
+            _say("The drums stay in the residual: name them with --instrument to separate them too.")
+    else:
+        chosen = [choose_part(parts, name, score, "--instrument") for name in wanted or [None]]
+    indices = list(dict.fromkeys(next(index for index, part in enumerate(parts) if part is one) for one in chosen))
+    if len(indices) == 1:
+        return {"target": (indices[0], parts[indices[0]])}
+    labels: dict[str, tuple[int, Part]] = {}
+    for index in indices:
+        label = _slug(parts[index].name) or _slug(program_name(parts[index]))
+        labels[f"{label}-{index}" if label in (*labels, "residual", "report", "target") else label] = (index, parts[index])
+    return labels
+
+
+def _font(name: str | None) -> "SoundFont":
+    from bespoke.synth import SoundFont
+
+    return SoundFont.find(name)
+
+
+def _find_patches(word: str | None, font: "SoundFont") -> list[tuple["Patch", str]]:
+    """The patches that a word or a number means, with their names: General MIDI's, and the soundfont's own where it is another."""
+    import pretty_midi
+
+    from bespoke.synth import DRUM_BANK, Patch
+
+    found = []
+    for bank, program in ((bank, program) for bank in (0, DRUM_BANK) for program in range(128)):
+        own = font.preset_name(bank, program)
+        if own is None:
+            continue
+        general = own if bank else pretty_midi.program_to_instrument_name(program)
+        name = general if _plain(own) == _plain(general) else f"{general} [{own.strip()}]"
+        if word is None or word.strip() == str(program) or (not word.strip().isdecimal() and _plain(word) in _plain(name)):
+            found.append((Patch(program, bank, font), name))
+    exact = [(patch, name) for patch, name in found if word and _plain(word) == _plain(name.partition(" [")[0])]
+    return exact or found
+
+
+def _programs(words: Sequence[str], soundfont: str | None, part: "Part") -> list[int]:
+    """The program of each --patch."""
+    programs = []
+    for word in words:
+        found = [(patch, name) for patch, name in _find_patches(word, _font(soundfont)) if (patch.bank != 0) == part.is_drum]
+        if len(found) != 1:
+            listing = "; ".join(f"{patch.program}: {name}" for patch, name in found)
+            several = (
+                f"several patches have it in their name: {listing}" if found else "no patch has that number or name, see `bespoke patches`"
+            )
+            raise BespokeError(f"--patch {word!r} chooses none: {several}.")
+        programs.append(found[0][0].program)
+    return programs
+
+
+def _sound(part: "Part", programs: Sequence[int] | None) -> str:
+    """What plays a part, in words."""
+    import pretty_midi
+
+    from bespoke.score import describe
+
+    if part.is_drum or not programs:
+        return f"{describe(part)}, synthesized with that sound; --patch chooses another"
+    return f"{describe(part)}, synthesized as {' and '.join(map(pretty_midi.program_to_instrument_name, programs))}"
+
+
+def _score_facts(file: Path) -> dict[str, Any]:
+    import pretty_midi
+
+    from bespoke.score import program_name, read_midi
+
+    parts = [
+        {
+            "name": part.name,
+            "sound": program_name(part),
+            "program": part.program,
+            "is_drum": part.is_drum,
+            "notes": len(part.notes),
+            "lowest": pretty_midi.note_number_to_name(min(note.pitch for note in part.notes)),
+            "highest": pretty_midi.note_number_to_name(max(note.pitch for note in part.notes)),
+            "start_seconds": round(part.notes[0].start_seconds, 3),
+            "end_seconds": round(max(note.end_seconds for note in part.notes), 3),
+        }
+        for part in read_midi(file)
+    ]
+    return {"file": str(file), "seconds": max(part["end_seconds"] for part in parts), "parts": parts}
+
+
+def _audio_facts(file: Path) -> dict[str, Any]:
+    import soundfile
+
+    from bespoke.audio import read_audio
+    from bespoke.dsp import peak
+
+    recording, sample_rate = read_audio(file)
+    info = soundfile.info(file)
+    return {
+        "file": str(file),
+        "format": f"{info.format} {info.subtype.replace('_', ' ')}",
+        "seconds": round(recording.shape[-1] / sample_rate, 3),
+        "channels": len(recording),
+        "sample_rate": sample_rate,
+        "peak_db": round(20 * _log10(peak(recording)), 2),
+    }
+
+
+def _is_score(file: Path) -> bool:
+    with open(file, "rb") as content:
+        return content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device in there and not there[device]():
+        raise BespokeError(f"There is no device {device} here, or this PyTorch was built without it: use --device auto or cpu.")
+
+
+def _torch_device(device: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def _check_format(kind: str, song: Path) -> None:
+    if kind != "wav":
+        import soundfile
+
+        from bespoke.stems import check_format
+
+        info = soundfile.info(song)
+        check_format(kind, info.samplerate, info.channels)
+
+
+def _finals(out: Path, stem: str, labels: Iterable[str], kind: str, force: bool) -> list[Path]:
+    """The files that a command will write; it is refused if they are there."""
+    files = [out / f"{stem}.{label}.{kind}" for label in labels]
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        raise BespokeError(f"{' and '.join(there)} already there: choose another --out, or replace with --force.")
+    return files
+
+
+def _excerpt(start: float | None, end: float | None) -> list[float] | None:
+    return None if start is None and end is None else [start or 0.0, NO_END_SECONDS if end is None else end]
+
+
+def _portable(file: Path) -> str:
+    """A path for a config: from this folder where the file is in it, so that the folder can be moved."""
+    from bespoke.launch import literal
+
+    file, here = file.resolve(), Path.cwd()
+    return literal(file.relative_to(here).as_posix() if file.is_relative_to(here) else str(file))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "-", name.casefold()).strip("-_")[:40]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes)}:{rest:04.1f}"
+
+
+def _log10(value: float) -> float:
+    import math
+
+    return math.log10(max(value, 1e-12))
+
+
+def _table(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo(("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))).rstrip())
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
