@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bespoke import __version__
-from bespoke.errors import BespokeError, Interrupted
+from bespoke.errors import INTERRUPTED, BespokeError, Interrupted
 
 if TYPE_CHECKING:
     from bespoke.request import Job
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
 NO_END_SECONDS = 1e6
 MOST_RENDERS = 16
-# What a run's messages call by the name of a setting, a musician knows as an option.
-_OPTIONS = {
-    "song.target.instrument": "--instrument",
-    "song.target.patches": "--patch",
-    "song's patches": "--patch",
-    "song.target.soundfonts": "--soundfont",
-    "song.excerpt": "--start and --end",
-    "song.reference": "--reference",
-    "hydra.run.dir": "--out",
-    "train.py --cfg job lists": "bespoke train --cfg job lists",
-}
-
 _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
 
@@ -64,19 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
     except BespokeError as error:
-        print(f"error: {_in_options(str(error))}", file=sys.stderr)
+        from bespoke.request import in_options
+
+        print(f"error: {in_options(str(error))}", file=sys.stderr)
     except (click.Abort, KeyboardInterrupt) as error:  # click makes the one of the other
-        interrupt = error.__cause__ if isinstance(error.__cause__, KeyboardInterrupt) else error
-        where = f" at step {interrupt.step}" if isinstance(interrupt, Interrupted) else ""
-        print(f"Interrupted{where}: give the same command again to go on from the last checkpoint.", file=sys.stderr)
-        return 130
+        step = f" at step {error.__cause__.step}" if isinstance(error.__cause__, Interrupted) else ""
+        print(f"Interrupted{step}: give the same command again to go on from the last checkpoint.", file=sys.stderr)
+        return INTERRUPTED
     return 2
-
-
-def _in_options(message: str) -> str:
-    for setting, option in _OPTIONS.items():
-        message = message.replace(setting, option)
-    return message
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -451,8 +434,7 @@ def _find_patches(word: str | None, font: "SoundFont") -> list[tuple["Patch", st
         name = general if _plain(own) == _plain(general) else f"{general} [{own.strip()}]"
         if word is None or word.strip() == str(program) or (not word.strip().isdecimal() and _plain(word) in _plain(name)):
             found.append((Patch(program, bank, font), name))
-    exact = [(patch, name) for patch, name in found if word and _plain(word) == _plain(name.partition(" [")[0])]
-    return exact or found
+    return found
 
 
 def _programs(words: Sequence[str], soundfont: str | None, part: "Part") -> list[int]:
@@ -460,6 +442,8 @@ def _programs(words: Sequence[str], soundfont: str | None, part: "Part") -> list
     programs = []
     for word in words:
         found = [(patch, name) for patch, name in _find_patches(word, _font(soundfont)) if (patch.bank != 0) == part.is_drum]
+        exact = [(patch, name) for patch, name in found if _plain(word) == _plain(name.partition(" [")[0])]
+        found = exact or found
         if len(found) != 1:
             listing = "; ".join(f"{patch.program}: {name}" for patch, name in found)
             several = (
@@ -510,10 +494,14 @@ def _audio_facts(file: Path) -> dict[str, Any]:
     from bespoke.dsp import peak
 
     recording, sample_rate = read_audio(file)
-    info = soundfile.info(file)
+    try:
+        info = soundfile.info(file)
+        kind = f"{info.format} {info.subtype.replace('_', ' ')}"
+    except soundfile.LibsndfileError:  # it was read by something else
+        kind = file.suffix.lstrip(".").upper()
     return {
         "file": str(file),
-        "format": f"{info.format} {info.subtype.replace('_', ' ')}",
+        "format": kind,
         "seconds": round(recording.shape[-1] / sample_rate, 3),
         "channels": len(recording),
         "sample_rate": sample_rate,
@@ -541,13 +529,12 @@ def _torch_device(device: str) -> str:
 
 
 def _check_format(kind: str, song: Path) -> None:
+    from bespoke.audio import read_audio
+    from bespoke.stems import check_format
+
     if kind != "wav":
-        import soundfile
-
-        from bespoke.stems import check_format
-
-        info = soundfile.info(song)
-        check_format(kind, info.samplerate, info.channels)
+        recording, sample_rate = read_audio(song)
+        check_format(kind, sample_rate, len(recording))
 
 
 def _finals(out: Path, stem: str, labels: Iterable[str], kind: str, force: bool) -> list[Path]:

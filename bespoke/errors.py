@@ -1,5 +1,8 @@
 """The exceptions that are meant for the user."""
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it."""
+
 
 class BespokeError(Exception):
     """Something the user can put right: the message names the thing and the remedy, in one sentence.

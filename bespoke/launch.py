@@ -18,12 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bespoke.errors import BespokeError, one_sentence
+from bespoke.errors import INTERRUPTED, BespokeError, one_sentence
 
 # What Hydra's own mkdir of the run's folder can end with.
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended, as shells have it."""
 
 
 def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:

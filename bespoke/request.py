@@ -7,6 +7,7 @@ interrupted, and stems appear under their final names only when all is done.
 import concurrent.futures
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,17 @@ from bespoke.stems import copy, publish, write_shared
 
 QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
 """The recipe of each."""
+# What a run's messages call by the name of a setting, a request has as an option.
+_OPTIONS = {
+    "song.target.instrument": "--instrument",
+    "song.target.patches": "--patch",
+    "song's patches": "--patch",
+    "song.target.soundfonts": "--soundfont",
+    "song.excerpt": "--start and --end",
+    "song.reference": "--reference",
+    "train.py --cfg job lists": "bespoke train --cfg job lists",
+}
+_GO_ON = re.compile(r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on")
 _MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
 _INPUTS = "inputs.json"
 
@@ -130,6 +142,18 @@ def separate(
     }
 
 
+def in_options(message: str) -> str:
+    """A run's message in the words of the `bespoke` command.
+
+    >>> in_options("Interrupted at step 3: repeat the command with hydra.run.dir=OUT ckpt=last to go on.")
+    'Interrupted at step 3: give the same command again to go on from the last checkpoint.'
+    """
+    message = _GO_ON.sub("give the same command again to go on from the last checkpoint", message)
+    for setting_name, option in {**_OPTIONS, "hydra.run.dir": "--out"}.items():
+        message = message.replace(setting_name, option)
+    return message
+
+
 def processes_at_once(parts: int) -> int:
     """How many runs this machine has cores and memory for; one where there is a GPU, which one run fills."""
     import torch
@@ -171,7 +195,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         )
         running[job.label] = process
         for line in process.stdout:
-            print(f"[{job.label}] {line}", end="", file=sys.stderr, flush=True)
+            print(f"[{job.label}] {in_options(line)}", end="", file=sys.stderr, flush=True)
         return process.wait()
 
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:

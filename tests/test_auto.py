@@ -57,7 +57,7 @@ def test_the_checkpoint_is_enough_and_holds_no_code(auto, tmp_path):
     # This process may have another number of threads for numpy than the run had; one that has the same gives the same bits.
     np.testing.assert_allclose(target, read_audio(folder / "target.wav")[0], atol=1e-6)
     np.testing.assert_allclose(target + residual, mixture, atol=1e-6)
-    command = [sys.executable, ROOT / "scripts" / "separate.py", folder / "checkpoints" / "last.ckpt", song.mixture, "--out", tmp_path]
+    command = [sys.executable, "-m", "bespoke", "apply", folder / "checkpoints" / "last.ckpt", song.mixture, "--out", tmp_path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run([str(word) for word in command], check=True, env=environment, capture_output=True)
     (stem,) = (read_audio(file)[0] for file in tmp_path.rglob("*target*.wav"))

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 import zipfile
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+import bespoke
 from bespoke.audio import read_audio
 from bespoke.benchmark import read_rows
 from bespoke.separate import load_separator
-from conftest import ROOT
+from conftest import ROOT, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +84,14 @@ def test_same_seed_gives_the_same_bytes_and_the_reference_is_for_metrics_only(fi
 def test_a_checkpoint_is_enough(finished, tiny_song, tmp_path):
     checkpoint = finished[0] / "checkpoints" / "last.ckpt"
     torch.load(checkpoint, weights_only=True)
-    command = [sys.executable, ROOT / "scripts" / "separate.py", checkpoint, tiny_song.mixture, "--out", tmp_path / "stems"]
+    command = [sys.executable, "-m", "bespoke", "apply", checkpoint, tiny_song.mixture, "--out", tmp_path / "stems"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
     for name in ("target.wav", "residual.wav"):
-        assert (tmp_path / "stems" / name).read_bytes() == (finished[0] / name).read_bytes()
+        assert (tmp_path / "stems" / f"mix.{name}").read_bytes() == (finished[0] / name).read_bytes()
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert again.returncode == 2
-    assert "already has target.wav" in again.stderr
+    assert "already there" in again.stderr
 
 
 def test_a_finished_run_is_neither_overwritten_nor_continued_with_another_config(finished, run_train, tiny_song):
@@ -237,7 +240,7 @@ def test_relative_paths_are_taken_from_where_the_command_started(run_train, make
     assert {mix["background_source"] for mix in mixes} == {"mixture", "synth", "audio"}
 
 
-def test_the_wheel_carries_the_configs(tmp_path):
+def test_the_wheel_works_from_any_folder(tiny_song, tmp_path):
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -245,6 +248,25 @@ def test_the_wheel_carries_the_configs(tmp_path):
     configs = {f"bespoke/conf/{file.relative_to(ROOT / 'conf')}" for file in Path(ROOT / "conf").rglob("*.yaml")}
     assert configs <= packed
     assert {"bespoke/run.py", "bespoke/prior.pt"} <= packed
+    # An environment of its own, which sees the packages of this one behind its own.
+    venv.create(tmp_path / "venv", with_pip=False)
+    bin = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    install = ["install", "--no-deps", "--no-index", "--quiet", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(bin / "python"), *install], check=True, capture_output=True)
+    (site,) = (tmp_path / "venv").rglob("site-packages")
+    (site / "behind.pth").write_text(sysconfig.get_path("purelib"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    settings = [f"--set={setting}" for setting in SMALL if not setting.startswith("logger")]
+    command = [bin / "bespoke", "separate", tiny_song.mixture, tiny_song.score, *settings]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["mix.target.wav", "mix.residual.wav"]
+    versions = json.loads((tmp_path / "mix.bespoke" / "metrics.json").read_text())["versions"]
+    assert versions["bespoke"] == bespoke.__version__
+    where = subprocess.run(
+        [bin / "python", "-c", "import bespoke; print(bespoke.__file__)"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert where.stdout.startswith(str(site))
 
 
 def test_an_interrupt_ends_the_sweep_and_says_how_to_go_on(tiny_song, tmp_path):
