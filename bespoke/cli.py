@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bespoke.synth import Patch, SoundFont
 
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
-NO_END_SECONDS = 1e6
+RESERVED = ("residual", "report", "stems", "target")  # what no part's stem may be called
 MOST_RENDERS = 16
 _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -155,7 +155,7 @@ def separate(
         request.setting("song.mixture", song.resolve()),
         request.setting("song.target.score", score.resolve()),
         request.setting("song.target.soundfonts", soundfont),
-        request.setting("song.excerpt", _excerpt(start, end)),
+        request.setting("song.excerpt", _excerpt(song, start, end)),
         request.setting("song.reference", reference and reference.resolve()),
         f"recipe={request.QUALITIES[quality]}",
         f"seed={seed}",
@@ -223,7 +223,7 @@ def apply(
     """
     import tempfile
 
-    from bespoke.align import align, within
+    from bespoke.align import NO_CONFIDENCE, align, within
     from bespoke.audio import read_audio, write_wav
     from bespoke.separate import load_separator
     from bespoke.stems import publish
@@ -239,8 +239,10 @@ def apply(
             raise click.UsageError("A checkpoint is for one part: choose one --instrument.")
         ((_, part),) = parts.values()
         alignment = align(part.notes, recording, sample_rate)
-        _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
         notes["notes"] = within(alignment.notes, recording.shape[-1] / sample_rate)
+        if alignment.confidence < NO_CONFIDENCE or not notes["notes"]:
+            raise BespokeError(f"{score} does not fit {song} (confidence {alignment.confidence:.2f}): is it of this song, in its key?")
+        _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
     separator = load_separator(checkpoint, _torch_device(device), **notes)
     signals = separator.separate(recording, sample_rate)
     with tempfile.TemporaryDirectory() as folder:
@@ -373,7 +375,7 @@ def new(
         "mixture": _portable(song),
         "target": {**target, **({"soundfonts": [literal(soundfont)]} if soundfont else {})},
         **({"reference": _portable(reference)} if reference else {}),
-        **({"excerpt": excerpt} if (excerpt := _excerpt(start, end)) else {}),
+        **({"excerpt": excerpt} if (excerpt := _excerpt(song, start, end)) else {}),
     }
     with atomic_path(file) as temporary:
         header = f"# {part.name or 'The part'}, played by {_sound(part, target['patches'])}. All keys: song/custom.yaml of Bespoke.\n"
@@ -409,7 +411,7 @@ def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Pa
     labels: dict[str, tuple[int, Part]] = {}
     for index in indices:
         label = _slug(parts[index].name) or _slug(program_name(parts[index]))
-        labels[f"{label}-{index}" if label in (*labels, "residual", "report", "target") else label] = (index, parts[index])
+        labels[f"{label}-{index}" if label in (*labels, *RESERVED) else label] = (index, parts[index])
     return labels
 
 
@@ -546,8 +548,19 @@ def _finals(out: Path, stem: str, labels: Iterable[str], kind: str, force: bool)
     return files
 
 
-def _excerpt(start: float | None, end: float | None) -> list[float] | None:
-    return None if start is None and end is None else [start or 0.0, NO_END_SECONDS if end is None else end]
+def _excerpt(song: Path, start: float | None, end: float | None) -> list[float] | None:
+    from bespoke.audio import read_audio
+
+    if start is None and end is None:
+        return None
+    recording, sample_rate = read_audio(song)
+    start, length = start or 0.0, recording.shape[-1] / sample_rate
+    end = length if end is None else min(end, length)
+    if not start < end:
+        raise BespokeError(
+            f"Nothing of {song} is between --start and --end: it ends at {_clock(length)}, --start must be before it and --end."
+        )
+    return [start, end]
 
 
 def _portable(file: Path) -> str:

@@ -126,6 +126,7 @@ def separate(
         gain = publish(sources, [*finals.values()], kind)
     else:
         shared = out / f"{stem}.bespoke-parts" / "stems"
+        shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
         sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
         gain = publish(sources, [*finals.values()], kind)
         shutil.rmtree(shared)

@@ -168,6 +168,8 @@ def _prune(folder: Path) -> None:
 
 
 def _fluidsynth():
+    if Path("/opt/homebrew/lib/libfluidsynth.dylib").exists():  # where a Python that is not Homebrew's looks only if it is told
+        os.environ.setdefault("HOMEBREW_PREFIX", "/opt/homebrew")
     try:
         import fluidsynth
     except (ImportError, OSError) as error:

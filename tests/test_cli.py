@@ -92,6 +92,13 @@ def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
     assert code == 0, err
     assert checkpoint.stat().st_mtime_ns != before[checkpoint][1]
 
+    # Another recording, without training.
+    code, out, err = bespoke("apply", checkpoint, "song.wav", "melody.mid", "--out=again", "--format=mp3")
+    assert (code, out.splitlines()) == (0, [os.path.join("again", f"song.{name}.mp3") for name in ("target", "residual")]), err
+    assert "The score is aligned" in err
+    assert soundfile.info("again/song.target.mp3").format == "MP3"
+    assert bespoke("apply", checkpoint, "song.wav", "--out=again", "--format=mp3")[0] == 2
+
 
 def test_every_part_becomes_a_stem_and_all_add_up(bespoke, band, tmp_path):
     code, out, err = bespoke("separate", "song.wav", band, "--instrument=all", "--jobs=2", *FAST)
@@ -186,7 +193,7 @@ WRONG = {
     "no such time": (["separate", "song.wav", "melody.mid", "--start=1.02.3"], ["'1.02.3' is not a time", "1:02.5"]),
     "time beyond the song": (
         ["separate", "song.wav", "melody.mid", "--start=1:02"],
-        ["--start and --end [62.0", "3.0 seconds"],
+        ["Nothing of song.wav is between --start and --end", "0:03.0"],
     ),
     "several patches fit": (["separate", "song.wav", "melody.mid", "--patch=electric guitar"], ["26: Electric Guitar (jazz)", "28: "]),
     "no such patch": (["separate", "song.wav", "melody.mid", "--patch=kazoo"], ["no patch has that number or name", "bespoke patches"]),
@@ -273,7 +280,7 @@ def test_a_song_of_ones_own_is_one_word_in_ones_folder(bespoke, band, tmp_path):
         assert shown.returncode == 0, shown.stderr
         song = OmegaConf.to_container(OmegaConf.create(shown.stdout).song, resolve=False)
         assert (song["name"], song["target"]["patches"], song["target"]["instrument"]) == ("mine", [35, 33], "index:1")
-        assert song["excerpt"][0] == 1.0
+        assert song["excerpt"] == [1.0, 3.0]
     small = [one for one in SMALL if not one.startswith("trainer.max_steps")]
     code, _, err = bespoke("train", "song=mine", *small, "trainer.max_steps=1", "hydra.run.dir=run")
     assert code == 0, err
