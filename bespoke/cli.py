@@ -6,7 +6,7 @@ It makes the same runs as train.py, whose settings it writes out of its options 
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,9 +226,10 @@ def apply(
     from bespoke.align import NO_CONFIDENCE, align, within
     from bespoke.audio import read_audio, write_wav
     from bespoke.separate import load_separator
-    from bespoke.stems import publish
+    from bespoke.stems import check_free, publish
 
-    finals = _finals(out, song.stem, ("target", "residual"), kind, force)
+    finals = [out / f"{song.stem}.{label}.{kind}" for label in ("target", "residual")]
+    check_free(finals, force)
     _check_device(device)
     _check_format(kind, song)
     recording, sample_rate = read_audio(song)
@@ -298,6 +299,7 @@ def patches(
     """List patches, all or those with WORD in their name or that number; with --render, hear them before training."""
     from bespoke.audio import write_wav
     from bespoke.dsp import peak
+    from bespoke.stems import check_free
     from bespoke.synth import SYNTH_RATE, render
 
     found = _find_patches(word, _font(soundfont))
@@ -313,8 +315,8 @@ def patches(
         if not 1 <= len(playable) <= MOST_RENDERS:
             raise BespokeError(f"{len(playable)} patches fit to render: give a word or number that chooses 1 to {MOST_RENDERS}.")
         found = playable
-        labels = [f"{patch.program:03d}-{_slug(name)}" for patch, name in found]
-        files = _finals(out, score.stem, labels, "wav", force)
+        files = [out / f"{score.stem}.{patch.program:03d}-{_slug(name)}.wav" for patch, name in found]
+        check_free(files, force)
         for (patch, _), file in zip(found, files, strict=True):
             waveform = render(part.notes, patch)
             write_wav(file, 0.7 * waveform / max(peak(waveform), 1e-9), SYNTH_RATE)
@@ -537,15 +539,6 @@ def _check_format(kind: str, song: Path) -> None:
     if kind != "wav":
         recording, sample_rate = read_audio(song)
         check_format(kind, sample_rate, len(recording))
-
-
-def _finals(out: Path, stem: str, labels: Iterable[str], kind: str, force: bool) -> list[Path]:
-    """The files that a command will write; it is refused if they are there."""
-    files = [out / f"{stem}.{label}.{kind}" for label in labels]
-    there = [str(file) for file in files if file.exists()]
-    if there and not force:
-        raise BespokeError(f"{' and '.join(there)} already there: choose another --out, or replace with --force.")
-    return files
 
 
 def _excerpt(song: Path, start: float | None, end: float | None) -> list[float] | None:

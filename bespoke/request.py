@@ -23,7 +23,7 @@ from bespoke import preflight, train
 from bespoke.audio import file_hash, write_json
 from bespoke.errors import BespokeError
 from bespoke.launch import setting
-from bespoke.stems import copy, publish, write_shared
+from bespoke.stems import check_free, copy, publish, write_shared
 
 QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
 """The recipe of each."""
@@ -104,11 +104,7 @@ def separate(
     labels = [*(job.label for job in jobs), "residual"]
     finals = {label: out / f"{stem}.{label}.{kind}" for label in labels}
     pages = {job.label: out / (f"{stem}.report.html" if len(jobs) == 1 else f"{stem}.{job.label}.report.html") for job in jobs}
-    there = [str(file) for file in (*finals.values(), *pages.values()) if file.exists()]
-    if there and not force:
-        raise BespokeError(
-            f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} already there: choose another --out, or replace with --force."
-        )
+    check_free([*finals.values(), *pages.values()], force)
     hashes = {"version of Bespoke": bespoke.__version__, **{role: file_hash(path) for role, path in inputs.items()}}
     todo = {job: arguments for job in jobs if (arguments := job.arguments(hashes, force)) is not None}
     for job in todo:

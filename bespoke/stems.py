@@ -35,6 +35,18 @@ def check_format(kind: str, sample_rate: int, channels: int) -> None:
         )
 
 
+def check_free(files: Sequence[Path], force: bool) -> None:
+    """Replace nothing unasked.
+
+    Raises:
+        BespokeError: some of the files are there, and `force` is not set.
+    """
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        is_ = "is" if len(there) == 1 else "are"
+        raise BespokeError(f"{' and '.join(there)} {is_} already there: choose another --out, or replace with --force.")
+
+
 def share(estimates: Tensor, mixture: Tensor, stft: STFT) -> Tensor:
     """Make separate estimates of the parts of one mixture consistent: together they claim at most what is there.
 
