@@ -16,15 +16,15 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         step: how far it had come.
-        folder: of the run, which can go on from its last checkpoint.
+        remedy: how to go on.
     """
 
-    def __init__(self, step: int, folder: str):
-        super().__init__(step, folder)
-        self.step, self.folder = step, folder
+    def __init__(self, step: int, remedy: str):
+        super().__init__(step, remedy)
+        self.step, self.remedy = step, remedy
 
     def __str__(self) -> str:
-        return f"Interrupted at step {self.step}: repeat the command with hydra.run.dir={self.folder} ckpt=last to go on."
+        return f"Interrupted at step {self.step}: {self.remedy}."
 
 
 def one_sentence(error: BaseException) -> str:

@@ -120,12 +120,12 @@ def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkp
         Interrupted: by Ctrl-C.
     """
     first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
+    remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
     try:
         trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the one of the other; it ends a sweep too
-        raise Interrupted(trainer.global_step, trainer.default_root_dir) from error
+        raise Interrupted(trainer.global_step, remedy) from error
     if trainer.global_step < trainer.max_steps:
-        remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
         raise BespokeError(f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}.")
     return first_step
 
