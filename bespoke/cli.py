@@ -219,7 +219,7 @@ def apply(
     """Separate SONG with the CHECKPOINT of another run, without training.
 
     The checkpoint is SONG.bespoke/checkpoints/last.ckpt. It knows where the notes are in the recording that it was trained on, which may be
-    another mastering of it; for another recording give its MIDI too.
+    another mastering of it; for another recording, or the whole song after an excerpt, give its MIDI too.
     """
     import tempfile
 
