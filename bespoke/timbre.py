@@ -34,7 +34,7 @@ _LONGEST_SECONDS, _SHORTEST_SECONDS = _EDGES[-1] * _HOP_SECONDS, 0.1
 _DYNAMICS_DB = -35.0  # partials this far below a note's loudest count as absent
 _LOUDNESS = 0.65  # weights are powers, raised to this
 _CONTOUR_WEIGHT, _EQUALIZED_WEIGHT = 2.0, 0.5  # of differences in the course of loudness, and of those that the equalizer undoes
-_STIFFNESS, _MOST_DB = 0.02, 12.0  # of the equalizer
+_STIFFNESS, _MOST_DB = 0.01, 12.0  # of the equalizer
 
 
 @dataclass(frozen=True)
