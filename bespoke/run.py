@@ -36,6 +36,7 @@ from bespoke.separate import Separator, load_separator
 from bespoke.song import Song
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
+from bespoke.timbre import choose_patches
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,10 @@ def train(cfg: DictConfig) -> float | None:
         with _timed(seconds, "estimate"):
             song = replace(song, estimate=first.separate(*song.recording)[0])
     system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
+    if song.target is not None and not song.target.patches:
+        with _timed(seconds, "patches"):
+            aligned = None if not cfg.align else notes if facts["alignment"]["used"] else ()
+            song, facts["patches"] = choose_patches(song, aligned)
     log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.mixture.shape[-1] / song.sample_rate, cfg.trainer.max_steps, folder)
     if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
         log.warning("song.others is not used: background=synth would use it.")
