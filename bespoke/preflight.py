@@ -75,6 +75,7 @@ def _check_settings(cfg: DictConfig) -> None:
         "data.validation_batches": 0,
         "checkpoint_steps": 1,
         "curve_steps": 0,
+        "log_audio_steps": 0,
     }
     for name, lowest in least.items():
         value = OmegaConf.select(cfg, name)

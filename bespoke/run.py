@@ -26,7 +26,7 @@ from bespoke import logs, preflight, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, QualityCurve, StepLog
+from bespoke.callbacks import AtomicCheckpointIO, Listening, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate
@@ -88,8 +88,7 @@ def train(cfg: DictConfig) -> float | None:
             data = _data(cfg, song, policy, system)
         preflight.write_config(cfg, folder)
         write_json(folder / "mixes.json", data.train.describe(0))
-        for logger in loggers:
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
         checkpoint = folder / "checkpoints" / "last.ckpt"
         with _timed(seconds, "train"):
             first_step = _fit(trainer, system, data, checkpoint if resume else None)
@@ -108,8 +107,8 @@ def train(cfg: DictConfig) -> float | None:
                 metrics = evaluate(target, song.mixture, song.reference, song.sample_rate)
         metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts
         write_json(folder / "metrics.json", metrics)
-        signals = {"mixture": song.mixture, "estimate": target, "residual": residual}
-        logs.log_results(loggers, signals, song.sample_rate, metrics, trainer.global_step)
+        logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference)
+        logs.log_results(loggers, folder, metrics, trainer.global_step)
         log.info(report.summary(folder, metrics))
         failed = False
         return metrics.get("si_sdr_improvement")
@@ -220,6 +219,10 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
     ]
     callbacks.append(TQDMProgressBar() if bar else StepLog())
+    if loggers:
+        callbacks.append(TrainingFigures())
+    if logs.can_play(loggers):
+        callbacks.append(Listening(song, cfg.log_audio_steps, separate))
     if cfg.curve_steps and song.reference is not None:
         callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate))
     try:
@@ -272,20 +275,10 @@ def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, 
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "versions": versions | {package: importlib.metadata.version(package) for package in packages},
         "hashes": {**song.hashes, **{f"soundfont {soundfont.path.name}": soundfont.hash for soundfont in soundfonts}},
     }
-
-
-def _peak_memory_mb() -> float | None:
-    """The most memory that this process has held, in MB; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def _standin_notice(cfg: DictConfig) -> str:
