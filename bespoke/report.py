@@ -62,10 +62,10 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """One row a run: its overrides, metrics and cost, or the error that ended it."""
     table = []
     for folder in folders:
-        metrics, error = (_read_json(folder / name) for name in ("metrics.json", "error.json"))
-        found = metrics or error
+        metrics, error, job = (_read_json(folder / name) for name in ("metrics.json", "error.json", "job.json"))
+        found = metrics or error or job
         row: dict[str, Any] = {"run": folder.name}
-        row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []))
+        row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []) if override != "ckpt=last")
         row |= {column: metrics.get(column) for column in COLUMNS}
         row["seconds"] = metrics.get("seconds", {}).get("total")
         row["error"] = "" if metrics else error.get("error", "not finished")
@@ -75,7 +75,7 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def write_table(sweep: Path) -> str:
     """Write sweep.csv for the runs in a multirun's folder, and give the same as text."""
-    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json") for file in sweep.rglob(name)}
+    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json", "job.json") for file in sweep.rglob(name)}
     folders = sorted(found, key=lambda folder: (len(folder.relative_to(sweep).name), folder))
     table = rows(folders)
     for row, folder in zip(table, folders, strict=True):
@@ -86,7 +86,10 @@ def write_table(sweep: Path) -> str:
     cells = [columns, *([_text(row.get(column)) for column in columns] for row in table)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join(["", *lines, "", f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"])
+    ending = [f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"]
+    if any(row["error"] for row in table):
+        ending.append(f"To do what failed or was not finished, and only that: the same command with hydra.sweep.dir={sweep} ckpt=last")
+    return "\n".join(["", *lines, "", *ending])
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -50,7 +51,10 @@ def train(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     seconds: dict[str, float] = {}
     preflight.check(cfg)
-    resume = preflight.prepare_folder(cfg, folder)
+    resume = preflight.prepare_folder(cfg, folder, in_sweep=_sweep_name() is not None)
+    if resume and _sweep_name() and (folder / "metrics.json").is_file():  # written last
+        log.info("%s is finished already.", folder)
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("si_sdr_improvement")
     policy = _instantiate(cfg.aug)
     with _timed(seconds, "load"):
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True))
@@ -123,7 +127,8 @@ def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkp
         BespokeError: a setting of the trainer, such as max_time, ended it before.
     """
     first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
-    remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
+    place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _sweep_name() else f"hydra.run.dir={trainer.default_root_dir}"
+    remedy = f"repeat the command with {place} ckpt=last to go on"
     try:
         trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other; it ends a sweep too
