@@ -1,5 +1,5 @@
-"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, progress
-without a terminal, what is logged beside the losses, and how good the separation is as training goes on."""
+"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, how far
+training is, what is logged beside the losses, and how good the separation is as training goes on."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from bespoke import logs
+from bespoke import logs, progress
 from bespoke.audio import atomic_path, write_csv
 from bespoke.evaluate import si_sdr
 from bespoke.separate import Separator
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepLog(Callback):
-    """Where there is no terminal for a progress bar: a line now and then."""
+    """How far training is: on a terminal in the stage's line, elsewhere a line now and then."""
 
     def __init__(self, every_seconds: float = 20.0):
         self.every_seconds = every_seconds
@@ -45,17 +45,23 @@ class StepLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.first_step, self.began = trainer.global_step, time.monotonic()
         self.last = self.began
+        progress.advance(trainer.global_step, trainer.max_steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
             return
         now, step = time.monotonic(), trainer.global_step
-        if now - self.last < self.every_seconds and step < trainer.max_steps:
+        on_terminal = progress.on_terminal()
+        if now - self.last < (0.5 if on_terminal else self.every_seconds) and step < trainer.max_steps:
             return
         self.last = now
+        loss = outputs["loss"].item()
+        if on_terminal:
+            progress.advance(step, trainer.max_steps, f"step {step} of {trainer.max_steps}, loss {loss:.4f}")
+            return
         rate = (step - self.first_step) / max(now - self.began, 1e-9)
         left = (trainer.max_steps - step) / max(rate, 1e-9)
-        log.info("step %d of %d, loss %.5f, %.1f steps/s, %.0f s left", step, trainer.max_steps, outputs["loss"].item(), rate, left)
+        log.info("step %d of %d, loss %.5f, %.1f steps/s, %.0f s left", step, trainer.max_steps, loss, rate, left)
 
 
 class TrainingFigures(Callback):

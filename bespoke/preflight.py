@@ -114,7 +114,8 @@ class _AnyNetwork(torch.nn.Module):
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
     plain = OmegaConf.to_container(cfg, resolve=True)
-    plain.pop("ckpt")
+    for name in ("ckpt", "log_audio_steps"):
+        plain.pop(name)
     return plain
 
 

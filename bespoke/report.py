@@ -1,6 +1,7 @@
 """From one run's figures to a few lines, and from many runs to a table."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bespoke.align import LOW_CONFIDENCE
 from bespoke.audio import atomic_path, write_csv
 from bespoke.score import Note
 from bespoke.stft import STFT
@@ -16,18 +18,34 @@ COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "s
 
 
 def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
-    """What a run made and how good it is, for the end of the log."""
+    """What a run made, where, how good it is, and what to try next, for the end of the log."""
     lines = [
         f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s",
         f"  target    {folder / 'target.wav'}",
         f"  residual  {folder / 'residual.wav'}",
     ]
+    if (folder / "aligned.mid").is_file():
+        lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {metrics['alignment']['confidence']:.2f}")
     if metrics.get("si_sdr") is not None:
         lines.append(
             f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"
             f" improved by {metrics['si_sdr_improvement']:+.2f} dB (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
         )
-    return "\n".join(lines)
+    else:
+        lines.append("  SI-SDR    not measured: there is no song.reference")
+    return "\n".join([*lines, *(f"  next      {advice}" for advice in _advice(folder, metrics))])
+
+
+def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
+    """What is most likely to help, or else where to go on: one or two sentences."""
+    recipe, alignment = metrics["recipe"], metrics.get("alignment")
+    advice = []
+    if alignment and alignment["confidence"] < LOW_CONFIDENCE:
+        advice.append("look at alignment.png: is song.target.score of this song and key, and song.target.instrument the right one?")
+    if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
+        advice.append("recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (README)")
+    checkpoint = shlex.quote(str(folder / "checkpoints" / "last.ckpt"))
+    return advice or [f"another mastering of the song: python scripts/separate.py {checkpoint} OTHER.wav --out STEMS"]
 
 
 def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> None:

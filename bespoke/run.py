@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
@@ -19,11 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import bespoke
-from bespoke import logs, preflight, report
+from bespoke import logs, preflight, progress, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
@@ -219,11 +218,10 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
-    bar = sys.stdout.isatty()
     callbacks: list[Callback] = [
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
     ]
-    callbacks.append(TQDMProgressBar() if bar else StepLog())
+    callbacks.append(StepLog())
     if loggers:
         callbacks.append(TrainingFigures())
     if logs.can_play(loggers):
@@ -237,8 +235,8 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
             logger=loggers or False,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=bar,
-            # One epoch of all steps, so that the bar knows how many are left.
+            enable_progress_bar=False,
+            # One epoch of all steps.
             limit_train_batches=settings["max_steps"] * settings.get("accumulate_grad_batches", 1),
         )
     except MisconfigurationException as error:
@@ -303,5 +301,6 @@ def _sweep_name() -> str | None:
 @contextlib.contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.monotonic()
-    yield
+    with progress.stage(stage):
+        yield
     seconds[stage] = time.monotonic() - began
