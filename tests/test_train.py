@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -148,6 +149,18 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
 
 
+def shown_on_the_dashboard():
+    """What the panels of scripts/wandb_dashboard.py ask for."""
+    build = runpy.run_path(str(ROOT / "scripts" / "wandb_dashboard.py"))["build"]
+    panels = [panel for section in build("me", "bespoke", "aug").sections for panel in section.panels]
+    names = set()
+    for panel in panels:
+        for attribute in ("x", "y", "metrics", "media_keys"):
+            value = getattr(panel, attribute, None) or []
+            names |= {getattr(item, "name", item) for item in (value if isinstance(value, list) else [value])}
+    return names
+
+
 def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tmp_path):
     sweep = tmp_path / "sweep"
     result = run_train(
@@ -158,6 +171,7 @@ def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tm
         "data.batch_size=0,2",
         "logger=wandb",
         "log_audio_steps=2",
+        "trainer.val_check_interval=2",
         "trainer.log_every_n_steps=1",
         f"hydra.sweep.dir={sweep}",
         cwd=tmp_path,
@@ -192,6 +206,7 @@ def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tm
     assert all(Path(place).is_file() for files in run.artifacts.values() for place in files.values())
     assert run.artifacts["stems"].keys() == {"target.wav", "residual.wav"}
     assert "proc.memory.rssMB" in run.system
+    assert shown_on_the_dashboard() <= run.history.keys()
 
 
 def test_several_processes_train_together_and_one_writes(run_train, tiny_song, tmp_path):
