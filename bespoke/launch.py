@@ -72,6 +72,10 @@ def explained() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise BespokeError(_explain(error)) from error
+    except ValueError as error:
+        if "No trials are completed yet" not in str(error):  # Optuna's, at the end of its search
+            raise
+        raise BespokeError("No trial of the search gave a result: see the table for the reasons.") from error
     except OSError as error:
         if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
             raise
@@ -130,12 +134,24 @@ class _WithoutHydrasPreface:
 
 
 class SweepTable(Callback):
-    """Hydra callback that notes where a multirun puts its jobs. (Hydra calls no callback at the end of a sweep in which a job failed.)"""
+    """Hydra callback that notes where a multirun puts its jobs, and for the table what each was to do and why it failed.
+
+    (Hydra calls no callback at the end of a sweep in which a job failed.)
+    """
 
     folder: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         SweepTable.folder = Path(config.hydra.sweep.dir)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """In a sweep, what even a job that is killed leaves."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.runtime.output_dir)
+            from bespoke.audio import write_json  # slow to import
+
+            (folder / "error.json").unlink(missing_ok=True)  # it is done again
+            write_json(folder / "job.json", {"overrides": list(config.hydra.overrides.task)})
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         """Of a failed job keep the reason in a sweep, and no empty folder otherwise."""

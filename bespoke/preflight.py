@@ -55,8 +55,11 @@ def hold(folder: Path) -> Iterator[None]:
         raise BespokeError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from error
 
 
-def prepare_folder(cfg: DictConfig, folder: Path) -> bool:
-    """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint."""
+def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> bool:
+    """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint.
+
+    A sweep that is continued may have jobs that never began.
+    """
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
     written = folder / "config.yaml"
@@ -64,6 +67,8 @@ def prepare_folder(cfg: DictConfig, folder: Path) -> bool:
         raise BespokeError(f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke apply uses a checkpoint.")
     if cfg.ckpt == "last":
         if not written.is_file():
+            if in_sweep:
+                return False
             raise BespokeError(f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out.")
         changed = changes(cfg, folder)
         if changed:
@@ -102,6 +107,7 @@ def _check_settings(cfg: DictConfig) -> None:
         "data.validation_batches": 0,
         "checkpoint_steps": 1,
         "curve_steps": 0,
+        "log_audio_steps": 0,
     }
     for name, lowest in least.items():
         value = OmegaConf.select(cfg, name)
@@ -135,7 +141,8 @@ class _AnyNetwork(torch.nn.Module):
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
     plain = OmegaConf.to_container(cfg, resolve=True)
-    plain.pop("ckpt")
+    for name in ("ckpt", "log_audio_steps"):
+        plain.pop(name)
     return plain
 
 
