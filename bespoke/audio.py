@@ -119,7 +119,7 @@ def open_audio(path: str | Path, role: str = "recording") -> Recording:
     sample_rate = channels = samples = 0
     is_silent = True
     try:
-        for sample_rate, block in _decode(path):  # noqa: B007
+        for sample_rate, block in _decode(path):
             channels, samples = block.shape[0], samples + block.shape[1]
             if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE or channels > MAX_CHANNELS:
                 raise BespokeError(
