@@ -55,7 +55,7 @@ class Recording:
         path: of the file.
         sample_rate: in Hz.
         channels: their number.
-        first: its first sample in the file.
+        first: which of the file's samples is its first.
         samples: its length.
     """
 
@@ -99,9 +99,10 @@ class Recording:
         mono = (block.mean(axis=0, keepdims=True) for block in self.blocks())
         return np.concatenate(list(resample_blocks(mono, self.sample_rate, sample_rate)), axis=1)
 
-    def peak(self) -> float:
-        """The largest absolute sample of its channel mean."""
-        return max(float(np.abs(block.mean(axis=0)).max()) for block in self.blocks())
+    def levels(self) -> tuple[float, float]:
+        """The largest absolute sample, and that of the channel mean."""
+        peaks = [(np.abs(block).max(), np.abs(block.mean(axis=0)).max()) for block in self.blocks()]
+        return float(max(peak for peak, _ in peaks)), float(max(peak for _, peak in peaks))
 
 
 def open_audio(path: str | Path, role: str = "recording") -> Recording:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from bespoke.audio import atomic_path
+from bespoke.audio import Recording, atomic_path
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.separate import Separator
 from bespoke.stft import STFT
@@ -63,6 +64,20 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
     return False
 
 
+def check_space(folder: Path, recording: Recording) -> None:
+    """Find that there is no room for the stems, before they are made.
+
+    Raises:
+        BespokeError: there is not.
+    """
+    needed, free = 2 * 4 * recording.channels * recording.samples, shutil.disk_usage(folder).free
+    if needed > free:
+        raise BespokeError(
+            f"The stems need {needed / 1e6:.1f} MB, and {folder} has room for {free / 1e6:.1f} MB: free some space or choose another"
+            " folder."
+        )
+
+
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write config.yaml, once all that the user may have got wrong is checked: a command that is put right works in the same folder."""
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -90,7 +105,11 @@ def _check_settings(cfg: DictConfig) -> None:
         raise BespokeError(f"seed={cfg.seed} is not possible: give a whole number below 2147483648.")
     if cfg.data.workers != "auto" and not (isinstance(cfg.data.workers, int) and cfg.data.workers >= 0):
         raise BespokeError(f"data.workers={cfg.data.workers} is not possible: give auto, or a whole number from 0.")
-    for name, lowest, highest in (("data.segment_seconds", 0.05, 600), ("data.silent_share", 0, 1)):
+    for name, lowest, highest in (
+        ("data.segment_seconds", 0.05, 600),
+        ("data.listen_seconds", 20, 3600),
+        ("data.silent_share", 0, 1),
+    ):
         value = OmegaConf.select(cfg, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
             raise BespokeError(f"{name}={value} is not possible: give a number from {lowest} to {highest}.")
