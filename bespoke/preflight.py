@@ -21,6 +21,11 @@ ALLOWED_TARGETS = re.compile(
     r"audiomentations\.[A-Z]\w*|bespoke\.(background|augment|model|loss|logs)\.[A-Za-z]\w*"
     r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
 )
+# What Hydra itself makes, from its own part of the config, before a run begins.
+ALLOWED_HYDRA_TARGETS = re.compile(
+    r"bespoke\.launch\.SweepTable|hydra\._internal\.[\w.]+|hydra_plugins\.[\w.]+|optuna\.(samplers|pruners)\.[A-Z]\w*"
+)
+ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
 
 
 def check(cfg: DictConfig) -> None:
@@ -31,6 +36,28 @@ def check(cfg: DictConfig) -> None:
     """
     _check_targets(cfg)
     _check_settings(cfg)
+
+
+def check_hydra(hydra: DictConfig) -> None:
+    """Find what Hydra should not be asked to make: a config file can speak to it too.
+
+    Raises:
+        BespokeError: a `_target_` is not on the list, or the logging calls for code, or for a file outside the run's folder.
+    """
+    for name, value in _leaves(OmegaConf.to_container(hydra, resolve=False)):
+        key, text = name.rsplit(".", 1)[-1], str(value)
+        is_interpolated_target = "_target_" in text and "${" in text
+        if is_interpolated_target or (key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text)):
+            raise BespokeError(
+                f"hydra.{name}={text} is not allowed: of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are."
+            )
+        if not name.startswith(("job_logging.", "hydra_logging.")):
+            continue
+        is_ours = text.startswith("${hydra.runtime.output_dir}/") and ".." not in text
+        if key == "()" or (key == "class" and not ALLOWED_LOGGING.fullmatch(text)) or (key == "filename" and not is_ours):
+            raise BespokeError(
+                f"hydra.{name}={text} is not allowed: logs go to the terminal and to the run's folder, by Python's own classes."
+            )
 
 
 def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> bool:

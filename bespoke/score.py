@@ -46,7 +46,8 @@ class Part:
 def read_midi(path: str | Path) -> list[Part]:
     """Read every instrument of a MIDI file (type 0, 1 or 2) that has notes.
 
-    An instrument is what a track plays on a channel, whatever programs it goes through. Pitch bends and controllers are not read. A note that is never ended lasts to the track's end.
+    An instrument is what a track plays on a channel, whatever programs it goes through. Pitch bends and controllers are not read. A note
+    that is never ended lasts to the track's end.
 
     Returns:
         The parts, in the order in which their first notes end. A part's program is the one that most of its notes have.
