@@ -1,5 +1,6 @@
 """From a checkpoint and a recording to the target and the residual."""
 
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bespoke.audio import HIGHEST_RATE, existing
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
@@ -16,6 +18,7 @@ from bespoke.score import Note, shift
 from bespoke.stft import STFT
 
 _EARLY, _LATE, _FADE = 0.5, 2.0, 0.5  # seconds that a note may be heard before and after it is written, and of the fade to silence
+_LONGEST_WINDOW_SECONDS = 2.0
 _FAR = 4.0  # seconds from which on a note does not matter
 
 
@@ -176,6 +179,14 @@ def _sounding(notes: Sequence[Note], times_seconds: Tensor) -> Tensor:
     return torch.from_numpy(sounding)
 
 
+def _check_size(path: Path) -> None:
+    """A checkpoint is a ZIP archive without compression: one that is compressed may unpack to anything."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed")
+
+
 def carry(mask: Tensor, magnitude: Tensor, source: STFT, destination: STFT, frames: int) -> Tensor:
     """Carry a mask from one sample rate to another, by interpolation in Hz and seconds.
 
@@ -220,23 +231,33 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BespokeError(f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder.")
+    try:
+        path = existing(path, "checkpoint")
+    except BespokeError as error:
+        raise BespokeError(f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder.") from error
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for this
         raise BespokeError(f"There is no device {device} here: use cpu.") from error
     try:
+        _check_size(path)
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
         kept = dict(hyperparameters["separate"])
         kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
         settings = {**kept, **settings}
-        stft = STFT(**hyperparameters["stft"])
+        transform = hyperparameters["stft"]
+        if not (transform["sample_rate"] <= HIGHEST_RATE and transform.get("window_seconds", 0) <= _LONGEST_WINDOW_SECONDS):
+            raise ValueError("its transform is too large")
+        stft = STFT(**transform)
         arguments = dict(hyperparameters["model"])
-        model = MODELS[arguments.pop("name")](**arguments)
+        name = arguments.pop("name")
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+        if sum(value.numel() for value in weights.values()) > path.stat().st_size:
+            raise ValueError("its weights are larger than the file")
+        with torch.device("meta"):  # without memory: do the weights fit?
+            MODELS[name](**arguments).load_state_dict(weights, assign=True)
+        model = MODELS[name](**arguments)
         model.load_state_dict(weights)
     except Exception as error:  # anything can be wrong in a file from elsewhere
         raise BespokeError(f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__}).") from error

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
 TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
+MIN_SECONDS = 0.1
 MAX_HELD_VALUES = 60_000_000  # samples of all channels: 11 minutes of stereo at 44.1 kHz
 # A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
 _NEIGHBOUR = 1
@@ -129,6 +130,8 @@ class Song:
             reference = _open_reference(files["reference"], source)
         start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
         source = source.cut(start, end)
+        if source.seconds < MIN_SECONDS:
+            raise BespokeError(f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least.")
         peak, mono_peak = source.levels()
         if peak == 0:
             raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
@@ -231,7 +234,10 @@ def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:
 def locate(path: str | Path) -> Path:
     """Take a path from where the command started, or, if nothing is there, from the project's folder (the shipped songs)."""
     path = Path(str(path)).expanduser()  # YAML takes a name such as 1999 for a number
-    return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+    try:
+        return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+    except OSError:  # a name that is too long; whoever reads it says so
+        return path
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
