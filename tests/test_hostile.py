@@ -8,6 +8,7 @@ import io
 import os
 import re
 import resource
+import runpy
 import shutil
 import struct
 import sys
@@ -31,6 +32,7 @@ from bespoke.launch import as_folder
 from bespoke.score import read_midi
 from bespoke.separate import load_separator
 from bespoke.song import Song
+from conftest import ROOT
 
 RATE = 8000
 TONE = 0.3 * np.sin(np.arange(2 * RATE) / 7)
@@ -398,7 +400,7 @@ def test_config_that_has_hydra_run_code_is_refused(name):
         preflight.check_hydra(OmegaConf.create(HYDRA[name]))
 
 
-def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(run_train, tmp_path):
+def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, monkeypatch, capfd):
     (tmp_path / "conf" / "song").mkdir(parents=True)
     for name, lines in {
         "hydra": ["# @package _global_", "hydra:", "  callbacks:", "    evil: {_target_: os.mkdir, path: owned}"],
@@ -406,15 +408,17 @@ def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(run_train, 
     }.items():
         (tmp_path / "conf" / "song" / f"{name}.yaml").write_text("\n".join(lines))
     (tmp_path / "below" / "here").mkdir(parents=True)
-    results = {
-        name: run_train("--config-dir", "../../conf", f"song={name}", "logger=none", cwd=tmp_path / "below" / "here")
-        for name in ("hydra", "elsewhere")
-    }
-    assert [result.returncode for result in results.values()] == [2, 2]
-    assert "hydra.callbacks.evil._target_=os.mkdir is not allowed" in results["hydra"].stderr
-    assert results["elsewhere"].stderr == (
-        "error: The recording nosuch.wav does not exist: check the path, which is taken from where the command started.\n"
-    )
+    monkeypatch.chdir(tmp_path / "below" / "here")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    errors = []
+    for name in ("hydra", "elsewhere"):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "../../conf", f"song={name}", "logger=none"])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        assert caught.value.code == 2
+        errors.append(capfd.readouterr().err)
+    assert "hydra.callbacks.evil._target_=os.mkdir is not allowed" in errors[0]
+    assert errors[1].startswith("error: The recording nosuch.wav does not exist: check the path")
     assert not list(tmp_path.rglob("owned*"))
 
 
