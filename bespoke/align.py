@@ -36,7 +36,7 @@ _ONSET_WEIGHT = 0.5  # of an onset's evidence against one observation's
 _WRONG_KEYS = (-6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6)  # semitones
 _SHUFFLES = 6
 _EVEN_RATIO, _STEEPNESS = 1.38, 15.0  # of the confidence
-_BLOCK_SECONDS, _MARGIN_FRAMES = 300.0, 344  # of the recording that is transformed at once, and 4 s around it
+_BLOCK_SECONDS, _MARGIN_FRAMES = 120.0, 344  # of the recording that is transformed at once, and 4 s around it
 _LONG_SCORE_SECONDS, _ANCHOR_SECONDS, _LONG_RECORDING_SECONDS = 300.0, 120.0, 1200.0
 _STRAIGHT_SECONDS, _WANDER, _COARSE = 60.0, 0.03, 8  # scores longer than this may be off a straight line by this share of their length
 _LATENESS_SECONDS = 0.015  # energy has risen halfway this long after a note begins
@@ -101,15 +101,13 @@ def align(
         raise BespokeError("The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align: choose another instrument.")
     sounding, starting = evidence(mixture, sample_rate)
     pool = _POOL if sounding.shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
-    found = [(_search(sounding, starting, anchor, tempo_range, pool), anchor) for anchor in _anchors(pitched)]
-    (factor, offset, fit, wrong_fits), anchor = max(found, key=lambda result: result[0][2] / max(sum(result[0][3]), 1e-9))
+    found = [(anchor, *_search(sounding, starting, anchor, tempo_range, pool)) for anchor in _anchors(pitched)]
+    _, factor, offset, fit, wrong_fits = max(found, key=lambda result: _confidence(*result[3:]))
     onsets = np.unique([note.start_seconds for note in pitched])
     expected = onsets * factor + offset
+    if len(found) > 1:
+        factor, expected = _through(found, sounding, starting, onsets, tempo_range)
     seconds = onsets[-1] - onsets[0]
-    if anchor is not pitched:  # what was found in a part has to reach the ends of the whole
-        anchored, placed = _warp(sounding, starting, anchor, factor, np.unique([note.start_seconds for note in anchor]) * factor + offset)
-        factor, offset = np.polyfit(anchored, placed + _LATENESS_SECONDS, 1)
-        expected = onsets * factor + offset
     if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
         window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
         _, times = _warp(
@@ -213,6 +211,34 @@ def _anchors(notes: Sequence[Note]) -> list[Sequence[Note]]:
     chosen = [part[counts[part].argmax()] for part in np.array_split(np.arange(len(starts)), 3)]
     parts = ([note for note in notes if starts[index] <= note.start_seconds < starts[index] + _ANCHOR_SECONDS] for index in chosen)
     return [part for part in parts if part]
+
+
+def _through(
+    found: Sequence[tuple], sounding: np.ndarray, starting: np.ndarray, onsets: np.ndarray, tempo_range: tuple[float, float]
+) -> tuple[float, np.ndarray]:
+    """A line through the places of a long score's parts, those left out that the surest one contradicts.
+
+    Returns:
+        Its tempo factor on the whole, and where each onset is on it, in seconds of the recording.
+    """
+    places = []
+    for anchor, factor, offset, fit, wrong_fits in found:
+        own = np.unique([note.start_seconds for note in anchor])
+        _, times = _warp(sounding, starting, anchor, factor, own * factor + offset)
+        places.append((_confidence(fit, wrong_fits), own, times + _LATENESS_SECONDS))
+    confidence, own, times = max(places, key=lambda place: place[0])
+    slack = (0.9 * tempo_range[0], 1.1 * tempo_range[1])
+    kept = [(own, times)]
+    for other_confidence, other_own, other_times in places:
+        distance = np.median(other_own) - np.median(own)
+        if distance and other_confidence >= min(confidence, LOW_CONFIDENCE):
+            slope = (np.median(other_times) - np.median(times)) / distance
+            kept += [(other_own, other_times)] if slack[0] <= slope <= slack[1] else []
+    score, index = np.unique(np.concatenate([part for part, _ in kept]), return_index=True)
+    recording = np.maximum.accumulate(np.concatenate([part for _, part in kept])[index])
+    factor = float(np.clip(np.polyfit(score, recording, 1)[0], *tempo_range))
+    beyond = np.minimum(onsets - score[0], 0) + np.maximum(onsets - score[-1], 0)
+    return factor, np.interp(onsets, score, recording) + factor * beyond
 
 
 def _search(

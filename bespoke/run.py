@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import bespoke
 from bespoke import logs, preflight, progress, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
-from bespoke.audio import wav_writer, write_json
+from bespoke.audio import write_json
 from bespoke.augment import Policy
 from bespoke.callbacks import AtomicCheckpointIO, Listening, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
@@ -129,14 +129,9 @@ def train(cfg: DictConfig) -> float | None:
 
 def _write_stems(separator: Separator, song: Song, folder: Path) -> list[np.ndarray]:
     """Separate the recording into target.wav and residual.wav. Returns both in the form of `song.mixture`."""
-    source = song.source
-    shape = (source.sample_rate, source.channels, source.samples)
     paths = [folder / "target.wav", folder / "residual.wav"]
-    with wav_writer(paths[0], *shape) as write_target, wav_writer(paths[1], *shape) as write_residual:
-        for target, residual in separator.stream(source.blocks(), source.samples, source.sample_rate, source.levels()[1]):
-            write_target(target)
-            write_residual(residual)
-    return [hold(replace(source, path=path, first=0), song.sample_rate)[0] for path in paths]
+    separator.write_stems(song.source, *paths)
+    return [hold(replace(song.source, path=path, first=0), song.sample_rate)[0] for path in paths]
 
 
 def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkpoint: Path | None) -> int:

@@ -19,6 +19,13 @@ from bespoke.errors import BespokeError
 MAX_BYTES, MAX_NOTES, MAX_HOURS = 2_000_000, 100_000, 12
 # A number of MIDI goes on as long as its bytes are from 128. The parser would take minutes for one as long as the file.
 _ENDLESS_NUMBER = re.compile(rb"[\x80-\xff]{4096}")
+# Scores that are no MIDI, and what tells them. No library that reads them is light and quiet enough to be worth it.
+_OTHER_SCORES = {
+    "MusicXML": (b"<score-partwise", b"<score-timewise", b"META-INF/container.xml"),
+    "MuseScore": (b"<museScore", b".mscx"),
+    "Guitar Pro": (b"FICHIER GUITAR PRO", b"BCFZ", b"BCFS", b"Content/score.gpif"),
+    "ABC": (b"\nK:",),
+}
 _DRUM_CHANNEL = 9
 _HIGHEST_KEY_SWITCH, _KEY_SWITCH_GAP = 36, 17
 
@@ -64,6 +71,9 @@ def read_midi(path: str | Path) -> list[Part]:
     content = path.read_bytes()
     if _ENDLESS_NUMBER.search(content):
         raise BespokeError(f"The score {path} cannot be read as MIDI (a number in it has no end): export it again as a .mid file.")
+    for program, signs in _OTHER_SCORES.items():
+        if not content.startswith(b"MThd") and any(sign in content[:1000] for sign in signs):
+            raise BespokeError(f"The score {path} is of {program}: open it there, or in MuseScore, and export it as MIDI.")
     try:
         midi = mido.MidiFile(file=io.BytesIO(content), clip=True)
         parts = _parts(midi)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bespoke.audio import HIGHEST_RATE, existing
+from bespoke.audio import HIGHEST_RATE, Recording, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
@@ -125,6 +125,22 @@ class Separator:
             faded, target = target[:, -overlap:] * ramp[::-1], target[:, :-overlap]
             yield target, current[:, :-overlap] - target
             held = held[:, end - start - overlap :]
+
+    def write_stems(self, recording: Recording, target: Path, residual: Path) -> None:
+        """Separate an audio file of any length into two float32 WAVs of its rate, length and channels.
+
+        Args:
+            recording: the file.
+            target, residual: where the stems are written; both appear when they are complete.
+
+        Raises:
+            BespokeError: they cannot be written.
+        """
+        shape = (recording.sample_rate, recording.channels, recording.samples)
+        with wav_writer(target, *shape) as write_target, wav_writer(residual, *shape) as write_residual:
+            for parts in self.stream(recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]):
+                write_target(parts[0])
+                write_residual(parts[1])
 
     @torch.inference_mode()
     def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bespoke.audio import read_audio, write_wav
+from bespoke.audio import open_audio
 from bespoke.errors import BespokeError
 from bespoke.separate import load_separator
 
@@ -19,6 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recording", type=Path, help="audio of any rate, length and number of channels")
     parser.add_argument("--out", type=Path, default=None, help="folder for target.wav and residual.wav (default: RECORDING.stems)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument(
+        "--strength", type=float, default=None, help="more than 1: less of the others and more artefacts; less than 1: the reverse"
+    )
     parser.add_argument("--force", action="store_true", help="replace stems that are already there")
     options = parser.parse_args(arguments)
     out = options.out or options.recording.with_suffix(".stems")
@@ -26,11 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         present = [name for name in ("target.wav", "residual.wav") if (out / name).exists()]
         if present and not options.force:
             raise BespokeError(f"{out} already has {' and '.join(present)}: choose another with --out, or replace them with --force.")
-        separator = load_separator(options.checkpoint, options.device)
-        recording, sample_rate = read_audio(options.recording)
-        target, residual = separator.separate(recording, sample_rate)
-        write_wav(out / "target.wav", target, sample_rate)
-        write_wav(out / "residual.wav", residual, sample_rate)
+        settings = {} if options.strength is None else {"strength": options.strength}
+        separator = load_separator(options.checkpoint, options.device, **settings)
+        separator.write_stems(open_audio(options.recording), out / "target.wav", out / "residual.wav")
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
