@@ -45,6 +45,8 @@ def check_hydra(hydra: DictConfig) -> None:
         BespokeError: a `_target_` is not on the list, or the logging calls for code, or for a file outside the run's folder.
     """
     for name, value in _leaves(OmegaConf.to_container(hydra, resolve=False)):
+        if name.split(".")[0] not in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+            continue  # words only, such as the command line
         key, text = name.rsplit(".", 1)[-1], str(value)
         is_interpolated_target = "_target_" in text and "${" in text
         if is_interpolated_target or (key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text)):
