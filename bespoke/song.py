@@ -150,19 +150,15 @@ class Song:
             files["score"] = locate(score)
             parts = read_midi(files["score"])
             part = choose_part(parts, target.get("instrument"), files["score"])
-<<<<<<< HEAD
-            if target.get("patches") == "auto":
-                voice = Voice(part, (), _candidates(target.get("soundfonts"), part), target.get("equalize", True))
-            else:
-                voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
-=======
             chosen = part
             if not part.is_drum:
                 part = replace(part, notes=without_key_switches(part.notes))
                 if dropped := len(chosen.notes) - len(part.notes):
                     log.info("%d notes of the score are so low that they must be key switches: they are left out.", dropped)
-            voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
->>>>>>> fb13bbf (Hold a long recording as its channel mean, listen to part of it, and write its stems block by block)
+            if target.get("patches") == "auto":
+                voice = Voice(part, (), _candidates(target.get("soundfonts"), part), target.get("equalize", True))
+            else:
+                voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
         else:
             files["audio"] = locate(audio)
             target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
