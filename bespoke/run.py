@@ -111,7 +111,7 @@ def train(cfg: DictConfig) -> float | None:
             return None
         with _timed(seconds, "separate"):
             separator = load_separator(checkpoint, str(trainer.strategy.root_device))
-            target, residual = _write_stems(separator, song, folder)
+            target = _write_stems(separator, song, folder)
         metrics: dict[str, Any] = {}
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
@@ -127,11 +127,10 @@ def train(cfg: DictConfig) -> float | None:
         logs.finish(loggers, failed)
 
 
-def _write_stems(separator: Separator, song: Song, folder: Path) -> list[np.ndarray]:
-    """Separate the recording into target.wav and residual.wav. Returns both in the form of `song.mixture`."""
-    paths = [folder / "target.wav", folder / "residual.wav"]
-    separator.write_stems(song.source, *paths)
-    return [hold(replace(song.source, path=path, first=0), song.sample_rate)[0] for path in paths]
+def _write_stems(separator: Separator, song: Song, folder: Path) -> np.ndarray:
+    """Separate the recording into target.wav and residual.wav. Returns the target in the form of `song.mixture`."""
+    separator.write_stems(song.source, folder / "target.wav", folder / "residual.wav")
+    return hold(replace(song.source, path=folder / "target.wav", first=0), song.sample_rate)[0]
 
 
 def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkpoint: Path | None) -> int:
