@@ -36,6 +36,9 @@ _ONSET_WEIGHT = 0.5  # of an onset's evidence against one observation's
 _WRONG_KEYS = (-6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6)  # semitones
 _SHUFFLES = 6
 _EVEN_RATIO, _STEEPNESS = 1.38, 15.0  # of the confidence
+_BLOCK_SECONDS, _MARGIN_FRAMES = 120.0, 344  # of the recording that is transformed at once, and 4 s around it
+_LONG_SCORE_SECONDS, _ANCHOR_SECONDS, _LONG_RECORDING_SECONDS = 300.0, 120.0, 1200.0
+_STRAIGHT_SECONDS, _WANDER, _COARSE = 60.0, 0.03, 8  # scores longer than this may be off a straight line by this share of their length
 _LATENESS_SECONDS = 0.015  # energy has risen halfway this long after a note begins
 
 
@@ -97,8 +100,21 @@ def align(
     if not pitched:
         raise BespokeError("The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align: choose another instrument.")
     sounding, starting = evidence(mixture, sample_rate)
-    factor, offset, fit, wrong_fits = _search(sounding, starting, pitched, tempo_range)
-    onsets, times = _warp(sounding, starting, pitched, factor, offset)
+    pool = _POOL if sounding.shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+    found = [(anchor, *_search(sounding, starting, anchor, tempo_range, pool)) for anchor in _anchors(pitched)]
+    _, factor, offset, fit, wrong_fits = max(found, key=lambda result: _confidence(*result[3:]))
+    onsets = np.unique([note.start_seconds for note in pitched])
+    expected = onsets * factor + offset
+    if len(found) > 1:
+        factor, expected = _through(found, sounding, starting, onsets, tempo_range)
+    seconds = onsets[-1] - onsets[0]
+    if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
+        window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
+        _, times = _warp(
+            *(_pooled(rows, _COARSE) for rows in (sounding, starting)), pitched, factor, expected, window, rate=_FRAMES / _COARSE
+        )
+        expected = times + _LATENESS_SECONDS
+    onsets, times = _warp(sounding, starting, pitched, factor, expected)
     path = tuple(zip(onsets.tolist(), times.tolist(), strict=True))
     return Alignment(_placed(notes, onsets, times, factor), _confidence(fit, wrong_fits), float(factor), float(offset), path)
 
@@ -142,17 +158,31 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
     mono = resample(mixture.mean(axis=0, keepdims=True), sample_rate, _RATE)[0]
     if not mono.any():
         raise BespokeError("The recording is silent: there is nothing to align the score to.")
-    tuning = librosa.estimate_tuning(y=mono, sr=_RATE)  # of a semitone, from -0.5 to 0.5
+    size = round(_BLOCK_SECONDS * _RATE)
+    sample = (
+        mono if mono.size <= size else np.concatenate([mono[start : start + size // 10] for start in range(0, mono.size, mono.size // 10)])
+    )
+    tuning = librosa.estimate_tuning(y=sample, sr=_RATE)  # of a semitone, from -0.5 to 0.5
     bins = {"n_bins": 96 * _BINS, "bins_per_octave": 12 * _BINS}
     lowest_hz = librosa.midi_to_hz(_LOWEST_PITCH + tuning)
-    magnitude = np.abs(librosa.vqt(mono, sr=_RATE, hop_length=_HOP, fmin=lowest_hz, **bins))
-    level = np.log1p(10 * magnitude / magnitude.mean(dtype=np.float64))
-    level -= uniform_filter1d(level, 4 * _BINS + 1, axis=0)
-    sounding = np.zeros((_PITCHES, level.shape[1]))
-    for partial in range(1, _PARTIALS + 1):
-        bin_of_pitch = _BINS * np.arange(_PITCHES) + round(12 * _BINS * np.log2(partial))
-        inside = bin_of_pitch < len(level)
-        sounding[inside] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
+    frames, step = 1 + mono.size // _HOP, size // _HOP
+    magnitude = np.empty((96 * _BINS, frames), np.float32)
+    for start in range(0, frames, step):  # a block at a time, with its surroundings: the transform takes much memory
+        end, before = min(start + step, frames), min(start, _MARGIN_FRAMES)
+        block = mono[(start - before) * _HOP : (end + _MARGIN_FRAMES) * _HOP]
+        transform = librosa.vqt(block, sr=_RATE, hop_length=_HOP, fmin=lowest_hz, **bins)
+        magnitude[:, start:end] = np.abs(transform[:, before : before + end - start])
+    mean = magnitude.mean(dtype=np.float64)
+    sounding = np.zeros((_PITCHES, frames))
+    for start in range(0, frames, step):
+        block = slice(start, start + step)
+        level = np.log1p(10 * magnitude[:, block] / mean)
+        level -= uniform_filter1d(level, 4 * _BINS + 1, axis=0)
+        for partial in range(1, _PARTIALS + 1):
+            bin_of_pitch = _BINS * np.arange(_PITCHES) + round(12 * _BINS * np.log2(partial))
+            inside = bin_of_pitch < len(level)
+            sounding[inside, block] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
+    del magnitude
     sounding = _standardized(sounding)
     step = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
     starting = _standardized(np.maximum(correlate1d(sounding, step, axis=1, mode="nearest"), 0))
@@ -164,11 +194,59 @@ def _standardized(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(rows.std(axis=1, keepdims=True), 1e-9)
 
 
+def _pooled(rows: np.ndarray, pool: int) -> np.ndarray:
+    """Means over consecutive frames, the last ones with zeros."""
+    frames = rows.shape[1] // pool + 1
+    return np.pad(rows, ((0, 0), (0, frames * pool - rows.shape[1]))).reshape(len(rows), frames, pool).mean(axis=2)
+
+
+def _anchors(notes: Sequence[Note]) -> list[Sequence[Note]]:
+    """The parts of a score that are searched for: all of it, or, of a long one, two minutes at three places."""
+    first, last = min(note.start_seconds for note in notes), max(note.end_seconds for note in notes)
+    if last - first <= _LONG_SCORE_SECONDS:
+        return [notes]
+    starts = np.arange(first, last - _ANCHOR_SECONDS, 10.0)
+    onsets = np.sort([note.start_seconds for note in notes])
+    counts = np.searchsorted(onsets, starts + _ANCHOR_SECONDS) - np.searchsorted(onsets, starts)
+    chosen = [part[counts[part].argmax()] for part in np.array_split(np.arange(len(starts)), 3)]
+    parts = ([note for note in notes if starts[index] <= note.start_seconds < starts[index] + _ANCHOR_SECONDS] for index in chosen)
+    return [part for part in parts if part]
+
+
+def _through(
+    found: Sequence[tuple], sounding: np.ndarray, starting: np.ndarray, onsets: np.ndarray, tempo_range: tuple[float, float]
+) -> tuple[float, np.ndarray]:
+    """A line through the places of a long score's parts, those left out that the surest one contradicts.
+
+    Returns:
+        Its tempo factor on the whole, and where each onset is on it, in seconds of the recording.
+    """
+    places = []
+    for anchor, factor, offset, fit, wrong_fits in found:
+        own = np.unique([note.start_seconds for note in anchor])
+        _, times = _warp(sounding, starting, anchor, factor, own * factor + offset)
+        places.append((_confidence(fit, wrong_fits), own, times + _LATENESS_SECONDS))
+    confidence, own, times = max(places, key=lambda place: place[0])
+    slack = (0.9 * tempo_range[0], 1.1 * tempo_range[1])
+    kept = [(own, times)]
+    for other_confidence, other_own, other_times in places:
+        distance = np.median(other_own) - np.median(own)
+        if distance and other_confidence >= min(confidence, LOW_CONFIDENCE):
+            slope = (np.median(other_times) - np.median(times)) / distance
+            kept += [(other_own, other_times)] if slack[0] <= slope <= slack[1] else []
+    score, index = np.unique(np.concatenate([part for part, _ in kept]), return_index=True)
+    recording = np.maximum.accumulate(np.concatenate([part for _, part in kept])[index])
+    factor = float(np.clip(np.polyfit(score, recording, 1)[0], *tempo_range))
+    beyond = np.minimum(onsets - score[0], 0) + np.maximum(onsets - score[-1], 0)
+    return factor, np.interp(onsets, score, recording) + factor * beyond
+
+
 def _search(
     sounding: np.ndarray,
     starting: np.ndarray,
     notes: Sequence[Note],
     tempo_range: tuple[float, float],
+    pool: int,
 ) -> tuple[float, float, float, tuple[float, float]]:
     """The best straight line: every tempo factor on a grid, and for each every offset at once, as a correlation.
 
@@ -178,12 +256,9 @@ def _search(
     Returns:
         Tempo factor, offset in seconds, the fit, and two means of the best fits of wrong scores: in other keys, and with shuffled pitches.
     """
-    frames = sounding.shape[1] // _POOL + 1
-    rate = _FRAMES / _POOL
-    pooled, rising = (
-        np.pad(rows, ((0, 0), (0, frames * _POOL - rows.shape[1]))).reshape(_PITCHES, frames, _POOL).mean(axis=2)
-        for rows in (sounding, starting)
-    )
+    frames = sounding.shape[1] // pool + 1
+    rate = _FRAMES / pool
+    pooled, rising = (_pooled(rows, pool) for rows in (sounding, starting))
     summed = np.pad(np.cumsum(pooled, axis=1), ((0, 0), (1, 0)))
     starts, ends = (np.array([getattr(note, name) for note in notes]) * rate for name in ("start_seconds", "end_seconds"))
     pitches, row = np.unique([note.pitch - _LOWEST_PITCH for note in notes], return_inverse=True)
@@ -234,18 +309,21 @@ def _warp(
     starting: np.ndarray,
     notes: Sequence[Note],
     factor: float,
-    offset_seconds: float,
-    jitter_seconds: float = 0.02,
-    drift: float = 0.035,
+    expected_seconds: np.ndarray,
     window_seconds: float = 1.0,
     step_seconds: float = 0.4,
+    jitter_seconds: float = 0.02,
+    drift: float = 0.035,
+    rate: float = _FRAMES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bend the line: the likeliest deviation of each onset (Viterbi), with the same evidence as `_search`.
+    """Bend a line: the likeliest deviation of each onset (Viterbi), with the same evidence as `_search`.
 
     Args:
+        expected_seconds: where each distinct onset is on the line, in seconds of the recording.
         jitter_seconds, drift: standard deviation of the change from one onset to the next: `jitter_seconds` in any case (a grid of
             62.5 ms gives 18 ms), and this share of the time between them.
         window_seconds, step_seconds: the largest deviation from the line, and the largest change from one onset to the next.
+        rate: frames of the evidence in a second.
 
     Returns:
         The distinct onsets, in seconds of the score, and where they are in the recording `[onset]`.
@@ -253,19 +331,20 @@ def _warp(
     frames = sounding.shape[1]
     summed = np.pad(np.cumsum(sounding, axis=1), ((0, 0), (1, 0)))
     rise = np.pad(starting, ((0, 0), (0, 1)))  # the last frame is outside
-    reach, largest = round(window_seconds * _FRAMES), round(step_seconds * _FRAMES)
+    pooled = _FRAMES / rate
+    reach, largest = round(window_seconds * rate), round(step_seconds * rate)
     deviations = np.arange(-reach, reach + 1)
     onsets, event = np.unique([note.start_seconds for note in notes], return_inverse=True)
     gain = np.zeros((len(onsets), len(deviations)))
     for note, index in zip(notes, event, strict=True):
-        start = round((note.start_seconds * factor + offset_seconds) * _FRAMES) + deviations
-        length = max(1, round((note.end_seconds - note.start_seconds) * factor * _FRAMES))
+        start = round(expected_seconds[index] * rate) + deviations
+        length = max(1, round((note.end_seconds - note.start_seconds) * factor * rate))
         pitch = note.pitch - _LOWEST_PITCH
         held = summed[pitch, np.clip(start + length, 0, frames)] - summed[pitch, np.clip(start, 0, frames)]
         begun = rise[pitch, np.where((start >= 0) & (start < frames), start, frames)]
-        gain[index] += held / np.sqrt(length * _POOL) + _ONSET_WEIGHT * begun
+        gain[index] += held * pooled / np.sqrt(length * pooled * _POOL) + _ONSET_WEIGHT * begun
 
-    change = np.arange(-largest, largest + 1) / _FRAMES
+    change = np.arange(-largest, largest + 1) / rate
     score, origins = gain[0], []
     for index in range(1, len(onsets)):
         variance = jitter_seconds**2 + (drift * factor * (onsets[index] - onsets[index - 1])) ** 2
@@ -276,8 +355,8 @@ def _warp(
     state = [int(score.argmax())]
     for origin in reversed(origins):
         state.append(state[-1] + int(origin[state[-1]]) - largest)
-    deviation_seconds = deviations[state[::-1]] / _FRAMES
-    return onsets, onsets * factor + offset_seconds + deviation_seconds - _LATENESS_SECONDS
+    deviation_seconds = deviations[state[::-1]] / rate
+    return onsets, expected_seconds + deviation_seconds - _LATENESS_SECONDS
 
 
 def _confidence(fit: float, wrong_fits: tuple[float, float]) -> float:

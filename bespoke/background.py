@@ -11,13 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from bespoke.audio import read_audio
-from bespoke.dsp import active_rms, resample
+from bespoke.audio import open_audio
+from bespoke.dsp import active_rms
 from bespoke.errors import BespokeError
 from bespoke.song import Song, locate
 
 LEVEL = 0.1  # -20 dBFS: the RMS of every track, while it plays, before the drawn gains
-AUDIO_ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
+AUDIO_ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".m4a", ".aac"}
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,7 @@ class AudioBackground:
             raise BespokeError(f"background=audio found no audio{where}: set background.paths to files or folders with audio.")
         self.tracks = []
         for file in files:
-            waveform, rate = read_audio(file, "background")
-            self.tracks.append(level(resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate), sample_rate))
+            self.tracks.append(level(open_audio(file, "background").read_mono(sample_rate), sample_rate))
         self.share = np.array([track.shape[-1] for track in self.tracks]) / sum(track.shape[-1] for track in self.tracks)
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:

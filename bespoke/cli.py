@@ -16,13 +16,16 @@ from bespoke import __version__
 from bespoke.errors import INTERRUPTED, BespokeError, Interrupted
 
 if TYPE_CHECKING:
+    from bespoke.audio import Recording
     from bespoke.request import Job
     from bespoke.score import Part
     from bespoke.synth import Patch, SoundFont
 
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
+FORMAT_HELP = "Of the stems. wav: float, which adds up exactly. The others: of the song's bit depth, with its tags; same: in its format."
 RESERVED = ("residual", "report", "stems", "target")  # what no part's stem may be called
 MOST_RENDERS = 16
+ALIGNMENT_RATE = 22050
 _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
 
@@ -88,7 +91,13 @@ _end = click.option("--end", type=Seconds(), metavar="TIME", help="Take the song
 _out = click.option("--out", type=_folder, default=Path(), metavar="FOLDER", help="Where to put the results. Default: this folder.")
 _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 _format = click.option(
-    "--format", "kind", type=click.Choice(["wav", "flac", "mp3"]), default="wav", show_default=True, help="Of the stems."
+    "--format", "kind", type=click.Choice(["wav", "flac", "mp3", "same"]), default="wav", show_default=True, help=FORMAT_HELP
+)
+_strength = click.option(
+    "--strength",
+    type=float,
+    metavar="NUMBER",
+    help="More than 1: less of the others in the target, more artefacts; below 1: the reverse.",
 )
 _force = click.option("--force", is_flag=True, help="Replace what is there.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -109,6 +118,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the results 
     show_default=True,
     help="quick: to hear whether MIDI and patch are right. best: takes longest.",
 )
+@_strength
 @_out
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="The same seed gives the same stems.")
 @_device
@@ -127,6 +137,7 @@ def separate(
     start: float | None,
     end: float | None,
     quality: str,
+    strength: float | None,
     out: Path,
     seed: int,
     device: str,
@@ -144,23 +155,26 @@ def separate(
     interrupted.
     """
     from bespoke import request
+    from bespoke.audio import open_audio
+    from bespoke.stems import suffix_for
 
     parts = _choose(score, instruments)
     if len(parts) > 1 and (patches or reference):
         raise click.UsageError("--patch and --reference are for one part: with several, each is played with the sound that the MIDI names.")
     _check_device(device)
-    _check_format(kind, song)
+    recording = open_audio(song)
+    suffix = suffix_for(kind, recording)
     fixed = [
         "song=custom",
         request.setting("song.mixture", song.resolve()),
         request.setting("song.target.score", score.resolve()),
         request.setting("song.target.soundfonts", soundfont),
-        request.setting("song.excerpt", _excerpt(song, start, end)),
+        request.setting("song.excerpt", _excerpt(recording, start, end)),
         request.setting("song.reference", reference and reference.resolve()),
         f"recipe={request.QUALITIES[quality]}",
         f"seed={seed}",
-        {"auto": "trainer=auto", "cpu": "trainer=cpu", "cuda": "trainer=gpu", "mps": "trainer=auto"}[device],
-        *(["trainer.accelerator=mps"] if device == "mps" else []),
+        f"trainer={'gpu' if device == 'cuda' else device}",
+        *([f"separate.strength={strength}"] if strength is not None else []),
         "checkpoint_steps=10",
         "logger=none",
         "hydra.job_logging.handlers.console.stream='ext://sys.stderr'",
@@ -182,7 +196,8 @@ def separate(
         out,
         song.stem,
         {"recording": song, "score": score},
-        kind=kind,
+        suffix=suffix,
+        exact=kind == "wav",
         force=force,
         processes=jobs or request.processes_at_once(len(work)),
     )
@@ -192,7 +207,7 @@ def separate(
     for file in (*result["stems"].values(), result["residual"], *result["reports"].values()):
         click.echo(file)
     if result["gain"] < 1:
-        _say(f"The stems are softer by {-20 * _log10(result['gain']):.1f} dB, as {kind.upper()} holds nothing above full scale.")
+        _say(f"The stems are softer by {-20 * _log10(result['gain']):.1f} dB, as {suffix[1:].upper()} holds nothing above full scale.")
 
 
 @bespoke.command()
@@ -200,6 +215,7 @@ def separate(
 @click.argument("song", type=_existing)
 @click.argument("score", type=_existing, required=False, metavar="[MELODY.mid]")
 @_instrument
+@_strength
 @_out
 @_device
 @_format
@@ -210,6 +226,7 @@ def apply(
     song: Path,
     score: Path | None,
     instruments: tuple[str, ...],
+    strength: float | None,
     out: Path,
     device: str,
     kind: str,
@@ -224,33 +241,33 @@ def apply(
     import tempfile
 
     from bespoke.align import NO_CONFIDENCE, align, within
-    from bespoke.audio import read_audio, write_wav
+    from bespoke.audio import open_audio
     from bespoke.separate import load_separator
-    from bespoke.stems import check_free, publish
+    from bespoke.song import hold
+    from bespoke.stems import check_free, publish, suffix_for
 
-    finals = [out / f"{song.stem}.{label}.{kind}" for label in ("target", "residual")]
-    check_free(finals, force)
     _check_device(device)
-    _check_format(kind, song)
-    recording, sample_rate = read_audio(song)
-    notes = {}
+    recording = open_audio(song)
+    suffix = suffix_for(kind, recording)
+    finals = [out / f"{song.stem}.{label}{suffix}" for label in ("target", "residual")]
+    check_free(finals, force)
+    settings: dict[str, Any] = {} if strength is None else {"strength": strength}
     if score is not None:
         parts = _choose(score, instruments)
         if len(parts) > 1:
             raise click.UsageError("A checkpoint is for one part: choose one --instrument.")
         ((_, part),) = parts.values()
-        alignment = align(part.notes, recording, sample_rate)
-        notes["notes"] = within(alignment.notes, recording.shape[-1] / sample_rate)
-        if alignment.confidence < NO_CONFIDENCE or not notes["notes"]:
+        alignment = align(part.notes, *hold(recording, ALIGNMENT_RATE))
+        settings["notes"] = within(alignment.notes, recording.seconds)
+        if alignment.confidence < NO_CONFIDENCE or not settings["notes"]:
             raise BespokeError(f"{score} does not fit {song} (confidence {alignment.confidence:.2f}): is it of this song, in its key?")
         _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
-    separator = load_separator(checkpoint, _torch_device(device), **notes)
-    signals = separator.separate(recording, sample_rate)
-    with tempfile.TemporaryDirectory() as folder:
-        sources = [Path(folder, f"{index}.wav") for index in range(len(signals))]
-        for source, signal in zip(sources, signals, strict=True):
-            write_wav(source, signal, sample_rate)
-        gain = publish(sources, finals, kind)
+    separator = load_separator(checkpoint, _torch_device(device), **settings)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        sources = [Path(folder, f"{label}.wav") for label in ("target", "residual")]
+        separator.write_stems(recording, *sources)
+        gain = publish(sources, finals, song, kind == "wav")
     if as_json:
         click.echo(json.dumps({"stems": {"target": str(finals[0])}, "residual": str(finals[1]), "gain": gain}, indent=2))
     else:
@@ -355,7 +372,7 @@ def new(
     """Write conf/song/NAME.yaml, so that experiments with SONG begin with `bespoke train song=NAME` (or train.py) in this folder."""
     import yaml
 
-    from bespoke.audio import atomic_path
+    from bespoke.audio import atomic_path, open_audio
     from bespoke.launch import literal
     from bespoke.train import CONF, OWN_CONF, compose
 
@@ -377,7 +394,7 @@ def new(
         "mixture": _portable(song),
         "target": {**target, **({"soundfonts": [literal(soundfont)]} if soundfont else {})},
         **({"reference": _portable(reference)} if reference else {}),
-        **({"excerpt": excerpt} if (excerpt := _excerpt(song, start, end)) else {}),
+        **({"excerpt": excerpt} if (excerpt := _excerpt(open_audio(song), start, end)) else {}),
     }
     with atomic_path(file) as temporary:
         header = f"# {part.name or 'The part'}, played by {_sound(part, target['patches'])}. All keys: song/custom.yaml of Bespoke.\n"
@@ -494,10 +511,9 @@ def _score_facts(file: Path) -> dict[str, Any]:
 def _audio_facts(file: Path) -> dict[str, Any]:
     import soundfile
 
-    from bespoke.audio import read_audio
-    from bespoke.dsp import peak
+    from bespoke.audio import open_audio
 
-    recording, sample_rate = read_audio(file)
+    recording = open_audio(file)
     try:
         info = soundfile.info(file)
         kind = f"{info.format} {info.subtype.replace('_', ' ')}"
@@ -506,10 +522,10 @@ def _audio_facts(file: Path) -> dict[str, Any]:
     return {
         "file": str(file),
         "format": kind,
-        "seconds": round(recording.shape[-1] / sample_rate, 3),
-        "channels": len(recording),
-        "sample_rate": sample_rate,
-        "peak_db": round(20 * _log10(peak(recording)), 2),
+        "seconds": round(recording.seconds, 3),
+        "channels": recording.channels,
+        "sample_rate": recording.sample_rate,
+        "peak_db": round(20 * _log10(recording.levels()[0]), 2),
     }
 
 
@@ -532,26 +548,14 @@ def _torch_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def _check_format(kind: str, song: Path) -> None:
-    from bespoke.audio import read_audio
-    from bespoke.stems import check_format
-
-    if kind != "wav":
-        recording, sample_rate = read_audio(song)
-        check_format(kind, sample_rate, len(recording))
-
-
-def _excerpt(song: Path, start: float | None, end: float | None) -> list[float] | None:
-    from bespoke.audio import read_audio
-
+def _excerpt(recording: "Recording", start: float | None, end: float | None) -> list[float] | None:
     if start is None and end is None:
         return None
-    recording, sample_rate = read_audio(song)
-    start, length = start or 0.0, recording.shape[-1] / sample_rate
-    end = length if end is None else min(end, length)
+    start, end = start or 0.0, recording.seconds if end is None else min(end, recording.seconds)
     if not start < end:
         raise BespokeError(
-            f"Nothing of {song} is between --start and --end: it ends at {_clock(length)}, --start must be before it and --end."
+            f"Nothing of {recording.path} is between --start and --end: it ends at {_clock(recording.seconds)}, --start must be before it"
+            " and --end."
         )
     return [start, end]
 

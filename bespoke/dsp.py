@@ -1,7 +1,8 @@
 """Signal processing on waveforms `[channel, time]`: gain, equalizer, peak normalization, resampling and the compressor."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numba
 import numpy as np
@@ -94,6 +95,33 @@ def resample(waveform: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarra
         beta=14.77,
     )
     return resampled.numpy()
+
+
+def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int) -> Iterator[np.ndarray]:
+    """`resample` for a waveform that comes in consecutive blocks `[channel, time]` of any length, and goes on in such blocks.
+
+    Joined they are what `resample` makes of the whole, to rounding: each block is resampled with 50 ms of its neighbours.
+    """
+    divisor = math.gcd(sample_rate, new_rate)
+    step = sample_rate // divisor  # so many samples in are a whole number of samples out
+    margin = -(-sample_rate // (20 * step)) * step
+    size = -(-2 * sample_rate // step) * step  # more calls would cost more than they save in memory
+    held, held_start, done = None, 0, 0  # samples in; up to `done` all has been given out
+    for block in itertools.chain(blocks, [None]):
+        if block is not None:
+            held = block if held is None else np.concatenate([held, block], axis=1)
+        elif held is None:
+            return
+        end = held_start + held.shape[1]
+        ready = end if block is None else (end - margin) // step * step
+        if block is not None and ready - done < size:
+            continue
+        resampled = resample(held if block is None else held[:, : ready + margin - held_start], sample_rate, new_rate)
+        first, last = ((edge - held_start) * (new_rate // divisor) // step for edge in (done, ready))
+        yield resampled[:, first:] if block is None else resampled[:, first:last]
+        done = ready
+        kept = max(done - margin, held_start)
+        held, held_start = held[:, kept - held_start :], kept
 
 
 def compressor_gain(

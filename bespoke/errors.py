@@ -7,8 +7,12 @@ INTERRUPTED = 130
 class BespokeError(Exception):
     """Something the user can put right: the message names the thing and the remedy, in one sentence.
 
-    Entry points print the message without a traceback and exit with code 2.
+    Entry points print the message without a traceback and exit with code 2. It is one line whatever is in a file's name: what cannot
+    be printed is escaped.
     """
+
+    def __init__(self, message: str):
+        super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message))
 
 
 class Interrupted(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import re
@@ -11,17 +12,49 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl  # there is no public place to stand in
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bespoke.allowed import check_hydra
 from bespoke.errors import INTERRUPTED, BespokeError, one_sentence
 
 # What Hydra's own mkdir of the run's folder can end with.
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+
+
+def as_folder(name: Any) -> str:
+    """A song's name as a folder's: whatever a config from elsewhere calls a song, it stays below the folder of all results.
+
+    >>> as_folder("../../home"), as_folder("Für Elise 🎹"), as_folder("..")
+    ('.._.._home', 'Für Elise 🎹', '_')
+    """
+    name = "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in str(name)).strip()
+    return "_" if name in ("", ".", "..") else name[:80]
+
+
+OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
+
+
+def guard() -> None:
+    """Let Hydra look at no config, from now on, before `check_hydra` has."""
+    load = ConfigLoaderImpl.load_configuration
+    if hasattr(load, "is_guarded"):
+        return
+
+    @functools.wraps(load)
+    def load_and_check(self: ConfigLoaderImpl, *arguments: Any, **settings: Any) -> DictConfig:
+        cfg = load(self, *arguments, **settings)
+        if "hydra" in cfg:
+            check_hydra(cfg.hydra)
+        return cfg
+
+    load_and_check.is_guarded = True
+    ConfigLoaderImpl.load_configuration = load_and_check
 
 
 def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
@@ -57,6 +90,7 @@ def execute(main: Callable[[], Any], argv: Sequence[str]) -> None:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on, instead of printing them and exiting with 1
     quieten()
+    guard()
     before, sys.argv = sys.argv, list(argv)
     try:
         with explained(), contextlib.redirect_stderr(_WithoutHydrasPreface(sys.stderr)):

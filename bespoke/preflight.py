@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,14 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from bespoke.audio import atomic_path
+from bespoke.allowed import check_targets
+from bespoke.audio import Recording, atomic_path
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.separate import Separator
 from bespoke.stft import STFT
 from bespoke.synth import cache_folder
 
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
-# A config names what it wants made; only these can be, so that a config from a stranger runs no code of its own.
-ALLOWED_TARGETS = re.compile(
-    r"audiomentations\.[A-Z]\w*|bespoke\.(background|augment|model|loss|logs)\.[A-Za-z]\w*"
-    r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
-)
 
 
 def check(cfg: DictConfig) -> None:
@@ -32,7 +28,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         BespokeError: a setting is out of range, or a `_target_` is not on the list.
     """
-    _check_targets(cfg)
+    check_targets(cfg)
     _check_settings(cfg)
 
 
@@ -90,6 +86,20 @@ def changes(cfg: DictConfig, folder: Path) -> list[str]:
     return _differences(OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}, _plain(cfg))
 
 
+def check_space(folder: Path, recording: Recording) -> None:
+    """Find that there is no room for the stems, before they are made.
+
+    Raises:
+        BespokeError: there is not.
+    """
+    needed, free = 2 * 4 * recording.channels * recording.samples, shutil.disk_usage(folder).free
+    if needed > free:
+        raise BespokeError(
+            f"The stems need {needed / 1e6:.1f} MB, and {folder} has room for {free / 1e6:.1f} MB: free some space or choose another"
+            " folder."
+        )
+
+
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write config.yaml, once all that the user may have got wrong is checked: a command that is put right works in the same folder."""
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -117,7 +127,11 @@ def _check_settings(cfg: DictConfig) -> None:
         raise BespokeError(f"seed={cfg.seed} is not possible: give a whole number below 2147483648.")
     if cfg.data.workers != "auto" and not (isinstance(cfg.data.workers, int) and cfg.data.workers >= 0):
         raise BespokeError(f"data.workers={cfg.data.workers} is not possible: give auto, or a whole number from 0.")
-    for name, lowest, highest in (("data.segment_seconds", 0.05, 600), ("data.silent_share", 0, 1)):
+    for name, lowest, highest in (
+        ("data.segment_seconds", 0.05, 600),
+        ("data.listen_seconds", 20, 3600),
+        ("data.silent_share", 0, 1),
+    ):
         value = OmegaConf.select(cfg, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
             raise BespokeError(f"{name}={value} is not possible: give a number from {lowest} to {highest}.")
@@ -151,22 +165,3 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
         keys = sorted(set(old) | set(new), key=str)
         return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))]
     return [] if old == new else [f"{name}: {old} there, {new} now"]
-
-
-def _check_targets(cfg: DictConfig) -> None:
-    # Resolved too: an interpolation can make a dictionary with a _target_ (oc.create), or point to one.
-    leaves = [leaf for resolve in (False, True) for leaf in _leaves(OmegaConf.to_container(cfg, resolve=resolve))]
-    for name, value in leaves:
-        if name.endswith("_target_") and (name.startswith("song.") or not ALLOWED_TARGETS.fullmatch(str(value))):
-            raise BespokeError(
-                f"{name}={value} is not allowed: configs may name audiomentations transforms, torch optimizers and Bespoke's own classes,"
-                " and a song none."
-            )
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping | list):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _leaves(item, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value

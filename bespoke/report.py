@@ -11,7 +11,7 @@ import torch
 
 from bespoke.align import LOW_CONFIDENCE
 from bespoke.audio import atomic_path, write_csv
-from bespoke.score import Note
+from bespoke.score import Note, shift
 from bespoke.stft import STFT
 
 COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "steps", "seconds")
@@ -49,7 +49,8 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> None:
-    """Draw a score's fundamentals over the recording's spectrogram, as it was and as it is aligned.
+    """Draw a score's fundamentals over the recording's spectrogram, as it was and as it is aligned: of a long one the ten minutes from
+    where it begins.
 
     Args:
         path: of the picture.
@@ -59,6 +60,10 @@ def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mi
     """
     from matplotlib.figure import Figure  # slow to import
 
+    if mixture.shape[-1] > 600 * sample_rate:
+        start = max(0.0, min(note.start_seconds for note in after) - 10)
+        before, after = (shift((note for note in notes if note.start_seconds < start + 600), -start) for notes in (before, after))
+        mixture = mixture[:, round(start * sample_rate) :][:, : 600 * sample_rate]
     stft = STFT(sample_rate, 4096 / 44100, 2048 / 44100)
     level_db = 20 * torch.log10(stft(torch.from_numpy(mixture.mean(axis=0))[None, None])[0, 0].abs() + 1e-6).numpy()
     top_hz = 2 * 440 * 2 ** ((max(note.pitch for note in [*before, *after]) - 69) / 12)

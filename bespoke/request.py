@@ -81,7 +81,7 @@ class Job:
 
 
 def separate(
-    jobs: Sequence[Job], out: Path, stem: str, inputs: Mapping[str, Path], *, kind: str, force: bool, processes: int
+    jobs: Sequence[Job], out: Path, stem: str, inputs: Mapping[str, Path], *, suffix: str, exact: bool, force: bool, processes: int
 ) -> dict[str, Any]:
     """Carry out a request.
 
@@ -89,8 +89,9 @@ def separate(
         jobs: one for each part.
         out: folder of the stems.
         stem: what their names begin with.
-        inputs: the recording and the score.
-        kind: of the stems' files, see `stems.FORMATS`.
+        inputs: the `recording` and the `score`.
+        suffix: of the stems' files.
+        exact: whether they are to be float WAV, see `stems.publish`.
         force: whether stems, and runs with other settings, may be replaced.
         processes: how many runs at once, where there are several.
 
@@ -102,7 +103,7 @@ def separate(
         KeyboardInterrupt: Ctrl-C; the same request goes on.
     """
     labels = [*(job.label for job in jobs), "residual"]
-    finals = {label: out / f"{stem}.{label}.{kind}" for label in labels}
+    finals = {label: out / f"{stem}.{label}{suffix}" for label in labels}
     pages = {job.label: out / (f"{stem}.report.html" if len(jobs) == 1 else f"{stem}.{job.label}.report.html") for job in jobs}
     check_free([*finals.values(), *pages.values()], force)
     hashes = {"version of Bespoke": bespoke.__version__, **{role: file_hash(path) for role, path in inputs.items()}}
@@ -119,12 +120,12 @@ def separate(
             _tidy(job.folder)
     if len(jobs) == 1:
         sources = [jobs[0].folder / "target.wav", jobs[0].folder / "residual.wav"]
-        gain = publish(sources, [*finals.values()], kind)
+        gain = publish(sources, [*finals.values()], inputs["recording"], exact)
     else:
         shared = out / f"{stem}.bespoke-parts" / "stems"
         shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
         sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
-        gain = publish(sources, [*finals.values()], kind)
+        gain = publish(sources, [*finals.values()], inputs["recording"], exact)
         shutil.rmtree(shared)
     reports = {job.label: job.folder / "report.html" for job in jobs if (job.folder / "report.html").is_file()}
     for label, report in reports.items():

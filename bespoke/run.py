@@ -12,6 +12,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 import bespoke
 from bespoke import logs, preflight, progress, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
-from bespoke.audio import write_json, write_wav
+from bespoke.audio import write_json
 from bespoke.augment import Policy
 from bespoke.callbacks import AtomicCheckpointIO, Listening, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
@@ -33,7 +34,7 @@ from bespoke.evaluate import evaluate
 from bespoke.features import ScoreFeatures
 from bespoke.score import Note, write_midi
 from bespoke.separate import Separator, load_separator
-from bespoke.song import Song
+from bespoke.song import Song, hold
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
 from bespoke.timbre import choose_patches
@@ -56,9 +57,10 @@ def train(cfg: DictConfig) -> float | None:
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("si_sdr_improvement")
     policy = _instantiate(cfg.aug)
     with _timed(seconds, "load"):
-        song = Song.load(OmegaConf.to_container(cfg.song, resolve=True))
-        if song.is_standin:
-            log.warning(_standin_notice(cfg))
+        song = Song.load(OmegaConf.to_container(cfg.song, resolve=True), max(22050, cfg.data.sample_rate))
+        preflight.check_space(folder, song.source)
+    if song.is_standin:
+        log.warning(_standin_notice(cfg))
     notes: tuple[Note, ...] = ()
     facts: dict[str, Any] = {}
     if cfg.align:
@@ -66,20 +68,28 @@ def train(cfg: DictConfig) -> float | None:
             song, notes, facts["alignment"] = _align(song, folder)
     system = _system(cfg, notes)
     separate = {**OmegaConf.to_container(cfg.separate), "notes": notes}
-    first = Separator(system.stft, system.model, **separate)  # which also checks what this network can take
+    is_aligned = facts.get("alignment", {}).get("used", False)
+    heard = song.to_train_on(cfg.data.listen_seconds, is_aligned)
+    heard_notes: Sequence[Note] = ()
+    if system.model.uses_score:
+        heard_notes = heard.target.part.notes if is_aligned else anywhere(heard.target.part.notes, heard.seconds)
+    # Which also checks what this network can take.
+    first = Separator(system.stft, system.model, **{**separate, "notes": heard_notes, "strength": 1.0})
     if system.model.uses_score:
         if "TimeStretch" in OmegaConf.to_yaml(cfg.aug):
             log.warning(
                 "This augmentation moves the target in time (TimeStretch), away from the notes that the network is told: leave it out."
             )
         with _timed(seconds, "estimate"):
-            song = replace(song, estimate=first.separate(*song.recording)[0])
+            heard = replace(heard, estimate=first.separate(*heard.recording)[0])
     system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
     if song.target is not None and not song.target.patches:
         with _timed(seconds, "patches"):
-            aligned = None if not cfg.align else notes if facts["alignment"]["used"] else ()
-            song, facts["patches"] = choose_patches(song, aligned)
-    log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.mixture.shape[-1] / song.sample_rate, cfg.trainer.max_steps, folder)
+            heard, facts["patches"] = choose_patches(heard, None if not cfg.align else heard.target.part.notes if is_aligned else ())
+            song = replace(song, target=replace(heard.target, part=song.target.part))
+    log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.seconds, cfg.trainer.max_steps, folder)
+    if heard.seconds < song.seconds:
+        log.info("Training listens to %.1f s of it.", heard.seconds)
     if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
         log.warning("song.others is not used: background=synth would use it.")
     loggers, failed = [], True
@@ -88,7 +98,7 @@ def train(cfg: DictConfig) -> float | None:
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
         trainer = _trainer(cfg, folder, loggers, song, separate)
         with _timed(seconds, "render"):
-            data = _data(cfg, song, policy, system)
+            data = _data(cfg, heard, policy, system)
         preflight.write_config(cfg, folder)
         write_json(folder / "mixes.json", data.train.describe(0))
         logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
@@ -101,9 +111,7 @@ def train(cfg: DictConfig) -> float | None:
             return None
         with _timed(seconds, "separate"):
             separator = load_separator(checkpoint, str(trainer.strategy.root_device))
-            target, residual = separator.separate(*song.recording)
-            write_wav(folder / "target.wav", target, song.sample_rate)
-            write_wav(folder / "residual.wav", residual, song.sample_rate)
+            target = _write_stems(separator, song, folder)
         metrics: dict[str, Any] = {}
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
@@ -117,6 +125,12 @@ def train(cfg: DictConfig) -> float | None:
         return metrics.get("si_sdr_improvement")
     finally:
         logs.finish(loggers, failed)
+
+
+def _write_stems(separator: Separator, song: Song, folder: Path) -> np.ndarray:
+    """Separate the recording into target.wav and residual.wav. Returns the target in the form of `song.mixture`."""
+    separator.write_stems(song.source, folder / "target.wav", folder / "residual.wav")
+    return hold(replace(song.source, path=folder / "target.wav", first=0), song.sample_rate)[0]
 
 
 def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkpoint: Path | None) -> int:
@@ -149,7 +163,7 @@ def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, 
     """
     if song.target is None:
         raise BespokeError("align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper.")
-    part, seconds = song.target.part, song.mixture.shape[-1] / song.sample_rate
+    part, seconds = song.target.part, song.seconds
     alignment = align(part.notes, song.mixture, song.sample_rate)
     facts = {
         "confidence": round(alignment.confidence, 4),
@@ -273,7 +287,7 @@ def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, 
         "seed": cfg.seed,
         "steps": trainer.global_step,
         "seconds": {**{stage: round(value, 3) for stage, value in seconds.items()}, "total": round(sum(seconds.values()), 3)},
-        "song_seconds": song.mixture.shape[-1] / song.sample_rate,
+        "song_seconds": song.seconds,
         "overrides": list(HydraConfig.get().overrides.task),
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),

@@ -1,14 +1,33 @@
 """Notes, in from MIDI and out to MIDI."""
 
-from collections.abc import Iterable, Sequence
+import io
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
+import mido
 import numpy as np
 import pretty_midi
 
-from bespoke.audio import atomic_path
+from bespoke.audio import atomic_path, existing
 from bespoke.errors import BespokeError
+
+MAX_BYTES, MAX_NOTES, MAX_HOURS = 2_000_000, 100_000, 12
+# A number of MIDI goes on as long as its bytes are from 128. The parser would take minutes for one as long as the file.
+_ENDLESS_NUMBER = re.compile(rb"[\x80-\xff]{4096}")
+# Scores that are no MIDI, and what tells them. No library that reads them is light and quiet enough to be worth it.
+_OTHER_SCORES = {
+    "MusicXML": (b"<score-partwise", b"<score-timewise", b"META-INF/container.xml"),
+    "MuseScore": (b"<museScore", b".mscx"),
+    "Guitar Pro": (b"FICHIER GUITAR PRO", b"BCFZ", b"BCFS", b"Content/score.gpif"),
+    "ABC": (b"\nK:",),
+}
+_DRUM_CHANNEL = 9
+_HIGHEST_KEY_SWITCH, _KEY_SWITCH_GAP = 36, 17
 
 
 @dataclass(frozen=True, order=True)
@@ -32,31 +51,125 @@ class Part:
 
 
 def read_midi(path: str | Path) -> list[Part]:
-    """Read every instrument of a MIDI file that has notes.
+    """Read every instrument of a MIDI file (type 0, 1 or 2) that has notes.
+
+    An instrument is what a track plays on a channel, whatever programs it goes through. Pitch bends and controllers are not read. A note
+    that is never ended lasts to the track's end.
+
+    Returns:
+        The parts, in the order in which their first notes end. A part's program is the one that most of its notes have.
 
     Raises:
-        BespokeError: the file is missing, is no readable MIDI, or has no notes.
+        BespokeError: the file is missing, is no readable MIDI, has no notes, or is larger than any song.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BespokeError(f"The score {path} does not exist: check the path, which is taken from where the command started.")
+    path = existing(path, "score")
+    if path.stat().st_size > MAX_BYTES:
+        size = path.stat().st_size / 1e6
+        raise BespokeError(
+            f"The score {path} has {size:.1f} MB, which no MIDI file of a song has: give a .mid file below {MAX_BYTES / 1e6:g} MB."
+        )
+    content = path.read_bytes()
+    if _ENDLESS_NUMBER.search(content):
+        raise BespokeError(f"The score {path} cannot be read as MIDI (a number in it has no end): export it again as a .mid file.")
+    for program, signs in _OTHER_SCORES.items():
+        if not content.startswith(b"MThd") and any(sign in content[:1000] for sign in signs):
+            raise BespokeError(f"The score {path} is of {program}: open it there, or in MuseScore, and export it as MIDI.")
     try:
-        midi = pretty_midi.PrettyMIDI(str(path))
+        midi = mido.MidiFile(file=io.BytesIO(content), clip=True)
+        parts = _parts(midi)
     except Exception as error:  # the parser raises a dozen kinds on bad bytes, none of its own
         reason = "it ends too early" if isinstance(error, EOFError) else str(error) or type(error).__name__
         raise BespokeError(f"The score {path} cannot be read as MIDI ({reason}): export it again as a .mid file.") from error
-    parts = []
-    for instrument in midi.instruments:
-        notes = sorted(
-            Note(float(note.start), float(note.end), int(note.pitch), max(1, int(note.velocity)))
-            for note in instrument.notes
-            if note.end > note.start
-        )
-        if notes:
-            parts.append(Part(instrument.name.strip(), int(instrument.program), bool(instrument.is_drum), tuple(notes)))
     if not parts:
         raise BespokeError(f"The score {path} has no notes: export the part you want as MIDI again.")
+    count = sum(len(part.notes) for part in parts)
+    if count > MAX_NOTES:
+        raise BespokeError(f"The score {path} has {count} notes, {MAX_NOTES} are possible: export only the part you want.")
+    hours = max(note.end_seconds for part in parts for note in part.notes) / 3600
+    if hours > MAX_HOURS:
+        raise BespokeError(f"The score {path} lasts {hours:.0f} hours, {MAX_HOURS} are possible: is a note or a rest in it too long?")
     return parts
+
+
+def _parts(midi: mido.MidiFile) -> list[Part]:
+    to_seconds = _clock(midi)
+    found: dict[tuple[int, int], list[tuple[Note, int]]] = {}  # by track and channel: notes with their programs
+    names = []
+    for number, track in enumerate(midi.tracks):
+        names.append("")
+        tick, programs = 0, [0] * 16
+        sounding: dict[tuple[int, int], list[tuple[int, int]]] = {}  # by channel and pitch: ticks and velocities
+
+        def end(key: tuple[int, int], tick: int, number=number, programs=programs, sounding=sounding) -> None:
+            channel, pitch = key
+            started = sounding.pop(key, [])
+            ended = [(start, velocity) for start, velocity in started if start < tick]
+            if ended and len(ended) < len(started):  # the end of one note and the start of the next at one tick, in the wrong order
+                sounding[key] = [(start, velocity) for start, velocity in started if start == tick]
+            for start, velocity in ended:
+                note = Note(to_seconds(start), to_seconds(tick), pitch, velocity)
+                if note.end_seconds > note.start_seconds:
+                    found.setdefault((number, channel), []).append((note, programs[channel]))
+
+        for message in track:
+            tick += message.time
+            if message.type == "track_name":
+                names[number] = message.name.strip()
+            elif message.type == "program_change":
+                programs[message.channel] = message.program
+            elif message.type == "note_on" and message.velocity > 0:
+                sounding.setdefault((message.channel, message.note), []).append((tick, message.velocity))
+            elif message.type in ("note_on", "note_off"):
+                end((message.channel, message.note), tick)
+        for key in list(sounding):
+            end(key, tick)
+    parts = []
+    for (number, channel), notes in found.items():
+        program = Counter(program for _, program in notes).most_common(1)[0][0]
+        parts.append(Part(names[number], program, channel == _DRUM_CHANNEL, tuple(sorted(note for note, _ in notes))))
+    return parts
+
+
+def _clock(midi: mido.MidiFile) -> Callable[[int], float]:
+    """Ticks to seconds, by the tempo map, which is that of all tracks; a division in frames of film time has none."""
+    if midi.ticks_per_beat < 0:
+        frames, ticks = -(midi.ticks_per_beat >> 8), midi.ticks_per_beat & 0xFF
+        return lambda tick: tick / (frames * ticks)
+    tempos = {0: 500_000}
+    for track in midi.tracks:
+        tick = 0
+        for message in track:
+            tick += message.time
+            if message.type == "set_tempo":
+                tempos[tick] = message.tempo
+    ticks = sorted(tempos)
+    scales = [60 / (6e7 / tempos[tick] * midi.ticks_per_beat) for tick in ticks]
+    seconds = [0.0]
+    for index in range(1, len(ticks)):
+        seconds.append(seconds[-1] + scales[index - 1] * (ticks[index] - ticks[index - 1]))
+
+    def to_seconds(tick: int) -> float:
+        index = bisect_right(ticks, tick) - 1
+        return seconds[index] + scales[index] * (tick - ticks[index])
+
+    return to_seconds
+
+
+def without_key_switches(notes: Sequence[Note]) -> tuple[Note, ...]:
+    """The notes without those that tell a sampler how to play: a few very low ones, far below all others.
+
+    Such are notes below C2 with at least 17 semitones between them and the next higher pitch, if they are at most a fifth of all. A bass
+    keeps its notes.
+
+    >>> melody = [Note(0.5 * index, 0.5 * index + 0.4, 60 + index % 5) for index in range(20)]
+    >>> without_key_switches([Note(0.0, 0.1, 24), *melody]) == tuple(melody)
+    True
+    """
+    pitches = sorted({note.pitch for note in notes})
+    for low, high in reversed(list(pairwise(pitches))):
+        if low < _HIGHEST_KEY_SWITCH and high - low >= _KEY_SWITCH_GAP and 5 * sum(note.pitch <= low for note in notes) <= len(notes):
+            return tuple(note for note in notes if note.pitch > low)
+    return tuple(notes)
 
 
 def write_midi(path: str | Path, parts: Iterable[Part]) -> None:

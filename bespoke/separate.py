@@ -1,6 +1,7 @@
 """From a checkpoint and a recording to the target and the residual."""
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bespoke.audio import HIGHEST_RATE, Recording, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
 from bespoke.model import MODELS
 from bespoke.score import Note, shift
 from bespoke.stft import STFT
+
+_EARLY, _LATE, _FADE = 0.5, 2.0, 0.5  # seconds that a note may be heard before and after it is written, and of the fade to silence
+_LONGEST_WINDOW_SECONDS = 2.0
+_FAR = 4.0  # seconds from which on a note does not matter
 
 
 class Separator:
@@ -28,9 +34,15 @@ class Separator:
         model: the network.
         block_seconds: recordings longer than this are separated in blocks of this length,
         overlap_seconds: which overlap by this much and are cross-faded.
-        notes: the target's, in seconds of the recording, for a network that uses the score.
+        notes: the target's, in seconds of the recording, for a network that uses the score. Half a second before the first and two after
+            the last of those that follow each other closely the estimate fades to silence.
+        strength: the mask is raised to this power: more than 1 leaves less of the other instruments in the target and makes more
+            artefacts, less than 1 the reverse.
         resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
             partials apart, a short one strokes. Other than 1 only for a network that takes any number of bins.
+
+    Raises:
+        BespokeError: a setting is not possible.
     """
 
     def __init__(
@@ -41,7 +53,10 @@ class Separator:
         overlap_seconds: float = 4.0,
         notes: Sequence[Note] = (),
         resolutions: Sequence[float] = (1.0,),
+        strength: float = 1.0,
     ):
+        if not (isinstance(strength, int | float) and 0 < strength <= 10):
+            raise BespokeError(f"The strength ({strength}) must be more than 0 and at most 10.")
         if not 0 < overlap_seconds <= block_seconds / 2:
             raise BespokeError(f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s).")
         if not resolutions or not all(isinstance(factor, int | float) and 0.1 <= factor <= 10 for factor in resolutions):
@@ -50,12 +65,11 @@ class Separator:
             raise BespokeError("separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0].")
         self.stft, self.model = stft.eval(), model.eval()
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
-        self.notes = tuple(notes)
+        self.notes, self.strength = tuple(notes), strength
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [STFT(stft.sample_rate, *(factor * seconds for seconds in lengths)) for factor in resolutions]
         self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if getattr(model, "uses_score", False) else []
 
-    @torch.inference_mode()
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
         """Separate a recording.
 
@@ -67,46 +81,126 @@ class Separator:
             Target and residual, float32 of the recording's shape, which add up to the recording.
         """
         recording = recording.astype(np.float32, copy=False)
-        # The network was trained on peak-normalized mixes.
-        mono = recording.mean(axis=0, keepdims=True)
-        mono = mono / np.float32(peak(mono) or 1.0)
-        length, overlap = recording.shape[-1], round(self.overlap_seconds * sample_rate)
-        block = length if length <= self.block_seconds * sample_rate else round(self.block_seconds * sample_rate)
-        target = np.zeros_like(recording)
-        # One after the other, each fading in where the one before fades out.
-        for start in range(0, max(length - overlap, 1), max(block - overlap, 1)):
-            end = min(start + block, length)
-            notes = shift(self.notes, -start / sample_rate)
-            estimate = self._separate_block(recording[:, start:end], mono[:, start:end], sample_rate, notes)
-            weight = np.ones(end - start, np.float32)
-            ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
-            if start > 0:
-                weight[:overlap] = ramp
-            if end < length:
-                weight[-overlap:] = ramp[::-1]
-            target[:, start:end] += estimate * weight
-            if end == length:
-                break
+        level = peak(recording.mean(axis=0, keepdims=True))
+        target = np.concatenate([target for target, _ in self.stream([recording], recording.shape[-1], sample_rate, level)], axis=1)
         return target, recording - target
 
-    def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def stream(
+        self, recording: Iterable[np.ndarray], samples: int, sample_rate: int, level: float
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Separate a recording of any length with the memory of one block.
+
+        Args:
+            recording: its consecutive parts, each float32 `[channel, time]`, of any length.
+            samples: length of the whole.
+            sample_rate: in Hz.
+            level: the largest absolute sample of its channel mean. (The network was trained on peak-normalized mixes.)
+
+        Yields:
+            Consecutive parts of target and residual, as of `separate`.
+
+        Raises:
+            BespokeError: the recording ends before.
+        """
+        overlap = round(self.overlap_seconds * sample_rate)
+        block = samples if samples <= self.block_seconds * sample_rate else round(self.block_seconds * sample_rate)
+        ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
+        parts, held, faded = iter(recording), None, None
+        # One block after the other, each fading in where the one before fades out.
+        for start in range(0, max(samples - overlap, 1), max(block - overlap, 1)):
+            end = min(start + block, samples)
+            while held is None or held.shape[-1] < end - start:
+                part = next(parts, None)
+                if part is None:
+                    raise BespokeError("The recording is shorter than when it was opened: was it changed meanwhile?")
+                held = part if held is None else np.concatenate([held, part], axis=1)
+            current = held[:, : end - start]
+            mono = current.mean(axis=0, keepdims=True) / np.float32(level or 1.0)
+            target = self._separate_block(current, mono, sample_rate, start / sample_rate)
+            if faded is not None:
+                target[:, :overlap] = target[:, :overlap] * ramp + faded
+            if end == samples:
+                yield target, current - target
+                return
+            faded, target = target[:, -overlap:] * ramp[::-1], target[:, :-overlap]
+            yield target, current[:, :-overlap] - target
+            held = held[:, end - start - overlap :]
+
+    def write_stems(self, recording: Recording, target: Path, residual: Path) -> None:
+        """Separate an audio file of any length into two float32 WAVs of its rate, length and channels.
+
+        Args:
+            recording: the file.
+            target, residual: where the stems are written; both appear when they are complete.
+
+        Raises:
+            BespokeError: they cannot be written.
+        """
+        shape = (recording.sample_rate, recording.channels, recording.samples)
+        with wav_writer(target, *shape) as write_target, wav_writer(residual, *shape) as write_residual:
+            for parts in self.stream(recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]):
+                write_target(parts[0])
+                write_residual(parts[1])
+
+    @torch.inference_mode()
+    def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float) -> np.ndarray:
+        notes: Sequence[Note] = ()
+        if self._features:
+            end_seconds = start_seconds + recording.shape[-1] / sample_rate
+            notes = [note for note in self.notes if start_seconds - _FAR < note.end_seconds and note.start_seconds < end_seconds + _FAR]
+            if not notes:
+                return np.zeros_like(recording)
+            notes = shift(notes, -start_seconds)
         mono = resample(mono, sample_rate, self.stft.sample_rate)
         estimates = []
         for number, source in enumerate(self._stfts):
             features = [self._features[number](mono, notes)] if self._features else []
-            estimates.append(self._estimate(recording, mono, sample_rate, source, features))
+            estimates.append(self._estimate(recording, mono, sample_rate, source, features, notes))
         return np.mean(estimates, axis=0) if len(estimates) > 1 else estimates[0]
 
-    def _estimate(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, source: STFT, features: Sequence[Tensor]) -> np.ndarray:
+    def _estimate(
+        self,
+        recording: np.ndarray,
+        mono: np.ndarray,
+        sample_rate: int,
+        source: STFT,
+        features: Sequence[Tensor],
+        notes: Sequence[Note],
+    ) -> np.ndarray:
         """The target by one transform's mask."""
         device = self.stft.window.device
         source = source.to(device)
         magnitude = source(torch.from_numpy(mono).to(device)[None])[:, 0].abs()
         mask = self.model(magnitude, *(channels[None].to(device) for channels in features)).float()[0]
+        if self.strength != 1:
+            mask = mask.clamp(min=0) ** self.strength
+        if notes:
+            mask = mask * _sounding(notes, source.times_seconds(mask.shape[-1])).to(device)
         stft = source.at_rate(sample_rate)
-        spectrogram = stft(torch.from_numpy(recording).to(device)[None])
-        mask = carry(mask, magnitude[0], source, stft, spectrogram.shape[-1])
-        return stft.inverse(mask * spectrogram, recording.shape[-1])[0].cpu().numpy()
+        mask = carry(mask, magnitude[0], source, stft, 1 + recording.shape[-1] // stft.hop_samples)
+        target = np.empty_like(recording)
+        for channel, estimate in zip(recording, target, strict=True):  # one after the other: there may be many
+            spectrogram = stft(torch.from_numpy(np.ascontiguousarray(channel)).to(device)[None, None])
+            estimate[:] = stft.inverse(mask * spectrogram, len(channel))[0, 0].cpu().numpy()
+        return target
+
+
+def _sounding(notes: Sequence[Note], times_seconds: Tensor) -> Tensor:
+    """1 where a note may still be heard, 0 where the score rests, fading between: `[frames]`."""
+    times = times_seconds.numpy()
+    sounding = np.zeros(len(times), np.float32)
+    for note in notes:
+        before, after = times - (note.start_seconds - _EARLY), note.end_seconds + _LATE - times
+        sounding = np.maximum(sounding, np.clip(1 + np.minimum(before, after) / _FADE, 0, 1))
+    return torch.from_numpy(sounding)
+
+
+def _check_size(path: Path) -> None:
+    """A checkpoint is a ZIP archive without compression: one that is compressed may unpack to anything."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed")
 
 
 def carry(mask: Tensor, magnitude: Tensor, source: STFT, destination: STFT, frames: int) -> Tensor:
@@ -153,23 +247,33 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise BespokeError(f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder.")
+    try:
+        path = existing(path, "checkpoint")
+    except BespokeError as error:
+        raise BespokeError(f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder.") from error
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for this
         raise BespokeError(f"There is no device {device} here: use cpu.") from error
     try:
+        _check_size(path)
         checkpoint = torch.load(path, map_location=device, weights_only=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
         kept = dict(hyperparameters["separate"])
         kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
         settings = {**kept, **settings}
-        stft = STFT(**hyperparameters["stft"])
+        transform = hyperparameters["stft"]
+        if not (transform["sample_rate"] <= HIGHEST_RATE and transform.get("window_seconds", 0) <= _LONGEST_WINDOW_SECONDS):
+            raise ValueError("its transform is too large")
+        stft = STFT(**transform)
         arguments = dict(hyperparameters["model"])
-        model = MODELS[arguments.pop("name")](**arguments)
+        name = arguments.pop("name")
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+        if sum(value.numel() for value in weights.values()) > path.stat().st_size:
+            raise ValueError("its weights are larger than the file")
+        with torch.device("meta"):  # without memory: do the weights fit?
+            MODELS[name](**arguments).load_state_dict(weights, assign=True)
+        model = MODELS[name](**arguments)
         model.load_state_dict(weights)
     except Exception as error:  # anything can be wrong in a file from elsewhere
         raise BespokeError(f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__}).") from error

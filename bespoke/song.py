@@ -1,23 +1,29 @@
 """A song: the recording, what is known of the target, and what else plays; everything a user can get wrong is checked here."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pretty_midi
 
-from bespoke.audio import file_hash, read_audio
+from bespoke.audio import Recording, file_hash, open_audio
 from bespoke.dsp import equalize, resample
 from bespoke.errors import BespokeError
-from bespoke.score import Part, choose_part, read_midi
+from bespoke.excerpt import choose_spans, take_audio, take_notes
+from bespoke.score import Part, choose_part, read_midi, without_key_switches
 from bespoke.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
 TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
+MIN_SECONDS = 0.1
+MAX_HELD_VALUES = 60_000_000  # samples of all channels: 11 minutes of stereo at 44.1 kHz
 # A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
 _NEIGHBOUR = 1
 
@@ -65,8 +71,8 @@ class Song:
 
     Attributes:
         name: of the song.
-        mixture: the recording, float32 `[channel, time]`.
-        sample_rate: of the recording, in Hz.
+        mixture: the recording, float32 `[channel, time]`; of one that is longer than about ten minutes the channel mean, `[1, time]`.
+        sample_rate: of the mixture, in Hz.
         target: the part to separate, or None where `target_audio` is given.
         target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
         others: the other parts, where they are known.
@@ -86,10 +92,15 @@ class Song:
     is_standin: bool
     hashes: Mapping[str, str]
     estimate: np.ndarray | None = None
+    source: Recording | None = None
 
     @classmethod
-    def load(cls, config: Mapping[str, Any]) -> "Song":
+    def load(cls, config: Mapping[str, Any], working_rate: int = 22050) -> "Song":
         """Read and check a song as it is described in conf/song/custom.yaml.
+
+        Args:
+            config: of the song.
+            working_rate: at which a recording of more than ten minutes is held in memory, in Hz.
 
         Raises:
             BespokeError: anything in it is missing, unreadable or contradictory.
@@ -112,42 +123,86 @@ class Song:
         if (score is None) == (audio is None):
             raise BespokeError("Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target).")
         files = {"mixture": locate(mixture_path)}
-        mixture, sample_rate = read_audio(files["mixture"])
+        source = open_audio(files["mixture"])
         reference = None
         if reference_path is not None:
             files["reference"] = locate(reference_path)
-            reference = _read_reference(files["reference"], mixture, sample_rate)
-        start, end = _excerpt(config.get("excerpt"), sample_rate, mixture.shape[-1])
-        mixture = mixture[:, start:end]
-        reference = None if reference is None else reference[:, start:end]
-        if not mixture.any():
+            reference = _open_reference(files["reference"], source)
+        start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
+        source = source.cut(start, end)
+        if source.seconds < MIN_SECONDS:
+            raise BespokeError(f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least.")
+        peak, mono_peak = source.levels()
+        if peak == 0:
             raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
-        if np.abs(mixture.mean(axis=0)).max() < 1e-4 * np.abs(mixture).max():
+        if mono_peak < 1e-4 * peak:
             raise BespokeError(f"The channels of {files['mixture']} cancel each other: invert one of them.")
-        if reference is not None and not reference.any():
-            raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
+        mixture, sample_rate = hold(source, working_rate)
+        if reference is not None:
+            reference, _ = hold(reference.cut(start, end), working_rate)
+            if not reference.any():
+                raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
+            reference = np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
 
-        voice = target_audio = None
+        voice = target_audio = chosen = None
         parts: list[Part] = []
         if score is not None:
             files["score"] = locate(score)
             parts = read_midi(files["score"])
             part = choose_part(parts, target.get("instrument"), files["score"])
+            chosen = part
+            if not part.is_drum:
+                part = replace(part, notes=without_key_switches(part.notes))
+                if dropped := len(chosen.notes) - len(part.notes):
+                    log.info("%d notes of the score are so low that they must be key switches: they are left out.", dropped)
             if target.get("patches") == "auto":
                 voice = Voice(part, (), _candidates(target.get("soundfonts"), part), target.get("equalize", True))
             else:
                 voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
         else:
             files["audio"] = locate(audio)
-            target_audio = read_audio(files["audio"], "rendered target")
-        voices = _others(others, parts, voice, target.get("soundfonts"), files)
+            target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
+        voices = _others(others, [part for part in parts if part is not chosen], voice, target.get("soundfonts"), files)
         hashes = {role: file_hash(path) for role, path in files.items()}
-        return cls(name, mixture, sample_rate, voice, target_audio, voices, reference, is_standin, hashes)
+        return cls(name, mixture, sample_rate, voice, target_audio, voices, reference, is_standin, hashes, source=source)
 
     @property
     def recording(self) -> tuple[np.ndarray, int]:
         """The mixture and its sample rate in Hz."""
         return self.mixture, self.sample_rate
+
+    @property
+    def seconds(self) -> float:
+        """The recording's length."""
+        return self.mixture.shape[-1] / self.sample_rate
+
+    def to_train_on(self, limit_seconds: float, is_aligned: bool) -> "Song":
+        """The song as training hears it: of a long one some minutes at most, one after the other, where the target plays.
+
+        Args:
+            limit_seconds: of recording and score.
+            is_aligned: whether the target's notes are in seconds of the recording, so that both are cut alike. The other parts' are
+                cut as the target's score is.
+
+        Returns:
+            The song itself, if it is short enough; without estimate, reference and source if it is not.
+        """
+        notes = self.target.part.notes if self.target else ()
+        spans = choose_spans(notes if is_aligned else (), self.seconds, limit_seconds)
+        played = spans
+        if not is_aligned and notes:
+            score_seconds = max(note.end_seconds for voice in (self.target, *self.others) for note in voice.part.notes)
+            played = choose_spans(notes, score_seconds, limit_seconds) if score_seconds > limit_seconds else [(0.0, score_seconds)]
+        song = self
+        if spans != [(0.0, self.seconds)]:
+            song = replace(song, mixture=take_audio(song.mixture, song.sample_rate, spans), estimate=None, reference=None, source=None)
+        elif is_aligned or not notes or played == [(0.0, score_seconds)]:
+            return song
+        taken = [
+            voice and replace(voice, part=replace(voice.part, notes=take_notes(voice.part.notes, played)))
+            for voice in (song.target, *song.others)
+        ]
+        return replace(song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes))
 
     def render_target(self, sample_rate: int) -> list[np.ndarray]:
         """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
@@ -165,10 +220,20 @@ class Song:
         return resample(self.mixture.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
 
 
+def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:
+    """A recording in memory and its rate in Hz: all of it, or, if that is too much, its channel mean at the working rate."""
+    if recording.samples * recording.channels <= MAX_HELD_VALUES:
+        return recording.read(), recording.sample_rate
+    return recording.read_mono(working_rate), working_rate
+
+
 def locate(path: str | Path) -> Path:
     """Take a path from where the command started, or, if nothing is there, from the project's folder (the shipped songs)."""
     path = Path(str(path)).expanduser()  # YAML takes a name such as 1999 for a number
-    return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+    try:
+        return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+    except OSError:  # a name that is too long; whoever reads it says so
+        return path
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
@@ -197,21 +262,21 @@ def _own_files(standin: str, mixture: Any, score: Any, reference: Any) -> list[A
             return path
         return next((file for file in (locate(place / name) for name in names) if file.is_file()), None)
 
-    formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3")
+    formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")
     audio = ([f"{name}.{end}" for end in formats] for name in ("mix", "target"))
     return [find(mixture, next(audio)), find(score, ("target.mid", "score.mid")), find(reference, next(audio))]
 
 
-def _read_reference(path: Path, mixture: np.ndarray, sample_rate: int) -> np.ndarray:
-    reference, rate = read_audio(path, "reference")
-    if rate != sample_rate or reference.shape[-1] != mixture.shape[-1]:
+def _open_reference(path: Path, source: Recording) -> Recording:
+    reference = open_audio(path, "reference")
+    if (reference.sample_rate, reference.samples) != (source.sample_rate, source.samples):
         raise BespokeError(
-            f"The reference {path} ({reference.shape[-1]} samples at {rate} Hz) does not fit the recording"
-            f" ({mixture.shape[-1]} samples at {sample_rate} Hz): export both with the same start, length and sample rate."
+            f"The reference {path} ({reference.samples} samples at {reference.sample_rate} Hz) does not fit the recording"
+            f" ({source.samples} samples at {source.sample_rate} Hz): export both with the same start, length and sample rate."
         )
-    if len(reference) not in (1, len(mixture)):
-        raise BespokeError(f"The reference {path} has {len(reference)} channels, the recording {len(mixture)}: export both alike.")
-    return np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
+    if reference.channels not in (1, source.channels):
+        raise BespokeError(f"The reference {path} has {reference.channels} channels, the recording {source.channels}: export both alike.")
+    return reference
 
 
 def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:
@@ -280,7 +345,7 @@ def _program(item: Any, where: str) -> int:
     return int(item)
 
 
-def _others(others: Any, parts: list[Part], target: Voice | None, soundfonts: Any, files: dict[str, Path]) -> tuple[Voice, ...]:
+def _others(others: Any, rest: list[Part], target: Voice | None, soundfonts: Any, files: dict[str, Path]) -> tuple[Voice, ...]:
     if others is None:
         return ()
     if others == "rest":
@@ -288,7 +353,6 @@ def _others(others: Any, parts: list[Part], target: Voice | None, soundfonts: An
             raise BespokeError(
                 "song.others=rest means the other instruments of song.target.score: without a score, list each with its own."
             )
-        rest = [part for part in parts if part is not target.part]
         if not rest:
             raise BespokeError(f"song.others=rest, but {files['score']} has only the target: list the other parts' scores.")
         return tuple(Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest)

@@ -10,29 +10,33 @@ import soundfile
 import torch
 from torch import Tensor
 
-from bespoke.audio import atomic_path
+from bespoke.audio import WRITABLE, Recording, atomic_path, wav_writer, write_like
 from bespoke.errors import BespokeError
 from bespoke.evaluate import ORACLE_WINDOW_SECONDS
 from bespoke.stft import STFT
 
-FORMATS = {"wav": "FLOAT", "flac": "PCM_24", "mp3": "MPEG_LAYER_III"}
-"""How libsndfile is asked to write each."""
-_LIMITS = {"wav": (2**31, 1024), "flac": (655350, 8), "mp3": (48000, 2)}  # the highest rate in Hz, the most channels
+FORMATS = ("wav", "flac", "mp3", "same")
+"""WAV is float32 and adds up exactly; the others have the recording's bit depth and tags; `same` has its format too."""
+_LIMITS = {".flac": (655350, 8), ".mp3": (48000, 2)}  # the highest rate in Hz, the most channels
 _BLOCK_SECONDS = 30
 
 
-def check_format(kind: str, sample_rate: int, channels: int) -> None:
-    """Find before the work what no file of this kind can hold.
+def suffix_for(kind: str, recording: Recording) -> str:
+    """What a stem's file name ends in; found before the work whether it can hold the recording.
 
     Raises:
-        BespokeError: the rate is too high, or there are too many channels.
+        BespokeError: it cannot, or nothing can write this format.
     """
-    highest, most = _LIMITS[kind]
-    if sample_rate > highest or channels > most:
+    suffix = recording.path.suffix.lower() if kind == "same" else f".{kind}"
+    highest, most = _LIMITS.get(suffix, (recording.sample_rate, recording.channels))
+    if recording.sample_rate > highest or recording.channels > most:
         raise BespokeError(
-            f"{kind.upper()} holds at most {most} channels at {highest} Hz, the recording has {channels} at {sample_rate} Hz: choose"
-            " another --format."
+            f"{suffix[1:].upper()} holds at most {most} channels at {highest} Hz, the recording has {recording.channels} at"
+            f" {recording.sample_rate} Hz: choose another --format."
         )
+    if suffix not in WRITABLE:
+        raise BespokeError(f"Stems cannot be written as {suffix or 'a file without an ending'}: choose --format wav or flac.")
+    return suffix
 
 
 def check_free(files: Sequence[Path], force: bool) -> None:
@@ -84,11 +88,8 @@ def write_shared(runs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     with contextlib.ExitStack() as stack:
         estimates = [stack.enter_context(soundfile.SoundFile(run / "target.wav")) for run in runs.values()]
         residual = stack.enter_context(soundfile.SoundFile(next(iter(runs.values())) / "residual.wav"))
-        files = {label: stack.enter_context(atomic_path(folder / f"{label}.wav")) for label in labels}
-        writers = [
-            stack.enter_context(soundfile.SoundFile(file, "w", residual.samplerate, residual.channels, FORMATS["wav"], format="WAV"))
-            for file in files.values()
-        ]
+        shape = (residual.samplerate, residual.channels, residual.frames)
+        writers = [stack.enter_context(wav_writer(folder / f"{label}.wav", *shape)) for label in labels]
         stft = STFT(residual.samplerate, ORACLE_WINDOW_SECONDS, ORACLE_WINDOW_SECONDS / 4)
         # Blocks that begin on a frame and overlap by more than a window give what the whole would give.
         block, margin = (stft.hop_samples * -(-round(seconds * stft.sample_rate) // stft.hop_samples) for seconds in (_BLOCK_SECONDS, 0.2))
@@ -99,8 +100,8 @@ def write_shared(runs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
             stems = share(torch.from_numpy(np.stack(signals[:-1])), torch.from_numpy(mixture), stft).numpy()
             wanted = slice(start - first, start - first + block)
             rest = mixture - stems.sum(axis=0, dtype=np.float64)
-            for writer, stem in zip(writers, (*stems, rest), strict=True):
-                writer.write(stem[:, wanted].T)
+            for write, stem in zip(writers, (*stems, rest), strict=True):
+                write(stem[:, wanted])
     return {label: folder / f"{label}.wav" for label in labels}
 
 
@@ -109,36 +110,40 @@ def _read(file: soundfile.SoundFile, start: int, end: int) -> np.ndarray:
     return np.ascontiguousarray(file.read(end - start, dtype="float32", always_2d=True).T)
 
 
-def publish(sources: Sequence[Path], finals: Sequence[Path], kind: str) -> float:
+def publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool) -> float:
     """Put float WAV stems under their final names, each whole or not at all.
 
-    FLAC and MP3 hold nothing above full scale: where a stem goes above it, all are made softer alike, so that they still add up.
+    What is no float file holds nothing above full scale: where a stem goes above it, all are made softer alike, so that they still add up.
 
     Args:
         sources: the stems.
         finals: what they will be called, in the same order.
-        kind: of `FORMATS`.
+        recording: that they are of; its bit depth and tags are theirs.
+        exact: leave them float WAV.
 
     Returns:
-        The gain that all were given; 1 for WAV.
+        The gain that all were given.
 
     Raises:
         BespokeError: the folder cannot be written, or the disk is full.
     """
-    if kind == "wav":
+    if exact:
         for source, final in zip(sources, finals, strict=True):
             copy(source, final)
         return 1.0
     gain = min(1.0, 1 / max(float(np.abs(block).max()) for source in sources for block in _blocks(source)))
     for source, final in zip(sources, finals, strict=True):
-        info = soundfile.info(source)
-        with (
-            atomic_path(final) as temporary,
-            _disk_errors(),
-            soundfile.SoundFile(temporary, "w", info.samplerate, info.channels, FORMATS[kind], format=kind.upper()) as file,
-        ):
-            for block in _blocks(source):
-                file.write(gain * block)
+        if gain == 1:
+            write_like(final, source, recording)
+            continue
+        info, softer = soundfile.info(source), source.with_name(f".softer.{source.name}")
+        try:
+            with wav_writer(softer, info.samplerate, info.channels, info.frames) as write:
+                for block in _blocks(source):
+                    write(gain * block.T)
+            write_like(final, softer, recording)
+        finally:
+            softer.unlink(missing_ok=True)
     return gain
 
 
@@ -150,12 +155,3 @@ def copy(source: Path, final: Path) -> None:
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:
     return soundfile.blocks(path, blocksize=1 << 20, dtype="float32", always_2d=True)
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """libsndfile's failure to write as the OSError that it comes from."""
-    try:
-        yield
-    except soundfile.LibsndfileError as error:
-        raise OSError(str(error)) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from bespoke.launch import execute, explained, launch, quieten, setting
+from bespoke.launch import execute, explained, guard, launch, quieten, setting
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in the wheel, in a checkout
@@ -54,6 +54,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         BespokeError: there is no such setting or choice.
     """
     own = [setting("hydra.searchpath", [f"file://{Path(OWN_CONF).resolve()}"])] if _has_own_conf() else []
+    guard()
     with explained(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", [*own, *overrides])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from bespoke.audio import atomic_path, file_hash, read_audio, write_wav
+from bespoke.audio import atomic_path, file_hash, open_audio, read_audio, write_like, write_wav
 from bespoke.errors import BespokeError
 
 RATE = 8000
@@ -127,3 +127,58 @@ def test_file_hash_is_sha256_of_the_content(tmp_path):
     content = bytes(3_000_000) + b"end"
     (tmp_path / "big").write_bytes(content)
     assert file_hash(tmp_path / "big") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 11025, 22050, 44100, 48000, 96000, 192000])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_every_depth_and_rate_is_read(subtype, sample_rate, tmp_path):
+    waveform = np.random.default_rng(0).uniform(-0.9, 0.9, (3, 100))
+    soundfile.write(tmp_path / "song.wav", waveform.T, sample_rate, subtype)
+    read, rate = read_audio(tmp_path / "song.wav")
+    assert (read.shape, rate) == ((3, 100), sample_rate)
+    assert read == pytest.approx(waveform, abs=1e-2 if subtype == "PCM_U8" else 1e-4)
+
+
+def tagged(path, stereo, subtype, sample_rate=44100):
+    with soundfile.SoundFile(path, "w", sample_rate, 2, subtype) as file:
+        file.title, file.artist = "Größe 🎸", "Nobody"
+        file.write(stereo.T)
+
+
+@pytest.mark.parametrize(("like", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_16"), ("ogg", "VORBIS")])
+@pytest.mark.parametrize("ending", ["wav", "flac", "aiff", "ogg", "mp3", "m4a"])
+def test_stems_are_written_like_the_recording(like, subtype, ending, tmp_path):
+    time = np.arange(22050) / 44100
+    stereo = np.stack([0.4 * np.sin(2 * np.pi * 441 * time), 0.2 * np.sin(2 * np.pi * 882 * time)]).astype(np.float32)
+    tagged(tmp_path / f"song.{like}", stereo, subtype)
+    write_wav(tmp_path / "target.wav", stereo, 44100)
+    write_like(tmp_path / f"song.target.{ending}", tmp_path / "target.wav", tmp_path / f"song.{like}")
+    recording = open_audio(tmp_path / f"song.target.{ending}")
+    assert (recording.sample_rate, recording.channels) == (44100, 2)
+    is_lossy = ending in ("ogg", "mp3", "m4a")
+    middle = slice(6000, 16000)  # an encoder takes a while for a sudden start
+    assert np.abs(recording.read()[:, middle] - stereo[:, middle]).max() < (0.03 if is_lossy else 1e-4)
+    if not is_lossy:
+        info = soundfile.info(tmp_path / f"song.target.{ending}")
+        assert (info.subtype, info.frames) == (subtype if subtype != "VORBIS" else "PCM_24", 22050)
+    if ending != "m4a":
+        with soundfile.SoundFile(tmp_path / f"song.target.{ending}") as file:
+            assert (file.title, file.artist) == ("Größe 🎸", "Nobody")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_tags_go_in_and_out_of_m4a(stereo, tmp_path):
+    tagged(tmp_path / "song.flac", stereo, "PCM_16")
+    write_wav(tmp_path / "target.wav", stereo, 44100)
+    write_like(tmp_path / "song.m4a", tmp_path / "target.wav", tmp_path / "song.flac")
+    write_like(tmp_path / "again.flac", tmp_path / "target.wav", tmp_path / "song.m4a")
+    with soundfile.SoundFile(tmp_path / "again.flac") as file:
+        assert (file.title, file.artist, file.subtype) == ("Größe 🎸", "Nobody", "PCM_24")
+
+
+@pytest.mark.parametrize(("name", "complaint"), [("out.opus", "cannot hold 2 channels at 44100 Hz"), ("out.doc", "ends in no format")])
+def test_format_that_cannot_hold_the_stem_is_refused(name, complaint, stereo, tmp_path):
+    write_wav(tmp_path / "target.wav", stereo, 44100)
+    with pytest.raises(BespokeError, match=complaint):
+        write_like(tmp_path / name, tmp_path / "target.wav", tmp_path / "target.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["target.wav"]

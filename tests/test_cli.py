@@ -201,7 +201,10 @@ WRONG = {
     "no such device": (["separate", "song.wav", "melody.mid", "--device=mps"], ["no device mps here", "--device auto or cpu"]),
     "no such setting": (["separate", "song.wav", "melody.mid", "--set=trainr.max_steps=3"], ["trainr.max_steps"]),
     "a quality misspelt": (["separate", "song.wav", "melody.mid", "--quality=hifi"], ["'quick', 'standard', 'best'"]),
-    "a rate that MP3 has not": (["separate", "high.wav", "melody.mid", "--format=mp3"], ["2 channels at 48000 Hz", "1 at 96000 Hz"]),
+    "a rate that MP3 has not": (
+        ["separate", "high.wav", "melody.mid", "--format=mp3"],
+        ["at most 2 channels at 48000 Hz", "1 at 96000 Hz"],
+    ),
     "a score that is none": (["inspect", "song.mid"], ["song.mid cannot be read as MIDI"]),
     "audio that is none": (["inspect", "text.wav"], ["text.wav cannot be read as audio"]),
     "no checkpoint": (["apply", "text.wav", "song.wav"], ["text.wav is not a checkpoint"]),

@@ -10,14 +10,15 @@ import resource
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.io import wavfile
 
 from bespoke import preflight, run, synth
 from bespoke.audio import write_wav
 from bespoke.score import Note, Part, write_midi
+from bespoke.separate import Separator
 
 TRAIN = Path(run.__file__).resolve().parent.parent / "train.py"
 NOTES = (Note(0.0, 0.5, 60), Note(0.5, 1.0, 64))
@@ -199,15 +200,24 @@ def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(command, ti
 
 
 def test_full_disk_leaves_no_half_stem(command, monkeypatch):
-    def full(path, *_):
-        Path(path).write_bytes(b"RIFF")
+    def full(separator, recording, *_):
+        part = next(iter(recording))
+        yield part, part
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(wavfile, "write", full)
+    monkeypatch.setattr(Separator, "stream", full)
     result = command()
-    assert "target.wav cannot be written (No space left on device): free some space" in result.error
+    assert "residual.wav cannot be written (No space left on device): free some space" in result.error
     assert {"target.wav", "residual.wav", "metrics.json"}.isdisjoint(result.results)
     assert not [name for name in result.results if name.startswith(".")]
+
+
+def test_stems_that_the_disk_cannot_hold_are_not_begun(command, monkeypatch):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    result = command()
+    assert "The stems need 0.5 MB" in result.error
+    assert "has room for 0.1 MB: free some space" in result.error
+    assert result.results == []
 
 
 def test_full_disk_leaves_no_half_checkpoint(command):

@@ -1,11 +1,26 @@
 """Notes in and out of MIDI, and the choice of an instrument."""
 
+import io
+
 import mido
 import numpy as np
 import pytest
 
 from bespoke.errors import BespokeError
-from bespoke.score import Note, Part, choose_part, describe, perturb, program_name, read_midi, shift, stretch, transpose, write_midi
+from bespoke.score import (
+    Note,
+    Part,
+    choose_part,
+    describe,
+    perturb,
+    program_name,
+    read_midi,
+    shift,
+    stretch,
+    transpose,
+    without_key_switches,
+    write_midi,
+)
 
 SCALE = (Note(0.0, 0.4, 60, 100), Note(0.5, 0.9, 62, 80), Note(1.0, 2.5, 64, 1))
 PARTS = [
@@ -170,3 +185,91 @@ def test_perturbed_notes_have_the_errors_that_are_promised():
     assert all(note.end_seconds > note.start_seconds and 0 <= note.pitch <= 127 for draw in draws for note in draw)
     assert perturb(notes, np.random.default_rng(3)) == perturb(notes, np.random.default_rng(3))
     assert perturb([], rng) == ()
+
+
+def smf(*tracks, kind=1, division=480):
+    """The bytes of a MIDI file of these messages."""
+    file = mido.MidiFile(type=kind, ticks_per_beat=division, tracks=[mido.MidiTrack(track) for track in tracks])
+    buffer = io.BytesIO()
+    file.save(file=buffer)
+    return buffer.getvalue()
+
+
+def on(pitch, time=0, channel=0):
+    return mido.Message("note_on", note=pitch, velocity=80, time=time, channel=channel)
+
+
+def off(pitch, time=480, channel=0):
+    return mido.Message("note_off", note=pitch, time=time, channel=channel)
+
+
+def times(part):
+    return [(note.start_seconds, note.end_seconds, note.pitch) for note in part.notes]
+
+
+def read(content, tmp_path):
+    (tmp_path / "score.mid").write_bytes(content)
+    return read_midi(tmp_path / "score.mid")
+
+
+def test_tempo_map_of_any_track_holds_for_all(tmp_path):
+    tempos = [mido.MetaMessage("set_tempo", tempo=1_000_000), mido.MetaMessage("set_tempo", tempo=250_000, time=480)]
+    melody = [on(60), off(60), on(62), off(62)]
+    for tracks in ([tempos, melody], [melody, tempos]):
+        (part,) = read(smf(*tracks), tmp_path)
+        assert times(part) == [(0.0, 1.0, 60), (1.0, 1.25, 62)]
+
+
+def test_one_track_of_several_channels_is_several_parts(tmp_path):
+    song = [on(60), on(40, channel=1), on(36, channel=9), off(60), off(40, 0, 1), off(36, 0, 9)]
+    parts = read(smf([mido.Message("program_change", program=33, channel=1), *song], kind=0), tmp_path)
+    assert [(part.program, part.is_drum) for part in parts] == [(0, False), (33, False), (0, True)]
+
+
+def test_part_goes_through_its_programs(tmp_path):
+    changes = [mido.Message("program_change", program=program) for program in (27, 30, 27)]
+    (part,) = read(smf([changes[0], on(60), off(60), changes[1], on(62), off(62), changes[2], on(64), off(64)]), tmp_path)
+    assert part.program == 27
+    assert [note.pitch for note in part.notes] == [60, 62, 64]
+
+
+def test_bends_and_controllers_are_passed_over_and_a_note_without_end_lasts_to_the_tracks_end(tmp_path):
+    bend, pedal = mido.Message("pitchwheel", pitch=4000, time=240), mido.Message("control_change", control=64, value=127, time=240)
+    (part,) = read(smf([on(60), bend, pedal, on(72), off(72, 960)]), tmp_path)
+    assert times(part) == [(0.0, 1.5, 60), (0.5, 1.5, 72)]
+
+
+def test_next_note_may_start_before_the_last_one_ends_at_one_tick(tmp_path):
+    (part,) = read(smf([on(60), on(60, 480), off(60, 0), off(60, 480)]), tmp_path)
+    assert times(part) == [(0.0, 0.5, 60), (0.5, 1.0, 60)]
+
+
+def test_division_in_frames_of_film_is_read(tmp_path):
+    content = bytearray(smf([on(60), off(60, 1000)]))
+    content[12:14] = bytes([256 - 25, 40])  # 25 frames of 40 ticks: milliseconds
+    (part,) = read(bytes(content), tmp_path)
+    assert times(part) == [(0.0, 1.0, 60)]
+
+
+def test_key_switches_are_left_out_and_a_bass_is_not():
+    melody = [Note(0.5 * index, 0.5 * index + 0.4, 64 + index % 7) for index in range(20)]
+    switches = [Note(0.0, 0.1, 24), Note(5.0, 5.1, 26)]
+    assert without_key_switches([*switches, *melody]) == tuple(melody)
+    bass = [Note(0.5 * index, 0.5 * index + 0.4, 28 + index % 7) for index in range(20)]
+    for notes in (melody, bass, [*bass, *melody], [*bass, Note(0.0, 1.0, 70)]):
+        assert without_key_switches(notes) == tuple(notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "program"),
+    [
+        (b'<?xml version="1.0"?><!DOCTYPE x><score-partwise version="3.1">', "MusicXML"),
+        (b"PK\x03\x04....META-INF/container.xml", "MusicXML"),
+        (b"PK\x03\x04....song.mscx", "MuseScore"),
+        (b"\x18FICHIER GUITAR PRO v5.10", "Guitar Pro"),
+        (b"X:1\nT:Song\nK:D\nDEF", "ABC"),
+    ],
+)
+def test_score_of_another_kind_is_named(content, program, tmp_path):
+    with pytest.raises(BespokeError, match=f"is of {program}: open it there, or in MuseScore, and export it as MIDI"):
+        read(content, tmp_path)

@@ -1,0 +1,68 @@
+"""What may be named in a config; looked at before Hydra, or a run, makes any of it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bespoke.errors import BespokeError
+
+# A config names what it wants made; only these can be, so that a config from a stranger runs no code of its own.
+ALLOWED_TARGETS = re.compile(
+    r"audiomentations\.[A-Z]\w*|bespoke\.(background|augment|model|loss|logs)\.[A-Za-z]\w*"
+    r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
+)
+# What Hydra itself makes, from its own part of the config, before a run begins.
+ALLOWED_HYDRA_TARGETS = re.compile(
+    r"bespoke\.launch\.SweepTable|hydra\._internal\.[\w.]+|hydra_plugins\.[\w.]+|optuna\.(samplers|pruners)\.[A-Z]\w*"
+)
+ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Find what a run should not be asked to make.
+
+    Raises:
+        BespokeError: a `_target_` is not on the list.
+    """
+    # Resolved too: an interpolation can make a dictionary with a _target_ (oc.create), or point to one.
+    leaves = [leaf for resolve in (False, True) for leaf in _leaves(OmegaConf.to_container(cfg, resolve=resolve))]
+    for name, value in leaves:
+        if name.endswith("_target_") and (name.startswith("song.") or not ALLOWED_TARGETS.fullmatch(str(value))):
+            raise BespokeError(
+                f"{name}={value} is not allowed: configs may name audiomentations transforms, torch optimizers and Bespoke's own classes,"
+                " and a song none."
+            )
+
+
+def check_hydra(hydra: DictConfig) -> None:
+    """Find what Hydra should not be asked to make: a config file can speak to it too.
+
+    Raises:
+        BespokeError: a `_target_` is not on the list, or the logging calls for code, or for a file outside the run's folder.
+    """
+    for name, value in _leaves(OmegaConf.to_container(hydra, resolve=False)):
+        if name.split(".")[0] not in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+            continue  # words only, such as the command line
+        key, text = name.rsplit(".", 1)[-1], str(value)
+        is_interpolated_target = "_target_" in text and "${" in text
+        if is_interpolated_target or (key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text)):
+            raise BespokeError(
+                f"hydra.{name}={text} is not allowed: of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are."
+            )
+        if not name.startswith(("job_logging.", "hydra_logging.")):
+            continue
+        is_ours = text.startswith("${hydra.runtime.output_dir}/") and ".." not in text
+        if key == "()" or (key == "class" and not ALLOWED_LOGGING.fullmatch(text)) or (key == "filename" and not is_ours):
+            raise BespokeError(
+                f"hydra.{name}={text} is not allowed: logs go to the terminal and to the run's folder, by Python's own classes."
+            )
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
