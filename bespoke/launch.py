@@ -47,6 +47,8 @@ def launch(main: Callable[[], None]) -> int:
     finally:
         if SweepTable.folder is not None:
             print(report.write_table(SweepTable.folder))
+            if SweepTable.page:
+                print(report.write_comparison(SweepTable.folder))
     return 0
 
 
@@ -80,9 +82,10 @@ class SweepTable(Callback):
     """Hydra callback that notes where a multirun puts its jobs. (Hydra calls no callback at the end of a sweep in which a job failed.)"""
 
     folder: Path | None = None
+    page = True  # whether a comparison is wanted too
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepTable.folder = Path(config.hydra.sweep.dir)
+        SweepTable.folder, SweepTable.page = Path(config.hydra.sweep.dir), bool(config.get("report", True))
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         """Of a failed job keep the reason in a sweep, and no empty folder otherwise."""

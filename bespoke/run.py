@@ -26,7 +26,7 @@ from bespoke import logs, preflight, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, QualityCurve, StepLog
+from bespoke.callbacks import AtomicCheckpointIO, LossCurve, QualityCurve, StepLog
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate
@@ -46,7 +46,11 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         BespokeError: something the user can put right.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    with report.collect_warnings() as warnings:
+        return _train(cfg, Path(HydraConfig.get().runtime.output_dir), warnings)
+
+
+def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     seconds: dict[str, float] = {}
     preflight.check(cfg)
     resume = preflight.prepare_folder(cfg, folder)
@@ -101,8 +105,12 @@ def train(cfg: DictConfig) -> float | None:
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
                 metrics = evaluate(target, song.mixture, song.reference, song.sample_rate)
-        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts
+        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts | {"warnings": warnings}
         write_json(folder / "metrics.json", metrics)
+        if cfg.report:
+            with _timed(seconds, "report"):
+                report.write_page(folder, song, metrics)
+            write_json(folder / "metrics.json", metrics | _facts(cfg, song, trainer, seconds))
         signals = {"mixture": song.mixture, "estimate": target, "residual": residual}
         logs.log_results(loggers, signals, song.sample_rate, metrics, trainer.global_step)
         log.info(report.summary(folder, metrics))
@@ -212,7 +220,8 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
         settings["precision"] = precision(settings.get("accelerator", "auto"))
     bar = sys.stdout.isatty()
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
+        LossCurve(folder / "training.csv"),
+        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
     ]
     callbacks.append(TQDMProgressBar() if bar else StepLog())
     if cfg.curve_steps and song.reference is not None:
