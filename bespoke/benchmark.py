@@ -224,7 +224,6 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
             "defaults": [{name: choice} for name, choice in (added | choices).items()],
             **OmegaConf.to_container(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
             "seed": cell.seed,
-            "report": False,
             "ckpt": "last" if (folder / "config.yaml").is_file() else None,
             "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
             "hydra": {"sweep": {"subdir": cell.place}},

@@ -168,7 +168,7 @@ def player(
             }
             | dict.fromkeys(("audio", "outline", "run", "number")),
         )
-    score = _score_path(notes, pictures, seconds)
+    score = score_path(notes, pictures, seconds)
     ticks = [(text, round(100 * pictures.height(hz), 1)) for hz, text in TICKS_HZ.items() if hz < 0.9 * pictures.highest_hz]
     for_script = {
         "duration": seconds,
@@ -305,7 +305,7 @@ def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) ->
     return [Track(name, note, file, media.at_level(_fit(waveform, mixture.shape[-1]), mixture)) for name, note, file, waveform in tracks]
 
 
-def _score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) -> str:
+def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) -> str:
     """The notes' fundamentals as an SVG path, in seconds and in the picture's height from the top; a note is a semitone high."""
     semitone = pictures.height(media.LOWEST_HZ * 2 ** (1 / 12))
     boxes = []

@@ -144,6 +144,10 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     curves = [[(row["step"], row["si_sdr"]) for row in read_rows(run / "curve.csv")] for run in (folder, tmp_path / "whole")]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == list(range(2, 41, 2))
+    losses = read_rows(folder / "training.csv")
+    assert losses == read_rows(tmp_path / "whole" / "training.csv")
+    assert [row["step"] for row in losses] == list(range(1, 41))
+    assert sum(row["val_loss"] is not None for row in losses) >= 1
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
 
