@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import yaml
 
-from bespoke import media, page, report
+from bespoke import page, report
 from bespoke.errors import BespokeError
 from bespoke.evaluate import gap_closed
 from bespoke.song import Song
 
-MAX_HEARD = 40  # runs whose target a page plays
-STEREO_KBPS = 32.0  # with less for a channel, one channel sounds better than two
+MAX_HEARD = 40  # runs whose target a page plays,
+MAX_HEARD_SECONDS = 2400  # and how long they may be together: a browser holds all of it in memory
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
         for run in runs:
             run.label = f"{run.name}: {run.label}" if run.label != run.name else run.name
     finished = [run for run in runs if not run.error]
-    heard = finished[:MAX_HEARD]
+    heard = _heard(finished)
     return page.write(
         path,
         "comparison.html.j2",
@@ -91,7 +92,6 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
         best=_best_runs(finished),
         players=_players(heard),
         unheard=len(finished) - len(heard),
-        max_heard=MAX_HEARD,
         charts=page.charts({run.label: run.folder for run in finished}),
         failed=[run for run in runs if run.error],
         warnings=_warnings(finished),
@@ -204,34 +204,43 @@ def _warnings(runs: Sequence[Run]) -> dict[str, str]:
     return {warning: "all" if 1 < len(labels) == len(runs) else ", ".join(labels) for warning, labels in given.items()}
 
 
+def _heard(runs: Sequence[Run]) -> list[Run]:
+    """The runs that a page has room to play, the best first taken, in their own order."""
+    best_first = sorted(runs, key=lambda run: -(run.figures["si_sdr_improvement"] or 0))
+    seconds = np.cumsum([min(soundfile.info(run.folder / "target.wav").duration, page.MAX_SECONDS) for run in best_first])
+    chosen = [run for run, total in zip(best_first, seconds, strict=True) if total <= MAX_HEARD_SECONDS][:MAX_HEARD]
+    return [run for run in runs if run in chosen]
+
+
 def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A player for each recording, with the targets of all its runs."""
-    groups: dict[tuple, list[tuple[Run, np.ndarray]]] = {}
+    groups: dict[tuple, list[page.Track]] = {}
     for run in runs:
         target, sample_rate = page.read_stem(run.folder / "target.wav")
-        groups.setdefault((*run.recording, sample_rate, target.shape), []).append((run, target))
-    channel_seconds = sum((len(members) + 2) * key[-1][0] * key[-1][1] / key[-2] for key, members in groups.items())
-    kbps = media.bit_rate(channel_seconds)
-    mono = kbps < STEREO_KBPS and any(key[-1][0] > 1 for key in groups)
-    kbps = media.bit_rate(channel_seconds / 2) if mono else kbps
+        tracks = groups.setdefault((*run.recording, sample_rate, target.shape), [])
+        if not tracks:
+            tracks += _common_tracks(run.folder, target)
+        gain = run.figures["si_sdr_improvement"]
+        note = f"target of run {run.name}" + ("" if gain is None else f", {gain:+.2f} dB")
+        tracks.append(page.Track(run.label, note, f"target_{run.name.replace('/', '_')}", target, run.name))
+    samples = {key: sum(track.waveform.size for track in tracks) / key[-2] for key, tracks in groups.items()}
     players = []
-    for (song, *_, sample_rate, shape), members in groups.items():
-        first = members[0][0].folder
-        tracks = []
-        if (first / "residual.wav").is_file():
-            tracks.append(page.Track("Mixture", "the recording", "mixture", members[0][1] + page.read_stem(first / "residual.wav")[0]))
-        reference = _reference(first, shape)
-        if reference is not None:
-            tracks.append(page.Track("Reference", "the true stem, for comparison only", "reference", reference))
-        for run, target in members:
-            gain = run.figures.get("si_sdr_improvement")
-            note = f"target of run {run.name}" + ("" if gain is None else f", {gain:+.2f} dB")
-            tracks.append(page.Track(run.label, note, f"target_{run.name.replace('/', '_')}", target, run.name))
-        if mono:
-            tracks = [page.Track(t.name, t.note, t.file, t.waveform.mean(axis=0, keepdims=True), t.run) for t in tracks]
-        data = page.player(tracks, sample_rate, seconds=shape[1] / sample_rate, kbps=kbps, wave_height=44, picture_height=88)
+    for key, tracks in groups.items():
+        song, *_, sample_rate, shape = key
+        share = samples[key] / sum(samples.values())
+        data = page.player(tracks, sample_rate, seconds=shape[1] / sample_rate, share=share, wave_height=44, picture_height=88)
         players.append({"heading": f"Listen: {song or 'recording'}", "data": data})
     return players
+
+
+def _common_tracks(folder: Path, target: np.ndarray) -> list[page.Track]:
+    tracks = []
+    if (folder / "residual.wav").is_file():
+        tracks.append(page.Track("Mixture", "the recording", "mixture", target + page.read_stem(folder / "residual.wav")[0]))
+    reference = _reference(folder, target.shape)
+    if reference is not None:
+        tracks.append(page.Track("Reference", "the true stem, for comparison only", "reference", reference))
+    return tracks
 
 
 def _reference(folder: Path, shape: tuple[int, int]) -> np.ndarray | None:

@@ -26,6 +26,7 @@ from bespoke.synth import DRUM_BANK, Patch, render
 MAX_SECONDS = 600  # of a recording that a page plays; the stems hold all of it
 MAX_PATCHES = 3  # synthesized targets that a page plays
 TICKS_HZ = {100: "100 Hz", 250: "250", 500: "500", 1000: "1 kHz", 2500: "2.5", 5000: "5", 10000: "10"}
+STEREO_KBPS = 32.0  # with less for a channel, one channel sounds better than two
 SMOOTH_STEPS = 50  # of the loss, on longer trainings
 FADED_DB = -30.0  # below this the target is as good as gone
 STAGES = {
@@ -81,9 +82,9 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         *_synthesized(song, metrics, target + residual),
     ]
     seconds = target.shape[-1] / song.sample_rate
-    notes = song.target.part.notes if song.target else ()
+    notes = song.target.part.notes if song.target and not song.target.part.is_drum else ()  # a drum's number is no pitch
     warnings = [*metrics.get("warnings", []), *doubts(metrics, target, target + residual)]
-    if song.mixture.shape[-1] > target.shape[-1]:
+    if metrics["song_seconds"] > seconds + 0.1:
         warnings.append(f"This page plays the first {MAX_SECONDS // 60} minutes; the stems in the run's folder are whole.")
     return write(
         folder / "report.html",
@@ -118,7 +119,7 @@ def player(
     notes: Sequence[Note] = (),
     mask: tuple[np.ndarray, np.ndarray] | None = None,
     seconds: float = 0.0,
-    kbps: float | None = None,
+    share: float = 1.0,
     wave_height: int = 56,
     picture_height: int = 112,
 ) -> dict[str, Any]:
@@ -130,13 +131,16 @@ def player(
         notes: drawn over the spectrograms.
         mask: target and mixture, whose ratio is shown.
         seconds: the tracks' length.
-        kbps: of the sound, for a channel; None: as many as fit into a page.
+        share: of the sound that a page may hold.
         wave_height, picture_height: in pixels of the page.
     """
     pictures = media.Pictures(sample_rate)
     waveforms = [_for_ears(track.waveform) for track in tracks]
     waveforms = [waveform * media.common_scale(waveforms) for waveform in waveforms]
-    kbps = kbps or media.bit_rate(seconds * sum(len(waveform) for waveform in waveforms))
+    kbps = media.bit_rate(seconds * sum(len(waveform) for waveform in waveforms) / share)
+    if kbps < STEREO_KBPS:
+        waveforms = [waveform.mean(axis=0, keepdims=True) for waveform in waveforms]
+        kbps = media.bit_rate(seconds * len(waveforms) / share)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the encoder leaves Python alone
         encoded = list(pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms))
     powers = [pictures.power(waveform) for waveform in waveforms]

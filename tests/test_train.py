@@ -248,7 +248,11 @@ def test_the_wheel_carries_the_configs(tmp_path):
     packed = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"bespoke/conf/{file.relative_to(ROOT / 'conf')}" for file in Path(ROOT / "conf").rglob("*.yaml")}
     assert configs <= packed
-    assert {"bespoke/run.py", "bespoke/prior.pt"} <= packed
+    assets = {
+        f"bespoke/{file.relative_to(ROOT / 'bespoke').as_posix()}" for file in (ROOT / "bespoke" / "assets").rglob("*.*") if file.is_file()
+    }
+    assert {"bespoke/run.py", "bespoke/prior.pt", "bespoke/assets/vendor/wavesurfer.LICENSE.txt"} <= packed
+    assert assets <= packed
 
 
 def test_an_interrupt_ends_the_sweep_and_says_how_to_go_on(tiny_song, tmp_path):
