@@ -207,9 +207,10 @@ class Player {
       const encoded = await (await fetch(lane.audio)).arrayBuffer();
       lane.track = this.clock.add(await this.clock.context.decodeAudioData(encoded));
       this.#setGains();
+      this.section.dataset.interactive ??= Math.round(performance.now()); // milliseconds since the page began to load
     }
     status.textContent = "";
-    this.section.dataset.ready = Math.round(performance.now()); // milliseconds since the page began to load
+    this.section.dataset.ready = Math.round(performance.now());
   }
 
   /** Hears one track only, or adds it to those that are heard, or takes it away. */
