@@ -38,9 +38,9 @@ def collect_warnings() -> Iterator[list[str]]:
 def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
     """Write a run's report.html. A page that cannot be made is a warning, and never costs the run its results."""
     try:
-        from bespoke import page  # with a template engine, which only this needs
+        from bespoke import run_page  # with a template engine, which only this needs
 
-        page.write_report(folder, song, metrics)
+        run_page.write_report(folder, song, metrics)
     except Exception as error:
         log.warning("report.html could not be made (%s: %s); the stems are whole.", type(error).__name__, one_sentence(error))
         log.debug("", exc_info=True)

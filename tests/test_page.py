@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bespoke import compare, media, page, report
+from bespoke import compare, media, page, report, run_page
 from bespoke.errors import BespokeError
 from bespoke.score import Note
 from bespoke.song import Song
@@ -105,8 +105,8 @@ def test_warnings_are_collected_and_a_page_that_fails_is_one(tmp_path, tiny_song
 
 def test_figures_that_speak_against_a_result_are_put_in_words():
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 1000))
-    assert page.doubts({"si_sdr_improvement": 1.0}, 0.5 * noise, noise) == []
-    worse, faded = page.doubts({"si_sdr_improvement": -3.0}, 0.001 * noise, noise)
+    assert run_page.doubts({"si_sdr_improvement": 1.0}, 0.5 * noise, noise) == []
+    worse, faded = run_page.doubts({"si_sdr_improvement": -3.0}, 0.001 * noise, noise)
     assert "worse than doing nothing" in worse
     assert "60 dB below" in faded
 

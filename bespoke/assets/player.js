@@ -82,7 +82,9 @@ class Clock extends EventTarget {
 
   async play() {
     if (!this.paused) return;
+    const silent = setTimeout(() => this.dispatchEvent(new Event("silent")), 3000);
     await this.context.resume();
+    clearTimeout(silent);
     if (this.position >= this.duration - 0.01) this.position = 0;
     this.#play();
     this.paused = this.ended = false;
@@ -281,6 +283,7 @@ class Player {
       if (!clock.paused) follow(strip, clock.currentTime / clock.duration);
     });
     for (const name of ["play", "pause", "ended"]) clock.addEventListener(name, showPlaying);
+    clock.addEventListener("silent", () => (this.find(".status").textContent = "The browser lets no sound through: has it an audio device?"));
     clock.addEventListener("play", () => Player.all.forEach((player) => player !== this && player.clock.pause()));
     seek.max = clock.duration;
     seek.addEventListener("input", () => (clock.currentTime = Number(seek.value)));
