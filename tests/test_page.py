@@ -65,7 +65,7 @@ def test_a_comparison_tells_what_differs_and_what_failed(sweep):
     assert 'href="0/report.html"' in text
 
 
-def test_runs_from_elsewhere_need_only_their_folders(sweep, tmp_path):
+def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(sweep, tmp_path, monkeypatch):
     for name in ("0", "1"):
         shutil.copytree(sweep / name, tmp_path / "there" / name)
         config = yaml.safe_load((tmp_path / "there" / name / "config.yaml").read_text())
@@ -77,6 +77,11 @@ def test_runs_from_elsewhere_need_only_their_folders(sweep, tmp_path):
     [data] = player_data(path)
     assert [lane["run"] is not None for lane in data["lanes"]] == [False, True, True]
     assert "from two machines" in path.read_text()
+    monkeypatch.setattr(compare, "MAX_HEARD", 1)
+    [data] = player_data(compare.write_comparison(runs, path))
+    best = max(runs, key=lambda run: json.loads((run / "metrics.json").read_text())["si_sdr"])
+    assert [lane["run"] for lane in data["lanes"]] == [None, best.name]
+    assert "1 more runs are in the table only" in path.read_text()
     with pytest.raises(BespokeError, match="no runs to compare"):
         compare.write_comparison([], tmp_path / "none.html")
 
