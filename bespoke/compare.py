@@ -16,6 +16,7 @@ from bespoke.errors import BespokeError
 from bespoke.evaluate import gap_closed
 from bespoke.song import Song
 
+MAX_LABEL = 32  # letters of what is different, for a run's name
 MAX_HEARD = 40  # runs whose target a page plays,
 MAX_HEARD_SECONDS = 2400  # and how long they may be together: a browser holds all of it in memory
 
@@ -74,10 +75,11 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
     runs = [_read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
     varying = _varying(runs)
     for run in runs:
-        run.label = " ".join(f"{key}={run.values.get(key, 'default')}" for key in varying) or run.name
-    if len({run.label for run in runs}) < len(runs):
+        run.label = " ".join(f"{key}={run.values.get(key, 'default')}" for key in varying)
+    labels = {run.label for run in runs}
+    if len(labels) < len(runs) or max(map(len, labels)) > MAX_LABEL:
         for run in runs:
-            run.label = f"{run.name}: {run.label}" if run.label != run.name else run.name
+            run.label = run.name  # the table says what is different
     finished = [run for run in runs if not run.error]
     heard = _heard(finished)
     return page.write(
