@@ -77,7 +77,7 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
     for run in runs:
         run.label = " ".join(f"{key}={run.values.get(key, 'default')}" for key in varying)
     labels = {run.label for run in runs}
-    if len(labels) < len(runs) or max(map(len, labels)) > MAX_LABEL:
+    if len(labels) < len(runs) or not 0 < max(map(len, labels)) <= MAX_LABEL:
         for run in runs:
             run.label = run.name  # the table says what is different
     finished = [run for run in runs if not run.error]
