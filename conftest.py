@@ -1,8 +1,12 @@
 """What all tests share: a cache of their own, the command line, and a tiny song that takes a second to train on."""
 
+import json
 import os
+import struct
 import subprocess
 import sys
+import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +36,64 @@ SMALL = [
     "report=false",
 ]
 MELODY = (Note(0.1, 0.8, 60), Note(0.9, 1.6, 64), Note(1.7, 2.5, 67))
+
+
+@dataclass(frozen=True)
+class WandbRun:
+    """What an offline run's file holds: `history` is step to value by key, `artifacts` is the files' places by name, by type."""
+
+    group: str
+    config: dict
+    history: dict
+    artifacts: dict
+    system: set
+    exit_code: int | None
+
+
+def read_wandb(folder):
+    """Read the only offline W&B run in a run's folder, once W&B's own process has written the end of it."""
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 20
+    while not any(record.WhichOneof("record_type") == "exit" for record in _records(file)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group, config, history, artifacts, system, exit_code = "", {}, defaultdict(dict), {}, set(), None
+    for record in _records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            group = record.run.run_group
+        elif kind == "config":
+            config |= {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.config.update}
+        elif kind == "history":
+            values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            for name, value in values.items():
+                history[name.partition(".")[0]][values.get("trainer/global_step")] = value
+        elif kind == "artifact":
+            artifacts[record.artifact.type] = {file.path: file.local_path for file in record.artifact.manifest.contents}
+        elif kind == "stats":
+            system |= {item.key for item in record.stats.item}
+        elif kind == "exit":
+            exit_code = record.exit.exit_code
+    return WandbRun(group, config, dict(history), artifacts, system, exit_code)
+
+
+def _records(file):
+    """The records of a .wandb file, which is a LevelDB log: blocks of 32 KiB, fragments with a header of checksum, length and type."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, fragments = file.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        fragments += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last fragment
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(fragments)
+            yield record
+            fragments = b""
 
 
 @dataclass(frozen=True)

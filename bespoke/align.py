@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from bespoke.dsp import resample
 from bespoke.errors import BespokeError
+from bespoke.progress import track
 from bespoke.score import Note
 
 LOW_CONFIDENCE = 0.5
@@ -201,7 +202,7 @@ def _search(
     orders = [row, *(rng.permutation(row) for _ in range(_SHUFFLES))]
 
     best, fits = (-np.inf, 1.0, 0.0), defaultdict(lambda: -np.inf)
-    for factor in factors:
+    for factor in track(factors):
         weight = np.maximum((ends - starts) * factor, 0.5) ** -0.5
         for number, row in enumerate(orders):
             over = _impulses(len(pitches), size, row, ends * factor, weight) - _impulses(len(pitches), size, row, starts * factor, weight)

@@ -1,19 +1,23 @@
-"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, progress
-without a terminal, and how good the separation is as training goes on."""
+"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, how far
+training is, what is logged beside the losses, and how good the separation is as training goes on."""
 
 import csv
 import io
 import logging
+import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from bespoke import logs, progress
 from bespoke.audio import atomic_path, write_csv
 from bespoke.evaluate import si_sdr
 from bespoke.separate import Separator
@@ -33,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepLog(Callback):
-    """Where there is no terminal for a progress bar: a line now and then."""
+    """How far training is: on a terminal in the stage's line, elsewhere a line now and then."""
 
     def __init__(self, every_seconds: float = 20.0):
         self.every_seconds = every_seconds
@@ -41,17 +45,95 @@ class StepLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.first_step, self.began = trainer.global_step, time.monotonic()
         self.last = self.began
+        progress.advance(trainer.global_step, trainer.max_steps)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
             return
         now, step = time.monotonic(), trainer.global_step
-        if now - self.last < self.every_seconds and step < trainer.max_steps:
+        on_terminal = progress.on_terminal()
+        if now - self.last < (0.5 if on_terminal else self.every_seconds) and step < trainer.max_steps:
             return
         self.last = now
+        loss = outputs["loss"].item()
+        if on_terminal:
+            progress.advance(step, trainer.max_steps, f"step {step} of {trainer.max_steps}, loss {loss:.4f}")
+            return
         rate = (step - self.first_step) / max(now - self.began, 1e-9)
         left = (trainer.max_steps - step) / max(rate, 1e-9)
-        log.info("step %d of %d, loss %.5f, %.1f steps/s, %.0f s left", step, trainer.max_steps, outputs["loss"].item(), rate, left)
+        log.info("step %d of %d, loss %.5f, %.1f steps/s, %.0f s left", step, trainer.max_steps, loss, rate, left)
+
+
+class TrainingFigures(Callback):
+    """Logs, beside the losses, the gradient's norm before it is clipped, the learning rate, the throughput and what the process uses."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.times: deque[tuple[float, float]] = deque([(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        self.times.append((time.monotonic(), time.process_time()))
+        wall_seconds, cpu_seconds = (last - first for first, last in zip(self.times[0], self.times[-1], strict=True))
+        figures = {
+            "train/gradient_norm": torch.nn.utils.get_total_norm(gradients),
+            "train/learning_rate": optimizer.param_groups[0]["lr"],
+            "train/steps_per_second": (len(self.times) - 1) / max(wall_seconds, 1e-9),
+            "system/cpu_cores": cpu_seconds / max(wall_seconds, 1e-9),
+        }
+        if (memory := peak_memory_mb()) is not None:
+            figures["system/peak_memory_mb"] = memory
+        if pl_module.device.type == "cuda":
+            figures["system/peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e6
+        pl_module.log_dict({name: float(value) for name, value in figures.items()}, on_step=True, on_epoch=False, batch_size=1)
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held, in MB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+class Listening(Callback):
+    """Separates the recording as training begins, and every so many steps, for the loggers that play audio and show pictures.
+
+    Args:
+        song: with its reference, if there is one, to compare with.
+        every_steps: how often; 0: only as training begins.
+        settings: the separator's.
+    """
+
+    def __init__(self, song: Song, every_steps: int, settings: Mapping[str, Any]):
+        self.song, self.every_steps, self.settings, self.last_step = song, every_steps, settings, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.last_step = trainer.global_step
+        if self.last_step == 0:
+            self._log(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        # The last step is logged with the results.
+        if self.every_steps and self.last_step < step < trainer.max_steps and step % self.every_steps == 0:
+            self.last_step = step
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            estimate = _separate(pl_module, self.song, self.settings)
+            logs.log_separation(
+                trainer.loggers, self.song.mixture, estimate, self.song.sample_rate, trainer.global_step, self.song.reference
+            )
+
+
+def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
+    """The target as the network makes it now, `[channel, time]`; the network goes on training."""
+    estimate, _ = Separator(system.stft, system.model, **settings).separate(*song.recording)
+    system.train()
+    return estimate
 
 
 class LossCurve(Callback):
@@ -116,9 +198,7 @@ class QualityCurve(Callback):
         if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= int(self.rows[-1]["step"])):
             return
         paused = time.monotonic()
-        estimate, _ = Separator(pl_module.stft, pl_module.model, **self.settings).separate(self.song.mixture, self.song.sample_rate)
-        pl_module.train()
-        score = si_sdr(estimate, self.song.reference)
+        score = si_sdr(_separate(pl_module, self.song, self.settings), self.song.reference)
         self.rows.append({"step": step, "seconds": round(paused - self.began, 3), "si_sdr": score})
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused

@@ -1,13 +1,15 @@
-"""Signal processing on waveforms `[channel, time]`: gain, peak normalization, resampling and the compressor."""
+"""Signal processing on waveforms `[channel, time]`: gain, equalizer, peak normalization, resampling and the compressor."""
 
 import math
+from collections.abc import Sequence
 
 import numba
 import numpy as np
 import torch
-from scipy.signal import resample_poly
+from scipy.signal import fftconvolve, firwin2, resample_poly
 
 MAX_TERM = 1000
+OCTAVES_HZ = tuple(62.5 * 2**octave for octave in range(8))  # of the equalizer, up to 8 kHz
 
 
 def _import_torchaudio():
@@ -35,6 +37,18 @@ def gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
     [[1.0, -1.0]]
     """
     return waveform * waveform.dtype.type(10 ** (gain_db / 20))
+
+
+def equalize(waveform: np.ndarray, sample_rate: int, gains_db: Sequence[float]) -> np.ndarray:
+    """Filter `[channel, time]` with gains in dB at `OCTAVES_HZ`, straight between them over the logarithm of frequency, flat beyond.
+
+    The filter has linear phase, no delay and a length of 24 ms, so that the curve is blurred below 100 Hz.
+    """
+    frequencies_hz = np.linspace(0, sample_rate / 2, 2049)
+    curve_db = np.interp(np.log2(np.maximum(frequencies_hz, 1)), np.log2(OCTAVES_HZ), gains_db)
+    taps = firwin2(2 * round(0.012 * sample_rate) + 1, frequencies_hz, 10 ** (curve_db / 20), fs=sample_rate)
+    half = len(taps) // 2
+    return fftconvolve(waveform, taps[None], axes=-1)[:, half : half + waveform.shape[-1]].astype(np.float32)
 
 
 def peak(waveform: np.ndarray) -> float:

@@ -38,6 +38,11 @@ def launch(main: Callable[[], None]) -> int:
     except (BespokeError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
         return 2
+    except ValueError as error:
+        if "No trials are completed yet" not in str(error):  # Optuna's, at the end of its search
+            raise
+        print("error: No trial of the search gave a result: see the table for the reasons.", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
             raise
@@ -79,13 +84,23 @@ class _WithoutHydrasPreface:
 
 
 class SweepTable(Callback):
-    """Hydra callback that notes where a multirun puts its jobs. (Hydra calls no callback at the end of a sweep in which a job failed.)"""
+    """Hydra callback that notes where a multirun puts its jobs, and for the table what each was to do and why it failed.
+
+    (Hydra calls no callback at the end of a sweep in which a job failed.)
+    """
 
     folder: Path | None = None
     page = True  # whether a comparison is wanted too
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         SweepTable.folder, SweepTable.page = Path(config.hydra.sweep.dir), bool(config.get("report", True))
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """In a sweep, what even a job that is killed leaves."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.runtime.output_dir)
+            (folder / "error.json").unlink(missing_ok=True)  # it is done again
+            write_json(folder / "job.json", {"overrides": list(config.hydra.overrides.task)})
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         """Of a failed job keep the reason in a sweep, and no empty folder otherwise."""

@@ -32,8 +32,11 @@ def check(cfg: DictConfig) -> None:
     _check_settings(cfg)
 
 
-def prepare_folder(cfg: DictConfig, folder: Path) -> bool:
-    """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint."""
+def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> bool:
+    """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint.
+
+    A sweep that is continued may have jobs that never began.
+    """
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
     written = folder / "config.yaml"
@@ -43,6 +46,8 @@ def prepare_folder(cfg: DictConfig, folder: Path) -> bool:
         )
     if cfg.ckpt == "last":
         if not written.is_file():
+            if in_sweep:
+                return False
             raise BespokeError(f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out.")
         changed = _differences(OmegaConf.to_container(OmegaConf.load(written)), _plain(cfg))
         if changed:
@@ -75,6 +80,7 @@ def _check_settings(cfg: DictConfig) -> None:
         "data.validation_batches": 0,
         "checkpoint_steps": 1,
         "curve_steps": 0,
+        "log_audio_steps": 0,
     }
     for name, lowest in least.items():
         value = OmegaConf.select(cfg, name)
@@ -108,7 +114,7 @@ class _AnyNetwork(torch.nn.Module):
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
     plain = OmegaConf.to_container(cfg, resolve=True)
-    for name in ("ckpt", "report"):
+    for name in ("ckpt", "log_audio_steps", "report"):
         plain.pop(name)
     return plain
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bespoke.align import LOW_CONFIDENCE
 from bespoke.audio import atomic_path, write_csv
 from bespoke.errors import one_sentence
 from bespoke.score import Note
@@ -47,12 +49,14 @@ def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
 
 
 def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
-    """What a run made and how good it is, for the end of the log."""
+    """What a run made, where, how good it is, and what to try next, for the end of the log."""
     lines = [
         f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s",
         f"  target    {folder / 'target.wav'}",
         f"  residual  {folder / 'residual.wav'}",
     ]
+    if (folder / "aligned.mid").is_file():
+        lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {metrics['alignment']['confidence']:.2f}")
     if (folder / "report.html").is_file():
         lines.append(f"  report    {folder / 'report.html'}")
     if metrics.get("si_sdr") is not None:
@@ -60,7 +64,21 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
             f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"
             f" improved by {metrics['si_sdr_improvement']:+.2f} dB (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
         )
-    return "\n".join(lines)
+    else:
+        lines.append("  SI-SDR    not measured: there is no song.reference")
+    return "\n".join([*lines, *(f"  next      {advice}" for advice in _advice(folder, metrics))])
+
+
+def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
+    """What is most likely to help, or else where to go on: one or two sentences."""
+    recipe, alignment = metrics["recipe"], metrics.get("alignment")
+    advice = []
+    if alignment and alignment["confidence"] < LOW_CONFIDENCE:
+        advice.append("look at alignment.png: is song.target.score of this song and key, and song.target.instrument the right one?")
+    if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
+        advice.append("recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (README)")
+    checkpoint = shlex.quote(str(folder / "checkpoints" / "last.ckpt"))
+    return advice or [f"another mastering of the song: python scripts/separate.py {checkpoint} OTHER.wav --out STEMS"]
 
 
 def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> None:
@@ -95,10 +113,10 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """One row a run: its overrides, metrics and cost, or the error that ended it."""
     table = []
     for folder in folders:
-        metrics, error = (read_json(folder / name) for name in ("metrics.json", "error.json"))
-        found = metrics or error
+        metrics, error, job = (read_json(folder / name) for name in ("metrics.json", "error.json", "job.json"))
+        found = metrics or error or job
         row: dict[str, Any] = {"run": folder.name}
-        row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []))
+        row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []) if override != "ckpt=last")
         row |= {column: metrics.get(column) for column in COLUMNS}
         row["seconds"] = metrics.get("seconds", {}).get("total")
         row["error"] = "" if metrics else error.get("error", "not finished")
@@ -108,7 +126,7 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def find_runs(place: Path) -> list[Path]:
     """The folders of the runs in a folder, finished or not, in the order of their numbers; it may be a run's itself."""
-    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json") for file in place.rglob(name)}
+    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json", "job.json") for file in place.rglob(name)}
     return sorted(found, key=lambda folder: (len(folder.relative_to(place).name), folder))
 
 
@@ -135,7 +153,10 @@ def write_table(sweep: Path) -> str:
     cells = [columns, *([_text(row.get(column)) for column in columns] for row in table)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join(["", *lines, "", f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"])
+    ending = [f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"]
+    if any(row["error"] for row in table):
+        ending.append(f"To do what failed or was not finished, and only that: the same command with hydra.sweep.dir={sweep} ckpt=last")
+    return "\n".join(["", *lines, "", *ending])
 
 
 def _text(value: Any) -> str:

@@ -2,10 +2,10 @@
 
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
@@ -18,15 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import bespoke
-from bespoke import logs, preflight, report
+from bespoke import logs, preflight, progress, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json, write_wav
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, LossCurve, QualityCurve, StepLog
+from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate
@@ -36,6 +36,7 @@ from bespoke.separate import Separator, load_separator
 from bespoke.song import Song
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
+from bespoke.timbre import choose_patches
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,10 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     seconds: dict[str, float] = {}
     preflight.check(cfg)
-    resume = preflight.prepare_folder(cfg, folder)
+    resume = preflight.prepare_folder(cfg, folder, in_sweep=_sweep_name() is not None)
+    if resume and _sweep_name() and (folder / "metrics.json").is_file():  # written last
+        log.info("%s is finished already.", folder)
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("si_sdr_improvement")
     policy = _instantiate(cfg.aug)
     with _timed(seconds, "load"):
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True))
@@ -75,6 +79,10 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         with _timed(seconds, "estimate"):
             song = replace(song, estimate=first.separate(*song.recording)[0])
     system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
+    if song.target is not None and not song.target.patches:
+        with _timed(seconds, "patches"):
+            aligned = None if not cfg.align else notes if facts["alignment"]["used"] else ()
+            song, facts["patches"] = choose_patches(song, aligned)
     log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.mixture.shape[-1] / song.sample_rate, cfg.trainer.max_steps, folder)
     if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
         log.warning("song.others is not used: background=synth would use it.")
@@ -87,8 +95,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
             data = _data(cfg, song, policy, system)
         preflight.write_config(cfg, folder)
         write_json(folder / "mixes.json", data.train.describe(0))
-        for logger in loggers:
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
         checkpoint = folder / "checkpoints" / "last.ckpt"
         with _timed(seconds, "train"):
             first_step = _fit(trainer, system, data, checkpoint if resume else None)
@@ -111,8 +118,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
             with _timed(seconds, "report"):
                 report.write_page(folder, song, metrics)
             write_json(folder / "metrics.json", metrics | _facts(cfg, song, trainer, seconds))
-        signals = {"mixture": song.mixture, "estimate": target, "residual": residual}
-        logs.log_results(loggers, signals, song.sample_rate, metrics, trainer.global_step)
+        logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference)
+        logs.log_results(loggers, folder, metrics, trainer.global_step)
         log.info(report.summary(folder, metrics))
         failed = False
         return metrics.get("si_sdr_improvement")
@@ -127,7 +134,8 @@ def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkp
         BespokeError: a setting of the trainer, such as max_time, ended it before.
     """
     first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
-    remedy = f"repeat the command with hydra.run.dir={trainer.default_root_dir} ckpt=last to go on"
+    place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _sweep_name() else f"hydra.run.dir={trainer.default_root_dir}"
+    remedy = f"repeat the command with {place} ckpt=last to go on"
     try:
         trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other; it ends a sweep too
@@ -218,12 +226,15 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
-    bar = sys.stdout.isatty()
     callbacks: list[Callback] = [
         LossCurve(folder / "training.csv"),
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
     ]
-    callbacks.append(TQDMProgressBar() if bar else StepLog())
+    callbacks.append(StepLog())
+    if loggers:
+        callbacks.append(TrainingFigures())
+    if logs.can_play(loggers):
+        callbacks.append(Listening(song, cfg.log_audio_steps, separate))
     if cfg.curve_steps and song.reference is not None:
         callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate))
     try:
@@ -233,8 +244,8 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
             logger=loggers or False,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=bar,
-            # One epoch of all steps, so that the bar knows how many are left.
+            enable_progress_bar=False,
+            # One epoch of all steps.
             limit_train_batches=settings["max_steps"] * settings.get("accumulate_grad_batches", 1),
         )
     except MisconfigurationException as error:
@@ -276,20 +287,10 @@ def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, 
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "versions": versions | {package: importlib.metadata.version(package) for package in packages},
         "hashes": {**song.hashes, **{f"soundfont {soundfont.path.name}": soundfont.hash for soundfont in soundfonts}},
     }
-
-
-def _peak_memory_mb() -> float | None:
-    """The most memory that this process has held, in MB; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def _standin_notice(cfg: DictConfig) -> str:
@@ -309,5 +310,6 @@ def _sweep_name() -> str | None:
 @contextlib.contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.monotonic()
-    yield
+    with progress.stage(stage):
+        yield
     seconds[stage] = time.monotonic() - began

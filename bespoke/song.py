@@ -9,14 +9,14 @@ import numpy as np
 import pretty_midi
 
 from bespoke.audio import file_hash, read_audio
-from bespoke.dsp import resample
+from bespoke.dsp import equalize, resample
 from bespoke.errors import BespokeError
 from bespoke.score import Part, choose_part, read_midi
-from bespoke.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
+from bespoke.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
-TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts"}
+TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
 # A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
 _NEIGHBOUR = 1
@@ -24,10 +24,21 @@ _NEIGHBOUR = 1
 
 @dataclass(frozen=True)
 class Voice:
-    """A part and the patches it may be played with."""
+    """A part and the patches it may be played with.
+
+    Attributes:
+        part: its notes.
+        patches: none as long as they are yet to be chosen (`patches: auto`).
+        soundfonts: to choose them from.
+        equalized: whether the chosen ones are to be equalized.
+        gains_db: an equalizer for each patch, see `bespoke.dsp.equalize`, or none.
+    """
 
     part: Part
     patches: tuple[Patch, ...]
+    soundfonts: tuple[SoundFont, ...] = ()
+    equalized: bool = True
+    gains_db: tuple[tuple[float, ...], ...] = ()
 
     def render(self, sample_rate: int) -> list[np.ndarray]:
         """One mono waveform `[1, time]` for each patch, all of one length.
@@ -42,6 +53,8 @@ class Voice:
                     f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes of"
                     f" {self.part.name or 'the score'}: choose another of song's patches."
                 )
+        if self.gains_db:
+            renders = [equalize(waveform, sample_rate, gains) for waveform, gains in zip(renders, self.gains_db, strict=True)]
         longest = max(waveform.shape[-1] for waveform in renders)
         return [np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders]
 
@@ -120,7 +133,10 @@ class Song:
             files["score"] = locate(score)
             parts = read_midi(files["score"])
             part = choose_part(parts, target.get("instrument"), files["score"])
-            voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
+            if target.get("patches") == "auto":
+                voice = Voice(part, (), _candidates(target.get("soundfonts"), part), target.get("equalize", True))
+            else:
+                voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
         else:
             files["audio"] = locate(audio)
             target_audio = read_audio(files["audio"], "rendered target")
@@ -159,6 +175,8 @@ def _check_keys(config: Mapping[str, Any]) -> None:
     target = config.get("target")
     if not isinstance(target, Mapping):
         raise BespokeError("The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target.")
+    if not isinstance(target.get("equalize", True), bool):
+        raise BespokeError(f"song.target.equalize={target['equalize']} is not possible: give true or false.")
     for where, keys, known in (("song", config, KEYS), ("song.target", target, TARGET_KEYS)):
         unknown = sorted(set(keys) - known)
         if unknown:
@@ -211,9 +229,26 @@ def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> 
     return start, end
 
 
+def _candidates(soundfonts: Any, part: Part) -> tuple[SoundFont, ...]:
+    """The soundfonts from which the target's patches are to be chosen."""
+    if part.is_drum:
+        raise BespokeError("song.target.patches=auto knows pitched instruments only: give the numbers of drum kits, such as [0, 16].")
+    fonts = _fonts(soundfonts)
+    for font in fonts:
+        if all(font.preset_name(0, program) is None for program in PITCHED):
+            raise BespokeError(
+                f"The soundfont {font.path.name} has no patches in bank 0 to choose from: list another in song.target.soundfonts."
+            )
+    return tuple(fonts)
+
+
+def _fonts(soundfonts: Any) -> list[SoundFont]:
+    return [SoundFont.find(name) for name in _as_list(soundfonts)] or [SoundFont.find()]
+
+
 def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patch, ...]:
     """The patches of a part: every number in every soundfont listed; without numbers, the program that the score names."""
-    fonts = [SoundFont.find(name) for name in _as_list(soundfonts)] or [SoundFont.find()]
+    fonts = _fonts(soundfonts)
     bank = DRUM_BANK if part.is_drum else 0
     patches: list[Patch] = []
     for item in _as_list(choice) or [part.program]:

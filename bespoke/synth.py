@@ -23,6 +23,7 @@ from bespoke.score import Note
 
 SYNTH_RATE = 44100  # soundfont samples are made for it; rendering at a low rate would alias
 DRUM_BANK = 128
+PITCHED = range(112)  # the programs of General MIDI that play pitches; its last two families are percussion and noises
 CACHE_BYTES = 2_000_000_000
 _GAIN = 0.2  # pinned: FluidSynth's own default
 _TAIL_SECONDS = 3.0
@@ -252,6 +253,10 @@ class Player:
         self._loaded.synth.cc(channel, _ALL_SOUND_OFF, 0)
         self._loaded.write(SYNTH_RATE // 10)
         return np.concatenate(blocks, axis=1).mean(axis=0, keepdims=True)[:, :samples]
+
+    def close(self) -> None:
+        """Give the soundfont's memory back."""
+        self._loaded.__exit__()
 
 
 @functools.cache

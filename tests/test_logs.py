@@ -1,73 +1,59 @@
 """What goes to the loggers: the offline W&B file is read record by record, and a server that never answers does not end a run."""
 
 import logging
+import os
 import socket
-import struct
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from pytorch_lightning.loggers import CSVLogger
-from wandb.proto import wandb_internal_pb2
 
 from bespoke import logs
+from bespoke.audio import write_wav
+from conftest import read_wandb
 
 RATE = 16000
-SIGNALS = {name: np.random.default_rng(0).normal(size=(2, RATE)).astype(np.float32) * 0.1 for name in ("mixture", "target", "residual")}
+SIGNALS = {name: np.random.default_rng(0).normal(size=(2, RATE)).astype(np.float32) * 0.1 for name in ("mixture", "estimate")}
 
 
-def records(file):
-    """The records of a .wandb file, which is a LevelDB log: blocks of 32 KiB, fragments with a header of checksum, length and type."""
-    data, position, fragments = file.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        fragments += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last fragment
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(fragments)
-            yield record
-            fragments = b""
-
-
-def read_run(folder):
-    """Group, config keys and history keys of a folder's only run."""
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    found = list(records(file))
-    run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
-    config = {item.key or ".".join(item.nested_key) for record in found for item in record.config.update}
-    history = {item.key or ".".join(item.nested_key) for record in found for item in record.history.item}
-    return run, config | {item.key for item in run.config.update}, history
-
-
-def test_an_offline_run_holds_config_losses_metrics_audio_and_pictures(tmp_path, caplog):
+def test_an_offline_run_holds_config_figures_media_and_files(tmp_path, caplog):
     caplog.set_level(logging.INFO)
+    write_wav(tmp_path / "target.wav", SIGNALS["estimate"], RATE)
     loggers = logs.wandb(tmp_path, "the_sweep")
-    loggers[0].log_hyperparams({"aug": {"target_gain_db": [-12, 6]}, "seed": 3})
+    logs.log_config(loggers, {"aug": {"target_gain_db": [-12, 6], "mix": {}}, "seed": 3}, {"aug": "heavy", "hydra/launcher": "basic"})
     loggers[0].log_metrics({"train/loss": 0.5}, 10)
-    logs.log_results(loggers, SIGNALS, RATE, {"si_sdr": 1.0, "si_sdr_improvement": None, "seed": 3}, 20)
+    logs.log_separation(loggers, SIGNALS["mixture"], SIGNALS["estimate"], RATE, 20)
+    logs.log_results(loggers, tmp_path, {"si_sdr": 1.0, "si_sdr_improvement": None, "seed": 3, "seconds": {"total": 9.0}}, 20)
     logs.finish(loggers, failed=False)
-    run, config, history = read_run(tmp_path)
-    assert run.run_group == "the_sweep"
-    assert {"aug", "seed"} <= {key.partition(".")[0] for key in config}
-    expected = {"train/loss", "final/si_sdr", *(f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in SIGNALS)}
-    assert expected <= {key.partition(".")[0] for key in history}
-    assert "final/si_sdr_improvement" not in history
-    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/**/*.wav"))) == 3
-    assert any("wandb sync" in message and "--append" not in message for message in caplog.messages)
+    run = read_wandb(tmp_path)
+    assert run.group == "the_sweep"
+    assert run.config == {"aug": "heavy", "aug/target_gain_db": "[-12, 6]", "aug/mix": "{}", "seed": 3}
+    assert run.history["train/loss"] == {10: 0.5}
+    assert run.history["final/si_sdr"] == {20: 1.0}
+    assert run.history["final/seconds"] == {20: 9.0}
+    assert "final/si_sdr_improvement" not in run.history
+    names = ("mixture", "estimate", "residual")
+    media = {*(f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in names), "mask/estimate"}
+    assert {key for key in run.history if key.partition("/")[0] in ("audio", "spectrogram", "mask")} == media
+    assert all(set(run.history[key]) == {20} for key in media)
+    assert run.artifacts["stems"] == {"target.wav": str(tmp_path / "target.wav")}
+    assert run.exit_code == 0
+    assert caplog.messages[-1] == f"To upload this run: wandb sync {tmp_path / 'wandb'}"
 
 
-def test_a_resumed_offline_run_keeps_its_id_and_says_how_to_append(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+def test_a_resumed_offline_run_keeps_its_id_and_both_legs_are_uploaded_together(tmp_path):
     logs.finish(logs.wandb(tmp_path, None), failed=True)
     first = (tmp_path / "wandb_id").read_text()
+    time.sleep(1.1)  # its folder is named by the second
     loggers = logs.wandb(tmp_path, None)
     assert loggers[0].experiment.id == first
     logs.finish(loggers, failed=False)
-    assert any("wandb sync --append" in message for message in caplog.messages)
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "wandb")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "WANDB_SILENT": "false"}).stderr
+    assert "Would sync 2 run(s)" in said
 
 
 def test_a_server_that_never_answers_leaves_the_run_offline(tmp_path, monkeypatch, caplog):
@@ -82,7 +68,7 @@ def test_a_server_that_never_answers_leaves_the_run_offline(tmp_path, monkeypatc
         loggers[0].log_metrics({"train/loss": 0.5}, 1)
         logs.finish(loggers, failed=False)
     assert any("did not answer" in message for message in caplog.messages)
-    assert read_run(tmp_path)[2] >= {"train/loss"}
+    assert read_wandb(tmp_path).history["train/loss"] == {1: 0.5}
 
 
 def test_without_a_key_auto_is_csv_and_says_so(tmp_path, monkeypatch, caplog):
@@ -102,16 +88,21 @@ def test_a_key_is_found_in_the_environment_or_in_netrc(tmp_path, monkeypatch):
     assert logs._has_wandb_key()
 
 
-def test_tensorboard_gets_metrics_audio_and_pictures(tmp_path):
+def test_tensorboard_gets_the_same(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     loggers = logs.tensorboard(tmp_path, None)
-    logs.log_results(loggers, SIGNALS, RATE, {"si_sdr": 1.0}, 20)
+    logs.log_config(loggers, {"aug": {"target_gain_db": [-12, 6]}, "seed": 3}, {"aug": "heavy"})
+    logs.log_separation(loggers, **SIGNALS, sample_rate=RATE, step=0, reference=SIGNALS["estimate"])
+    logs.log_results(loggers, tmp_path, {"si_sdr": 1.0}, 20)
     logs.finish(loggers, failed=False)
-    tags = EventAccumulator(str(tmp_path / "tensorboard" / "version_0")).Reload().Tags()
-    assert "final/si_sdr" in tags["scalars"]
-    assert tags["audio"] == [f"audio/{name}" for name in SIGNALS]
-    assert tags["images"] == [f"spectrogram/{name}" for name in SIGNALS]
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "version_0")).Reload()
+    tags, names = events.Tags(), ("mixture", "estimate", "residual", "reference")
+    assert events.Scalars("final/si_sdr")[0].value == 1.0
+    assert tags["audio"] == [f"audio/{name}" for name in names]
+    assert tags["images"] == [*(f"spectrogram/{name}" for name in names), "mask/estimate"]
+    assert "aug: heavy" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "_hparams_/session_start_info" in events.summary_metadata
 
 
 @pytest.mark.parametrize("seconds", [1, 60])
@@ -121,3 +112,12 @@ def test_a_tone_is_a_bright_line_at_its_height_and_long_pictures_stay_small(seco
     assert picture.shape[1] <= logs.MAX_COLUMNS
     column = picture[:, picture.shape[1] // 2].astype(int).sum(axis=-1)
     assert 1 - column.argmax() / len(column) == pytest.approx(2000 / 8000, abs=0.01)
+
+
+def test_a_mask_is_what_the_estimate_keeps():
+    times = np.arange(2 * RATE) / RATE
+    low, high = (np.sin(2 * np.pi * hz * times)[None].astype(np.float32) for hz in (1000, 3000))
+    column = logs.mask_image(low, low + high, RATE)[:, 40].astype(int).sum(axis=-1)
+    kept, gone = (column[round((1 - hz / 8000) * (len(column) - 1))] for hz in (1000, 3000))
+    assert kept == column.max() > 600
+    assert gone < 20

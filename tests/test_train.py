@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from bespoke.audio import read_audio
 from bespoke.benchmark import read_rows
 from bespoke.separate import load_separator
-from conftest import ROOT
+from conftest import ROOT, read_wandb
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,18 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
 
 
+def shown_on_the_dashboard():
+    """What the panels of scripts/wandb_dashboard.py ask for."""
+    build = runpy.run_path(str(ROOT / "scripts" / "wandb_dashboard.py"))["build"]
+    panels = [panel for section in build("me", "bespoke", "aug").sections for panel in section.panels]
+    names = set()
+    for panel in panels:
+        for attribute in ("x", "y", "metrics", "media_keys"):
+            value = getattr(panel, attribute, None) or []
+            names |= {getattr(item, "name", item) for item in (value if isinstance(value, list) else [value])}
+    return names
+
+
 def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tmp_path):
     sweep = tmp_path / "sweep"
     result = run_train(
@@ -161,6 +174,9 @@ def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tm
         "aug=none,paper",
         "data.batch_size=0,2",
         "logger=wandb",
+        "log_audio_steps=2",
+        "trainer.val_check_interval=2",
+        "trainer.log_every_n_steps=1",
         f"hydra.sweep.dir={sweep}",
         cwd=tmp_path,
     )
@@ -172,9 +188,29 @@ def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tm
     failed = ["data.batch_size=0 is not possible" in row for row in rows[1:]]
     assert sum(failed) == 2
     assert [(sweep / str(job) / "target.wav").exists() for job in range(4)] == [not job for job in failed]
-    # Each job is a W&B run of its own, closed before the next one begins.
+    # Each job is a W&B run of its own, closed before the next one begins, and holds all.
     runs = sorted(sweep.glob("*/wandb/offline-run-*/run-*.wandb"))
     assert len({run.stem for run in runs}) == len(runs) == 2
+    run = read_wandb(runs[0].parents[2])
+    assert (run.group, run.exit_code) == ("sweep", 0)
+    assert (run.config["aug"], run.config["model/hidden_size"], run.config["song"], run.config["song/name"]) == (
+        "none",
+        8,
+        "custom",
+        "custom",
+    )
+    assert run.history["train/loss"].keys() == {0, 1, 2}
+    assert list(run.history["train/learning_rate"].values()) == pytest.approx([0.001] * 3)
+    for name in ("train/gradient_norm", "train/steps_per_second", "system/cpu_cores", "system/peak_memory_mb"):
+        assert all(value > 0 for value in run.history[name].values())
+    media = {f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in ("mixture", "estimate", "residual", "reference")}
+    assert all(run.history[name].keys() == {0, 2, 3} for name in media | {"mask/estimate"})
+    assert "final/si_sdr_improvement" in run.history
+    assert {name.rpartition("/")[2] for name in run.artifacts["checkpoint"]} == {"last.ckpt", "config.yaml", "metrics.json"}
+    assert all(Path(place).is_file() for files in run.artifacts.values() for place in files.values())
+    assert run.artifacts["stems"].keys() == {"target.wav", "residual.wav"}
+    assert "proc.memory.rssMB" in run.system
+    assert shown_on_the_dashboard() <= run.history.keys()
 
 
 def test_several_processes_train_together_and_one_writes(run_train, tiny_song, tmp_path):
@@ -190,6 +226,17 @@ def test_several_processes_train_together_and_one_writes(run_train, tiny_song, t
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 3
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
     assert result.stdout.count("step 3 of 3") == 1
+
+
+def test_patches_are_chosen_by_their_sound(run_train, tiny_song, tmp_path):
+    result = run_train(*tiny_song.overrides, "song.target.patches=auto", "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert [len(patch["equalizer_db"]) for patch in facts["patches"]] == [8, 8, 8]
+    assert facts["patches"][0]["program"] == 80  # which played the melody
+    assert facts["patches"][0]["name"] in result.stdout
+    assert "soundfont TimGM6mb.sf2" in facts["hashes"]
+    assert facts["seconds"]["patches"] > 0
 
 
 def test_the_standin_says_so(run_train, tiny_song, tmp_path):
@@ -255,28 +302,34 @@ def test_the_wheel_carries_the_configs(tmp_path):
     assert assets <= packed
 
 
-def test_an_interrupt_ends_the_sweep_and_says_how_to_go_on(tiny_song, tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "-m",
-        *tiny_song.overrides,
-        "seed=0,1",
-        "trainer.max_steps=100000",
-        "checkpoint_steps=2",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def test_an_interrupt_ends_a_sweep_which_goes_on_with_what_is_not_finished(run_train, tiny_song, tmp_path):
     sweep = tmp_path / "sweep"
+    overrides = ["-m", *tiny_song.overrides, f"song.reference={tiny_song.reference}", "seed=0,1,2", "trainer.max_steps=150"]
+    overrides += ["checkpoint_steps=2", f"hydra.sweep.dir={sweep}"]
     process = subprocess.Popen(
-        [*command, f"hydra.sweep.dir={sweep}"], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 120
-    while not (sweep / "0" / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (sweep / "1" / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode not in (0, 2)
     assert "Interrupted at step" in output
-    assert f"hydra.run.dir={sweep / '0'} ckpt=last" in output
-    assert (sweep / "0" / "checkpoints" / "last.ckpt").exists()
-    assert not (sweep / "1").exists()
+    assert f"hydra.sweep.dir={sweep} ckpt=last" in output
+    assert not (sweep / "2").exists()
+    assert [(row["seed"], row["error"]) for row in read_rows(sweep / "sweep.csv")] == [(0, None), (1, "not finished")]
+    finished = (sweep / "0" / "target.wav").stat().st_mtime_ns
+    resumed = run_train(*overrides, "ckpt=last", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (sweep / "0" / "target.wav").stat().st_mtime_ns == finished
+    steps = [json.loads((sweep / str(job) / "metrics.json").read_text())["resumed_from_step"] for job in range(3)]
+    assert steps[0] == steps[2] == 0 < steps[1]
+    rows = read_rows(sweep / "sweep.csv")
+    assert [(row["seed"], row["steps"], row["error"]) for row in rows] == [(seed, 150, None) for seed in range(3)]
+    assert "ckpt" not in rows[0]
