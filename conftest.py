@@ -33,6 +33,7 @@ SMALL = [
     "trainer.max_steps=3",
     "trainer=cpu",
     "logger=none",
+    "report=false",
 ]
 MELODY = (Note(0.1, 0.8, 60), Note(0.9, 1.6, 64), Note(1.7, 2.5, 67))
 

@@ -136,6 +136,43 @@ def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any
     return estimate
 
 
+class LossCurve(Callback):
+    """Keeps the loss of every step, and what each validation found, whatever the logger; writes the table when training ends.
+
+    The rows are part of the checkpoint, so that those of a resumed run go on from where it does.
+
+    Args:
+        path: the table, with `step` and `loss`, and where there was a validation `val_loss` and `val_si_sdr` in dB.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._plain()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step and (not self.rows or trainer.global_step > self.rows[-1]["step"]):  # no row while gradients accumulate
+            # Lightning divides by the number of batches; a tensor becomes a number only when it is wanted, so that no GPU has to wait.
+            self.rows.append({"step": trainer.global_step, "loss": outputs["loss"].detach() * trainer.accumulate_grad_batches})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.rows and not trainer.sanity_checking:
+            found = {f"val_{name}": trainer.callback_metrics.get(f"val/{name}") for name in ("loss", "si_sdr")}
+            self.rows[-1] |= {name: float(value) for name, value in found.items() if value is not None}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            write_csv(self.path, self._plain(), ("step", "loss", "val_loss", "val_si_sdr"))
+
+    def _plain(self) -> list[dict[str, float]]:
+        return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
+
+
 class QualityCurve(Callback):
     """Separates the recording every so many steps and notes how good it is: what shows when training begins to hurt.
 

@@ -79,6 +79,8 @@ def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
             from bespoke import report  # slow to import
 
             print(report.write_table(SweepTable.folder))
+            if SweepTable.page:
+                print(report.write_comparison(SweepTable.folder))
     return 0
 
 
@@ -174,9 +176,10 @@ class SweepTable(Callback):
     """
 
     folder: Path | None = None
+    page = True  # whether a comparison is wanted too
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepTable.folder = Path(config.hydra.sweep.dir)
+        SweepTable.folder, SweepTable.page = Path(config.hydra.sweep.dir), bool(config.get("report", True))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """In a sweep, what even a job that is killed leaves."""

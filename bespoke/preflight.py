@@ -135,7 +135,7 @@ def _check_settings(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
             raise BespokeError(f"{name}={value} is not possible: give a number from {lowest} to {highest}.")
-    for name in ("align", "data.self_training"):
+    for name in ("align", "report", "data.self_training"):
         if not isinstance(OmegaConf.select(cfg, name), bool):
             raise BespokeError(f"{name}={OmegaConf.select(cfg, name)} is not possible: give true or false.")
     if cfg.data.label not in ("wet", "dry"):
@@ -155,7 +155,7 @@ class _AnyNetwork(torch.nn.Module):
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
     plain = OmegaConf.to_container(cfg, resolve=True)
-    for name in ("ckpt", "log_audio_steps"):
+    for name in ("ckpt", "log_audio_steps", "report"):
         plain.pop(name)
     return plain
 

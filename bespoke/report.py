@@ -1,8 +1,10 @@
 """From one run's figures to a few lines, and from many runs to a table."""
 
+import contextlib
 import json
+import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,39 @@ import torch
 
 from bespoke.align import LOW_CONFIDENCE
 from bespoke.audio import atomic_path, write_csv
+from bespoke.errors import one_sentence
 from bespoke.score import Note, shift
+from bespoke.song import Song
 from bespoke.stft import STFT
 
+log = logging.getLogger(__name__)
+
 COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "steps", "seconds")
+
+
+@contextlib.contextmanager
+def collect_warnings() -> Iterator[list[str]]:
+    """A list that grows by every warning that Bespoke gives inside the block."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage()) if record.getMessage() not in warnings else None
+    logger = logging.getLogger("bespoke")
+    logger.addHandler(handler)
+    try:
+        yield warnings
+    finally:
+        logger.removeHandler(handler)
+
+
+def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
+    """Write a run's report.html. A page that cannot be made is a warning, and never costs the run its results."""
+    try:
+        from bespoke import run_page  # with a template engine, which only this needs
+
+        run_page.write_report(folder, song, metrics)
+    except Exception as error:
+        log.warning("report.html could not be made (%s: %s); the stems are whole.", type(error).__name__, one_sentence(error))
+        log.debug("", exc_info=True)
 
 
 def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
@@ -26,6 +57,8 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
     ]
     if (folder / "aligned.mid").is_file():
         lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {metrics['alignment']['confidence']:.2f}")
+    if (folder / "report.html").is_file():
+        lines.append(f"  report    {folder / 'report.html'}")
     if metrics.get("si_sdr") is not None:
         lines.append(
             f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"
@@ -85,7 +118,7 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """One row a run: its overrides, metrics and cost, or the error that ended it."""
     table = []
     for folder in folders:
-        metrics, error, job = (_read_json(folder / name) for name in ("metrics.json", "error.json", "job.json"))
+        metrics, error, job = (read_json(folder / name) for name in ("metrics.json", "error.json", "job.json"))
         found = metrics or error or job
         row: dict[str, Any] = {"run": folder.name}
         row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []) if override != "ckpt=last")
@@ -96,10 +129,26 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return table
 
 
+def find_runs(place: Path) -> list[Path]:
+    """The folders of the runs in a folder, finished or not, in the order of their numbers; it may be a run's itself."""
+    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json", "job.json") for file in place.rglob(name)}
+    return sorted(found, key=lambda folder: (len(folder.relative_to(place).name), folder))
+
+
+def write_comparison(sweep: Path) -> str:
+    """Write comparison.html for the runs in a multirun's folder; give a line that says where it is, or why it could not be made."""
+    try:
+        from bespoke import compare
+
+        return f"Listen to them side by side: {compare.write_comparison(find_runs(sweep), sweep / 'comparison.html', sweep.name)}"
+    except Exception as error:
+        log.debug("", exc_info=True)
+        return f"comparison.html could not be made ({type(error).__name__}: {one_sentence(error)})."
+
+
 def write_table(sweep: Path) -> str:
     """Write sweep.csv for the runs in a multirun's folder, and give the same as text."""
-    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json", "job.json") for file in sweep.rglob(name)}
-    folders = sorted(found, key=lambda folder: (len(folder.relative_to(sweep).name), folder))
+    folders = find_runs(sweep)
     table = rows(folders)
     for row, folder in zip(table, folders, strict=True):
         row["run"] = str(folder.relative_to(sweep))
@@ -119,5 +168,5 @@ def _text(value: Any) -> str:
     return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -27,7 +27,7 @@ from bespoke import logs, preflight, progress, report
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, Listening, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
+from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, Interrupted, one_sentence
 from bespoke.evaluate import evaluate
@@ -48,7 +48,11 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         BespokeError: something the user can put right.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    with report.collect_warnings() as warnings:
+        return _train(cfg, Path(HydraConfig.get().runtime.output_dir), warnings)
+
+
+def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     seconds: dict[str, float] = {}
     preflight.check(cfg)
     resume = preflight.prepare_folder(cfg, folder, in_sweep=_sweep_name() is not None)
@@ -116,8 +120,12 @@ def train(cfg: DictConfig) -> float | None:
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
                 metrics = evaluate(target, song.mixture, song.reference, song.sample_rate)
-        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts
+        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts | {"warnings": warnings}
         write_json(folder / "metrics.json", metrics)
+        if cfg.report:
+            with _timed(seconds, "report"):
+                report.write_page(folder, song, metrics)
+            write_json(folder / "metrics.json", metrics | _facts(cfg, song, trainer, seconds))
         logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference)
         logs.log_results(loggers, folder, metrics, trainer.global_step)
         log.info(report.summary(folder, metrics))
@@ -233,7 +241,8 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False)
+        LossCurve(folder / "training.csv"),
+        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
     ]
     callbacks.append(StepLog())
     if loggers:

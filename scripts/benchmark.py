@@ -130,6 +130,7 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
         str(out / "conf"),
         "song=custom",
         "logger=none",
+        "report=false",
         f"hydra.sweep.dir={folder}",
         "+hydra.callbacks.rows._target_=bespoke.benchmark.RowWriter",
         f"+hydra.callbacks.rows.out={out}",

@@ -148,6 +148,10 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     curves = [[(row["step"], row["si_sdr"]) for row in read_rows(run / "curve.csv")] for run in (folder, tmp_path / "whole")]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == list(range(2, 41, 2))
+    losses = read_rows(folder / "training.csv")
+    assert losses == read_rows(tmp_path / "whole" / "training.csv")
+    assert [row["step"] for row in losses] == list(range(1, 41))
+    assert sum(row["val_loss"] is not None for row in losses) >= 1
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
 
@@ -294,7 +298,11 @@ def test_the_wheel_works_from_any_folder(tiny_song, tmp_path):
     packed = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"bespoke/conf/{file.relative_to(ROOT / 'conf')}" for file in Path(ROOT / "conf").rglob("*.yaml")}
     assert configs <= packed
-    assert {"bespoke/run.py", "bespoke/prior.pt"} <= packed
+    assets = {
+        f"bespoke/{file.relative_to(ROOT / 'bespoke').as_posix()}" for file in (ROOT / "bespoke" / "assets").rglob("*.*") if file.is_file()
+    }
+    assert {"bespoke/run.py", "bespoke/prior.pt", "bespoke/assets/vendor/wavesurfer.LICENSE.txt"} <= packed
+    assert assets <= packed
     # An environment of its own, which sees the packages of this one behind its own.
     venv.create(tmp_path / "venv", with_pip=False)
     bin = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")

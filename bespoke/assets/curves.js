@@ -1,0 +1,34 @@
+// Draws the training curves with uPlot: a cursor that reads all of them, and a legend that hides each.
+
+"use strict";
+
+const COLOURS = ["#4d7cfe", "#f08c2e", "#2fa36b", "#d64f8c", "#8e63d9", "#1da7c4", "#b58a14", "#e2504a", "#6b8f3a", "#7d8597"];
+
+function drawChart(figure) {
+  const data = JSON.parse(figure.querySelector("script").textContent), place = figure.querySelector(".plot");
+  const ink = (name) => () => getComputedStyle(figure).getPropertyValue(name).trim() || getComputedStyle(figure).color;
+  const axis = { stroke: ink("color"), grid: { stroke: "rgb(128 128 128 / .2)" }, ticks: { stroke: "rgb(128 128 128 / .2)" } };
+  const options = {
+    width: place.clientWidth,
+    height: 260,
+    scales: { x: { time: false } },
+    axes: [{ ...axis, label: data.x, labelSize: 20, size: 36 }, { ...axis, label: data.y, labelSize: 20, size: 56 }],
+    series: [
+      { label: data.x },
+      ...data.series.map((series, index) => ({
+        label: series.name,
+        stroke: COLOURS[(series.colour ?? index) % COLOURS.length] + (series.faint ? "55" : ""),
+        width: series.faint ? 1 : 2,
+        dash: index >= COLOURS.length ? [6, 4] : undefined,
+        spanGaps: true,
+        points: { show: series.x.length < 40, size: 5 },
+        value: (_, value) => (value == null ? "" : Number(value.toPrecision(4)).toString()),
+      })),
+    ],
+  };
+  const plot = new uPlot(options, uPlot.join(data.series.map((series) => [series.x, series.y])), place);
+  new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: options.height })).observe(place);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot.redraw());
+}
+
+for (const figure of document.querySelectorAll(".chart")) drawChart(figure);
