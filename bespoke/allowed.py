@@ -15,7 +15,7 @@ ALLOWED_TARGETS = re.compile(
 )
 # What Hydra itself makes, from its own part of the config, before a run begins.
 ALLOWED_HYDRA_TARGETS = re.compile(
-    r"bespoke\.launch\.SweepTable|hydra\._internal\.[\w.]+|hydra_plugins\.[\w.]+|optuna\.(samplers|pruners)\.[A-Z]\w*"
+    r"bespoke\.(launch\.SweepTable|benchmark\.RowWriter)|hydra\._internal\.[\w.]+|hydra_plugins\.[\w.]+|optuna\.(samplers|pruners)\.[A-Z]\w*"
 )
 ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
 
