@@ -42,7 +42,8 @@ ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
 class Case:
     """A folder with `mix.flac`, `target.flac`, `target.mid` (unaligned) and `meta.json`, whose `gm_program` is the patch a user would pick.
 
-    `target_aligned.mid` is read by rivals labelled `aligned` alone. The source is the folder's name up to the first underscore; cases of
+    Each `other_*.mid` is another part, in time with `target.mid`, played with the program that it names. `target_aligned.mid` is read by
+    rivals labelled `aligned` alone. The source is the folder's name up to the first underscore; cases of
     one source are not independent.
     """
 
@@ -64,6 +65,7 @@ class Case:
             "name": self.name,
             "mixture": str(self.folder / "mix.flac"),
             "target": {"score": str(self.folder / "target.mid"), "patches": [self.program]},
+            "others": [{"score": str(file)} for file in sorted(self.folder.glob("other_*.mid"))] or None,
             "reference": str(self.folder / "target.flac"),
         }
 

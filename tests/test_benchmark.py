@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 
 from bespoke import benchmark
 from bespoke.audio import read_audio, write_wav
+from bespoke.background import SynthBackground
 from bespoke.errors import BespokeError
+from bespoke.score import Note, Part, write_midi
 from bespoke.song import Song
 from conftest import ROOT, SMALL
 
@@ -59,6 +61,23 @@ def test_broken_cases_are_told_apart_with_the_reason(cases):
     assert [case.name for case in benchmark.read_cases(cases, ["*_one", "bad_*"])[0]] == ["toy_one"]
     with pytest.raises(BespokeError, match="no case nosuch"):
         benchmark.read_cases(cases, ["nosuch"])
+
+
+def test_the_other_parts_of_a_case_are_a_background(make_song, tmp_path):
+    song = make_song(tmp_path)
+    for file in (song.mixture, song.reference):
+        file.rename(file.with_suffix(".flac"))
+    (tmp_path / "meta.json").write_text('{"gm_program": 80}')
+    for name, program, pitch in (("viola", 41, 48), ("bass", 32, 36)):
+        write_midi(tmp_path / f"other_{name}.mid", [Part(name, program, False, (Note(0.0, 2.5, pitch),))])
+    (case,), _ = benchmark.read_cases(tmp_path.parent, [tmp_path.name])
+    (config,) = composed([benchmark.Cell(case, "synth", ("recipe=paper", "background=synth"), 0)], tmp_path / "out")
+    assert config["background"]["_target_"] == "bespoke.background.SynthBackground"
+    loaded = Song.load(config["song"])
+    assert [(voice.part.name, [patch.program for patch in voice.patches]) for voice in loaded.others] == [("bass", [32]), ("viola", [41])]
+    assert len(SynthBackground(loaded, 16000).voices) == 2
+    (tmp_path / "other_bass.mid").write_bytes(b"")
+    assert "other_bass.mid cannot be read as MIDI" in benchmark.read_cases(tmp_path.parent, [tmp_path.name])[1][tmp_path.name]
 
 
 SETTINGS = [
