@@ -217,7 +217,8 @@ def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path)
     assert len(names) == len({name.partition("_")[0] for name in names}) == 6
     case = benchmark.read_cases(cases, ["toy_one"])[0][0]
     one, other = composed([benchmark.Cell(case, name, methods[name], 3) for name in ("aug_screen_none", "aug_screen_paper_eq")], tmp_path)
-    assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (150, 3, "toy_one")
+    assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (100, 3, "toy_one")
+    assert one["background"]["_target_"] == "bespoke.background.MixtureBackground"
     assert one["aug"]["target"] == {}
     assert list(other["aug"]["target"]) == ["eq"]
     assert list(benchmark.read_experiment("segment")[0]) == ["segment_2.0_8", "segment_1.0_16", "segment_4.0_4"]
