@@ -26,7 +26,7 @@ from bespoke.errors import BespokeError
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "RESULTS.md"
-STEPS = (25, 50, 100, 200, 300, 500, 1000, 2000)
+STEPS = (10, 20, 25, 50, 100, 200, 300, 500, 1000, 2000)
 Rows = Sequence[Mapping[str, Any]]
 
 
