@@ -4,9 +4,9 @@ A set of results is a folder: docs/results for the methods, docs/results/NAME fo
 whose names end in `curves` as curves and the others as rows, as scripts/benchmark.py writes them. Oracles and rivals may stand in several
 of them, a trained run only in one.
 
-A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is methods,
-cases, steps, alignment, losses or `differences SET BASELINE`. A number after these takes the runs as they were at that step. The words are
-written by hand. Pictures of what was not measured are left out.
+A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is methods (those
+that were run on all cases), cases, steps, alignment, losses or `differences SET BASELINE`. A number after these takes the runs as they were
+at that step. The words are written by hand. Pictures of what was not measured are left out.
 """
 
 import itertools
@@ -92,6 +92,15 @@ def at_step(rows: Rows, curves: Rows, step: int) -> list[dict[str, Any]]:
     return found
 
 
+def _on_all_cases(rows: Rows) -> list[Mapping[str, Any]]:
+    """The rows of the methods that were run on all cases: means over other cases are no match for theirs."""
+    cases: dict[str, set[str]] = {}
+    for row in rows:
+        cases.setdefault(row["method"], set()).add(row["case"])
+    most = max(map(len, cases.values()), default=0)
+    return [row for row in rows if len(cases[row["method"]]) == most]
+
+
 def _differences(rows: Rows, baseline: str) -> list[dict[str, Any]]:
     return benchmark.comparisons(rows, benchmark.trained(rows), baseline)
 
@@ -125,7 +134,7 @@ def _alignment(rows: Rows, _: Rows) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    "methods": lambda rows, _: benchmark.table(rows),
+    "methods": lambda rows, _: benchmark.table(_on_all_cases(rows)),
     "cases": lambda rows, _: benchmark.case_table(rows),
     "steps": _steps,
     "alignment": _alignment,
@@ -177,7 +186,7 @@ def draw_steps(rows: Rows, curves: Rows, path: Path) -> None:
 
 def draw_means(rows: Rows, curves: Rows, axis: str, path: Path) -> None:
     """Mean gap closed over cases against steps or seconds of training, a line a method, as far as all of its cases go."""
-    gaps = _gap_curves(rows, curves, axis)
+    gaps = _gap_curves(rows, _on_all_cases(curves), axis)
     if not gaps:
         return
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")

@@ -55,6 +55,11 @@ def results(tmp_path):
     return runpy.run_path(str(ROOT / "scripts" / "results.py"))
 
 
+def test_means_are_of_methods_on_all_cases(results):
+    rows = [row(case, method, 1.0) for case, method in (("x", "a"), ("y", "a"), ("x", "b"))]
+    assert {found["method"] for found in results["_on_all_cases"](rows)} == {"a"}
+
+
 def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
     assert results["main"](tmp_path, tmp_path / "page.md") == 0
     text = (tmp_path / "page.md").read_text()
