@@ -43,12 +43,15 @@ def main(results: Path = RESULTS, page: Path = PAGE) -> int:
         name, *arguments = found[2].split()
         chosen, *rest = arguments or ["."]
         rows, curves = sets.get(chosen, ([], []))
-        picture = results / chosen / f"{'_'.join([name, *rest[1:]])}.png"
+        picture = results / chosen / f"{name}.png"
         if rest and rest[-1].isdecimal():
+            picture = results / chosen / f"{name}_{rest[-1]}.png"
             rows = at_step(rows, curves, int(rest.pop()))
         text = TABLES[name](rows, curves, *rest)
         if name == "differences":
             draw_differences(_differences(rows, *rest), picture)
+        elif name == "losses":
+            draw_losses(rows, picture)
         return f"{found[1]}\n{text if len(text.splitlines()) > 2 else 'Not measured yet.'}\n\n{found[3]}"
 
     text = page.read_text(encoding="utf-8")
@@ -59,7 +62,6 @@ def main(results: Path = RESULTS, page: Path = PAGE) -> int:
             draw_steps(rows, curves, results / "curves.png")
         draw_means(rows, curves, "step", results / name / "steps.png")
         draw_means(rows, curves, "seconds", results / name / "seconds.png")
-        draw_losses(rows, results / name / "losses.png")
     return 0
 
 
@@ -207,7 +209,7 @@ def draw_losses(rows: Rows, path: Path) -> None:
     if not methods:
         return
     bounds = _bounds(rows)
-    figure, axes = pyplot.subplots(1, len(methods), figsize=(8 * len(methods), 5), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(methods), figsize=(8 * len(methods), 4), squeeze=False, layout="constrained")
     for axis, method in zip(axes.flat, methods, strict=True):
         own, ceiling = (benchmark.by_case(rows, name, "si_sdr") for name in (method, f"ceiling_{method}"))
         cases = sorted(own.keys() & ceiling.keys(), key=lambda case: bounds[case][1])
@@ -224,8 +226,9 @@ def draw_losses(rows: Rows, path: Path) -> None:
         for marker, (name, values) in zip("osD", edges.items(), strict=True):
             axis.plot(values, places, marker, color="black", markersize=4, label=name)
         axis.set(yticks=places, yticklabels=cases, xlabel="SI-SDR, dB")
+        axis.margins(y=0.5 / len(cases))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3)
     _save(figure, path)
 
 
