@@ -228,7 +228,7 @@ def draw_losses(rows: Rows, path: Path) -> None:
         axis.set(yticks=places, yticklabels=cases, xlabel="SI-SDR, dB")
         axis.margins(y=0.5 / len(cases))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3)
+        axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
     _save(figure, path)
 
 
