@@ -42,7 +42,8 @@ ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
 class Case:
     """A folder with `mix.flac`, `target.flac`, `target.mid` (unaligned) and `meta.json`, whose `gm_program` is the patch a user would pick.
 
-    `target_aligned.mid` is read by rivals labelled `aligned` alone. The source is the folder's name up to the first underscore; cases of
+    Each `other_*.mid` is another part, in time with `target.mid`, played with the program that it names. `target_aligned.mid` is read by
+    rivals labelled `aligned` alone. The source is the folder's name up to the first underscore; cases of
     one source are not independent.
     """
 
@@ -64,6 +65,7 @@ class Case:
             "name": self.name,
             "mixture": str(self.folder / "mix.flac"),
             "target": {"score": str(self.folder / "target.mid"), "patches": [self.program]},
+            "others": [{"score": str(file)} for file in sorted(self.folder.glob("other_*.mid"))] or None,
             "reference": str(self.folder / "target.flac"),
         }
 
@@ -343,7 +345,7 @@ def _by_seed(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dic
 
 
 def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False) -> tuple[float, float]:
-    """95 % percentile interval of the mean over cases.
+    """95 % percentile interval of the mean over cases; of a single case, or source, there is none, which is (nan, nan).
 
     Args:
         values: a figure by case.
@@ -352,6 +354,8 @@ def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0
         by_source: draw sources with all of their cases, since cases of one source are not independent.
     """
     rng = np.random.default_rng(seed)
+    if len({case.partition("_")[0] for case in values} if by_source else values) == 1:
+        return np.nan, np.nan
     if by_source:
         sources: dict[str, list[float]] = {}
         for case, value in values.items():
@@ -420,11 +424,15 @@ def difference_table(results: Sequence[Mapping[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
-        intervals = (f"{result[name][0]:+.2f} to {result[name][1]:+.2f}" for name in ("interval", "interval_by_source"))
+        intervals = (_interval(result[name], "+.2f") for name in ("interval", "interval_by_source"))
         p_value = "" if result["p_wilcoxon"] is None else f"{result['p_wilcoxon']:.3f}"
         cells = [f"{result['mean']:+.2f}", f"{result['median']:+.2f}", *intervals, f"{result['better']} of {result['cases']}", p_value]
         lines.append(f"| {result['first']} | {result['second']} | {result['cases']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _interval(bounds: tuple[float, float], form: str) -> str:
+    return "" if np.isnan(bounds[0]) else f"{bounds[0]:{form}} to {bounds[1]:{form}}"
 
 
 def losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -451,8 +459,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{np.mean(list(scores.values())):.2f}",
             f"{np.mean(list(gain.values())):+.2f}",
             f"{np.median(list(gain.values())):+.2f}",
-            f"{over_cases[0]:.2f} to {over_cases[1]:.2f}",
-            f"{over_sources[0]:.2f} to {over_sources[1]:.2f}",
+            _interval(over_cases, ".2f"),
+            _interval(over_sources, ".2f"),
             f"{np.mean(list(gap.values())):.0%}" if gap else "",
             str(sum(value < 0 for value in gain.values())),
         ]

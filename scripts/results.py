@@ -1,8 +1,12 @@
 """Make the tables and pictures of docs/RESULTS.md again from the committed rows: `python scripts/results.py`.
 
-A table stands between `<!-- TABLE FILE -->` and `<!-- end -->` in the page, made from docs/results/FILE.csv (without FILE: rows.csv), where
-TABLE is methods, cases, alignment, losses or `differences FILE BASELINE`. The words are written by hand. Pictures of what was not
-measured are left out.
+A set of results is a folder: docs/results for the methods, docs/results/NAME for a study. All of its CSV files count together, those
+whose names end in `curves` as curves and the others as rows, as scripts/benchmark.py writes them. Oracles and rivals may stand in several
+of them, a trained run only in one.
+
+A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is methods (those
+that were run on all cases), cases, steps, alignment, losses or `differences SET BASELINE`. A number after these takes the runs as they were
+at that step. The words are written by hand. Pictures of what was not measured are left out.
 """
 
 import itertools
@@ -17,41 +21,110 @@ import numpy as np
 from matplotlib import pyplot
 
 from bespoke import benchmark
+from bespoke.errors import BespokeError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "RESULTS.md"
+STEPS = (10, 20, 25, 50, 100, 200, 300, 500, 1000, 2000)
 Rows = Sequence[Mapping[str, Any]]
 
 
 def main(results: Path = RESULTS, page: Path = PAGE) -> int:
-    """Write the pictures beside the rows and the page's tables. Returns the exit code."""
+    """Write the pictures beside the rows and the page's tables. Returns the exit code: 0, or 2 if a run stands in two files."""
     matplotlib.use("Agg")
-    files = {file.stem: benchmark.read_rows(file) for file in results.glob("*.csv")}
-    rows, curves = files.get("rows", []), files.get("curves", [])
+    try:
+        sets = {name: read_set(results / name) for name in [".", *(folder.name for folder in sorted(results.glob("*/")))]}
+    except BespokeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
     def table(found: re.Match) -> str:
         name, *arguments = found[2].split()
-        file, *rest = arguments or ["rows"]
-        text = TABLES[name](files.get(file, []), *rest)
+        chosen, *rest = arguments or ["."]
+        rows, curves = sets.get(chosen, ([], []))
+        picture = results / chosen / f"{name}.png"
+        if rest and rest[-1].isdecimal():
+            picture = results / chosen / f"{name}_{rest[-1]}.png"
+            rows = at_step(rows, curves, int(rest.pop()))
+        text = TABLES[name](rows, curves, *rest)
         if name == "differences":
-            draw_differences(_differences(files.get(file, []), *rest), results / f"{file}.png")
+            draw_differences(_differences(rows, *rest), picture)
+        elif name == "losses":
+            draw_losses(rows, picture)
         return f"{found[1]}\n{text if len(text.splitlines()) > 2 else 'Not measured yet.'}\n\n{found[3]}"
 
     text = page.read_text(encoding="utf-8")
     page.write_text(re.sub(rf"(<!-- ((?:{'|'.join(TABLES)})[^>]*?) -->\n).*?(<!-- end -->)", table, text, flags=re.S), encoding="utf-8")
-    draw_cases(rows, results / "cases.png")
-    draw_steps(rows, curves, results / "curves.png")
-    draw_seconds(rows, curves, results / "seconds.png")
-    draw_losses(rows, results / "losses.png")
+    for name, (rows, curves) in sets.items():
+        if name == ".":
+            draw_cases(rows, results / "cases.png")
+            draw_steps(rows, curves, results / "curves.png")
+        draw_means(rows, curves, "step", results / name / "steps.png")
+        draw_means(rows, curves, "seconds", results / name / "seconds.png")
     return 0
+
+
+def read_set(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows and the curves of all CSV files of a folder.
+
+    Raises:
+        BespokeError: a trained run stands in two of them.
+    """
+    found: tuple[dict, dict] = {}, {}
+    for file in sorted(folder.glob("*.csv")):
+        kept = found[file.stem.endswith("curves")]
+        for row in benchmark.read_rows(file):
+            cell = tuple(row.get(label) for label in ("case", "method", "seed", "step"))
+            first, _ = kept.setdefault(cell, (file, row))
+            if first != file and (row.get("steps") or row.get("step")):
+                raise BespokeError(f"{row['method']} on {row['case']} stands in both {first} and {file}: remove one.")
+    rows, curves = ([row for _, row in kept.values()] for kept in found)
+    return rows, curves
+
+
+def at_step(rows: Rows, curves: Rows, step: int) -> list[dict[str, Any]]:
+    """The rows, with the trained runs as their curves have them at a step (those without a curve left out)."""
+    bounds = _bounds(rows)
+    found: list[dict[str, Any]] = [dict(row) for row in rows if row.get("steps") is None]
+    for point in curves:
+        if point["step"] == step and point["case"] in bounds:
+            gain, room = (edge - bounds[point["case"]][0] for edge in (point["si_sdr"], bounds[point["case"]][1]))
+            found.append({**point, "steps": step, "si_sdr_improvement": gain, "gap_closed": gain / room})
+    return found
+
+
+def _on_all_cases(rows: Rows) -> list[Mapping[str, Any]]:
+    """The rows of the methods that were run on all cases: means over other cases are no match for theirs."""
+    cases: dict[str, set[str]] = {}
+    for row in rows:
+        cases.setdefault(row["method"], set()).add(row["case"])
+    most = max(map(len, cases.values()), default=0)
+    return [row for row in rows if len(cases[row["method"]]) == most]
 
 
 def _differences(rows: Rows, baseline: str) -> list[dict[str, Any]]:
     return benchmark.comparisons(rows, benchmark.trained(rows), baseline)
 
 
-def _alignment(rows: Rows) -> str:
+def _steps(rows: Rows, curves: Rows) -> str:
+    """Mean gap closed after so many steps, over the cases that are that long, and where it is best."""
+    gaps = _gap_curves(rows, curves, "step")
+    columns = [step for step in STEPS if any(step in steps for found in gaps.values() for steps, _ in found.values())]
+    lines = [f"| method | cases | {' | '.join(map(str, columns))} | at each case's best step | which is, by case |"]
+    lines.append("| --- |" + " --- |" * (len(columns) + 3))
+    for method, found in gaps.items():
+        means = []
+        for step in columns:
+            values = [gap[list(steps).index(step)] for steps, gap in found.values() if step in steps]
+            means.append(f"{np.mean(values):.0%}" if len(values) == len(found) else "")
+        best = sorted(int(steps[np.argmax(gap)]) for steps, gap in found.values())
+        peak = np.mean([gap.max() for _, gap in found.values()])
+        lines.append(f"| {method} | {len(found)} | {' | '.join(means)} | {peak:.0%} | {', '.join(map(str, best))} |")
+    return "\n".join(lines)
+
+
+def _alignment(rows: Rows, _: Rows) -> str:
     """What the automatic alignment found, case by case."""
     lines = ["| case | confidence | median onset error, ms | 90 % within, ms | within 50 ms | within 100 ms |", "| --- |" + " --- |" * 5]
     for row in rows:
@@ -63,11 +136,12 @@ def _alignment(rows: Rows) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    "methods": benchmark.table,
-    "cases": benchmark.case_table,
+    "methods": lambda rows, _: benchmark.table(_on_all_cases(rows)),
+    "cases": lambda rows, _: benchmark.case_table(rows),
+    "steps": _steps,
     "alignment": _alignment,
-    "losses": lambda rows: benchmark.difference_table(benchmark.losses(rows)),
-    "differences": lambda rows, baseline: benchmark.difference_table(_differences(rows, baseline)),
+    "losses": lambda rows, _: benchmark.difference_table(benchmark.losses(rows)),
+    "differences": lambda rows, _, baseline: benchmark.difference_table(_differences(rows, baseline)),
 }
 
 
@@ -112,20 +186,20 @@ def draw_steps(rows: Rows, curves: Rows, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_seconds(rows: Rows, curves: Rows, path: Path) -> None:
-    """Mean gap closed over cases against seconds of training, a line a method."""
-    gaps = _gap_curves(rows, curves, "seconds")
+def draw_means(rows: Rows, curves: Rows, axis: str, path: Path) -> None:
+    """Mean gap closed over cases against steps or seconds of training, a line a method, as far as all of its cases go."""
+    gaps = _gap_curves(rows, _on_all_cases(curves), axis)
     if not gaps:
         return
-    figure, axis = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for method, found in gaps.items():
-        seconds = np.linspace(max(times[0] for times, _ in found.values()), min(times[-1] for times, _ in found.values()), 100)
-        mean = np.mean([np.interp(seconds, times, values) for times, values in found.values()], axis=0)
-        axis.plot(seconds, mean, label=f"{method} ({len(found)} cases)")
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(xlabel="seconds of training", ylabel="gap closed, mean over cases")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for number, (method, found) in enumerate(gaps.items()):
+        places = np.linspace(max(places[0] for places, _ in found.values()), min(places[-1] for places, _ in found.values()), 100)
+        mean = np.mean([np.interp(places, *curve) for curve in found.values()], axis=0)
+        axes.plot(places, mean, "--" if number >= 10 else "-", label=f"{method} ({len(found)} cases)")  # there are ten colours
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel={"step": "training steps", "seconds": "seconds of training"}[axis], ylabel="gap closed, mean over cases")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     _save(figure, path)
 
 
@@ -135,7 +209,7 @@ def draw_losses(rows: Rows, path: Path) -> None:
     if not methods:
         return
     bounds = _bounds(rows)
-    figure, axes = pyplot.subplots(1, len(methods), figsize=(8 * len(methods), 5), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(1, len(methods), figsize=(8 * len(methods), 4), squeeze=False, layout="constrained")
     for axis, method in zip(axes.flat, methods, strict=True):
         own, ceiling = (benchmark.by_case(rows, name, "si_sdr") for name in (method, f"ceiling_{method}"))
         cases = sorted(own.keys() & ceiling.keys(), key=lambda case: bounds[case][1])
@@ -152,8 +226,9 @@ def draw_losses(rows: Rows, path: Path) -> None:
         for marker, (name, values) in zip("osD", edges.items(), strict=True):
             axis.plot(values, places, marker, color="black", markersize=4, label=name)
         axis.set(yticks=places, yticklabels=cases, xlabel="SI-SDR, dB")
+        axis.margins(y=0.5 / len(cases))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
     _save(figure, path)
 
 

@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 
 from bespoke import benchmark
 from bespoke.audio import read_audio, write_wav
+from bespoke.background import SynthBackground
 from bespoke.errors import BespokeError
+from bespoke.score import Note, Part, write_midi
 from bespoke.song import Song
 from conftest import ROOT, SMALL
 
@@ -59,6 +61,23 @@ def test_broken_cases_are_told_apart_with_the_reason(cases):
     assert [case.name for case in benchmark.read_cases(cases, ["*_one", "bad_*"])[0]] == ["toy_one"]
     with pytest.raises(BespokeError, match="no case nosuch"):
         benchmark.read_cases(cases, ["nosuch"])
+
+
+def test_the_other_parts_of_a_case_are_a_background(make_song, tmp_path):
+    song = make_song(tmp_path)
+    for file in (song.mixture, song.reference):
+        file.rename(file.with_suffix(".flac"))
+    (tmp_path / "meta.json").write_text('{"gm_program": 80}')
+    for name, program, pitch in (("viola", 41, 48), ("bass", 32, 36)):
+        write_midi(tmp_path / f"other_{name}.mid", [Part(name, program, False, (Note(0.0, 2.5, pitch),))])
+    (case,), _ = benchmark.read_cases(tmp_path.parent, [tmp_path.name])
+    (config,) = composed([benchmark.Cell(case, "synth", ("recipe=paper", "background=synth"), 0)], tmp_path / "out")
+    assert config["background"]["_target_"] == "bespoke.background.SynthBackground"
+    loaded = Song.load(config["song"])
+    assert [(voice.part.name, [patch.program for patch in voice.patches]) for voice in loaded.others] == [("bass", [32]), ("viola", [41])]
+    assert len(SynthBackground(loaded, 16000).voices) == 2
+    (tmp_path / "other_bass.mid").write_bytes(b"")
+    assert "other_bass.mid cannot be read as MIDI" in benchmark.read_cases(tmp_path.parent, [tmp_path.name])[1][tmp_path.name]
 
 
 SETTINGS = [
@@ -198,7 +217,8 @@ def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path)
     assert len(names) == len({name.partition("_")[0] for name in names}) == 6
     case = benchmark.read_cases(cases, ["toy_one"])[0][0]
     one, other = composed([benchmark.Cell(case, name, methods[name], 3) for name in ("aug_screen_none", "aug_screen_paper_eq")], tmp_path)
-    assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (150, 3, "toy_one")
+    assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (100, 3, "toy_one")
+    assert one["background"]["_target_"] == "bespoke.background.MixtureBackground"
     assert one["aug"]["target"] == {}
     assert list(other["aug"]["target"]) == ["eq"]
     assert list(benchmark.read_experiment("segment")[0]) == ["segment_2.0_8", "segment_1.0_16", "segment_4.0_4"]
@@ -272,6 +292,7 @@ def test_the_bootstrap_covers_the_mean_and_sources_are_drawn_whole():
     clustered = {f"{source}_{index}": float(source == "b") for source in "ab" for index in range(50)}
     assert benchmark.bootstrap(clustered, by_source=True) == (0.0, 1.0)
     assert benchmark.bootstrap(clustered)[1] < 0.7
+    assert np.isnan(benchmark.bootstrap({"x_0": 1.0, "x_1": 3.0}, by_source=True)).all()  # one source says nothing of others
 
 
 def test_methods_without_a_common_case_cannot_be_compared():
@@ -291,9 +312,7 @@ def test_trained_methods_are_compared_over_the_seeds_that_both_have():
     assert (result["mean"], result["median"], result["better"], result["cases"]) == (6.0, 6.0, 2, 2)
     assert benchmark.trained(rows) == ["a", "b"]
     assert [result["first"] for result in benchmark.comparisons(rows, ["a", "b", "nosuch"], "b")] == ["a"]
-    assert "| a | b | 1 | +1.00 | +1.00 | +1.00 to +1.00 | +1.00 to +1.00 | 1 of 1 |  |" in benchmark.difference_table(
-        benchmark.comparisons(rows, ["a"], "b")
-    )
+    assert "| a | b | 1 | +1.00 | +1.00 |  |  | 1 of 1 |  |" in benchmark.difference_table(benchmark.comparisons(rows, ["a"], "b"))
 
 
 def test_where_the_loss_is():

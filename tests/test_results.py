@@ -9,7 +9,7 @@ from conftest import ROOT
 
 PAGE = """# Results
 Words stay.
-<!-- methods -->
+<!-- methods . -->
 old
 <!-- end -->
 <!-- differences study paper -->
@@ -19,6 +19,10 @@ old
 <!-- alignment -->
 <!-- end -->
 <!-- methods nosuch -->
+<!-- end -->
+<!-- steps -->
+<!-- end -->
+<!-- differences study paper 2 -->
 <!-- end -->
 """
 
@@ -34,42 +38,66 @@ def row(case, method, value, seed=0, **more):
 
 @pytest.fixture
 def results(tmp_path):
-    """The script's functions and what it finds: a recipe with its ceiling and a curve, and a study."""
+    """The script's functions and what it finds: a recipe with its ceiling and a curve, in two files, and a study."""
     trained = {"steps": 4}
+    (tmp_path / "study").mkdir()
     study = [row(f"{source}_1", method, value, **trained) for source in "xyz" for method, value in (("paper", 1.0), ("heavy", 3.0))]
-    write_csv(tmp_path / "study.csv", study)
-    rows = [row("x_1", "paper", 1.0, **trained), row("x_1", "ceiling_paper", 4.0, **trained), row("x_1", "mixture", 0.0, steps="")]
-    write_csv(tmp_path / "rows.csv", rows)
-    points = [(0, 2, 1.0, 1.0), (0, 4, 2.0, 2.0), (1, 2, 3.0, 3.0)]
+    write_csv(tmp_path / "study" / "rows.csv", study)
+    curve = [{"case": r["case"], "method": r["method"], "seed": 0, "step": 2, "seconds": 1.0, "si_sdr": 2 * r["si_sdr"]} for r in study]
+    write_csv(tmp_path / "study" / "curves.csv", curve)
+    mixture = row("x_1", "mixture", 0.0, steps="")
+    write_csv(tmp_path / "paper.csv", [row("x_1", "paper", 1.0, **trained), mixture])
+    write_csv(tmp_path / "ceiling.csv", [row("x_1", "ceiling_paper", 4.0, **trained), mixture])
+    points = [(0, 25, 1.0, 1.0), (0, 50, 2.0, 2.0), (1, 25, 3.0, 4.0)]
     curve = [{"case": "x_1", "method": "paper", "seed": seed, "step": step, "seconds": s, "si_sdr": v} for seed, step, s, v in points]
-    write_csv(tmp_path / "curves.csv", curve)
+    write_csv(tmp_path / "paper_curves.csv", curve)
     (tmp_path / "page.md").write_text(PAGE)
     return runpy.run_path(str(ROOT / "scripts" / "results.py"))
+
+
+def test_means_are_of_methods_on_all_cases(results):
+    rows = [row(case, method, 1.0) for case, method in (("x", "a"), ("y", "a"), ("x", "b"))]
+    assert {found["method"] for found in results["_on_all_cases"](rows)} == {"a"}
 
 
 def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
     assert results["main"](tmp_path, tmp_path / "page.md") == 0
     text = (tmp_path / "page.md").read_text()
-    assert text.startswith("# Results\nWords stay.\n<!-- methods -->\n\n| method | cases |")
+    assert text.startswith("# Results\nWords stay.\n<!-- methods . -->\n\n| method | cases |")
     assert "old" not in text
     assert "| heavy | paper | 3 | +2.00 | +2.00 | +2.00 to +2.00 | +2.00 to +2.00 | 3 of 3 |" in text
     assert "| ceiling_paper | paper | 1 | +3.00 |" in text
-    assert text.count("Not measured yet.") == 2  # no alignment, no such file
-    assert {file.name for file in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "seconds.png", "losses.png", "study.png"}
+    assert text.count("Not measured yet.") == 2  # no alignment, no such study
+    assert text.count("| mixture | 1 | 1 |") == 1
+    assert "| paper | 1 | 25% | 25% | 25 |" in text  # the mean of two seeds, up to the last step of both
+    assert "| heavy | paper | 3 | +4.00 |" in text  # the curve at step 2
+    assert {file.name for file in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "steps.png", "seconds.png", "losses.png"}
+    assert {file.name for file in tmp_path.glob("study/*.png")} == {
+        "steps.png",
+        "seconds.png",
+        "differences.png",
+        "differences_2.png",
+    }
     results["main"](tmp_path, tmp_path / "page.md")
     assert (tmp_path / "page.md").read_text() == text
 
 
+def test_a_run_that_stands_in_two_files_is_refused(results, tmp_path, capsys):
+    write_csv(tmp_path / "again.csv", [row("x_1", "paper", 1.5, steps=4)])
+    assert results["main"](tmp_path, tmp_path / "page.md") == 2
+    assert "paper on x_1 stands in both" in capsys.readouterr().err
+    assert (tmp_path / "page.md").read_text() == PAGE
+
+
 def test_rows_of_other_methods_alone_give_no_pictures_of_training(results, tmp_path):
-    write_csv(tmp_path / "rows.csv", [row("x_1", "mixture", 0.0)])
-    for name in ("curves.csv", "study.csv"):
-        (tmp_path / name).unlink()
-    assert results["main"](tmp_path, tmp_path / "page.md") == 0
-    assert {file.name for file in tmp_path.glob("*.png")} == {"cases.png"}
-    for file in tmp_path.glob("*.csv"):
+    for file in tmp_path.rglob("*.csv"):
         file.unlink()
+    write_csv(tmp_path / "rows.csv", [row("x_1", "mixture", 0.0)])
     assert results["main"](tmp_path, tmp_path / "page.md") == 0
-    assert (tmp_path / "page.md").read_text().count("Not measured yet.") == 5
+    assert {file.name for file in tmp_path.rglob("*.png")} == {"cases.png"}
+    (tmp_path / "rows.csv").unlink()
+    assert results["main"](tmp_path, tmp_path / "page.md") == 0
+    assert (tmp_path / "page.md").read_text().count("Not measured yet.") == 7
 
 
 def test_curves_are_means_over_seeds_up_to_the_last_step_of_all(results):
