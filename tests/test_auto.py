@@ -94,7 +94,8 @@ def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(aut
     [
         (["song.target.score=null", "song.target.audio=target.wav"], "needs a score"),
         (["align=false"], "align=true"),
-        (["align=false", "model=blstm"], "align=true"),
+        (["align=false", "model=blstm"], "separate.resolutions"),
+        (["align=false", "model=blstm", "separate.resolutions=[1.0]"], "align=true"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_trained(auto, run_train, tmp_path, overrides, words):

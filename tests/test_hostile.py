@@ -5,6 +5,7 @@ Every file is made here, by code. What a user gets wrong through the command lin
 
 import gzip
 import io
+import logging
 import os
 import re
 import resource
@@ -401,6 +402,17 @@ def test_config_that_has_hydra_run_code_is_refused(name):
         check_hydra(OmegaConf.create(HYDRA[name]))
 
 
+@pytest.fixture
+def own_logging(monkeypatch):
+    """Hydra sets Python's logging up, with a file in the run's folder; other tests get theirs back."""
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
+    level, disabled = logging.root.level, logging.root.manager.disable
+    yield
+    logging.root.setLevel(level)
+    logging.disable(disabled)
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, monkeypatch, capfd):
     (tmp_path / "conf" / "song").mkdir(parents=True)
     for name, lines in {
