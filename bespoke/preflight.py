@@ -1,4 +1,4 @@
-"""What is checked of a config and a run's folder before anything expensive, and what may be named in a config."""
+"""What is checked of a config and a run's folder before anything expensive."""
 
 import contextlib
 import hashlib

@@ -1,6 +1,6 @@
 """Train the network that ships with recipe=auto (bespoke/prior.pt) on random synthesized ensembles.
 
-    python scripts/train_prior.py --soundfonts TimGM6mb FluidR3_GM MuseScore_General --examples 2400 --minutes 30 --folder /tmp/prior
+    python scripts/train_prior.py --soundfonts TimGM6mb FluidR3_GM MuseScore_General --examples 2400 --minutes 30 --folder outputs/prior
 
 The examples are kept in the folder, so that a second call goes on from what is there. The shipped one: docs/LAB.md.
 """
