@@ -75,4 +75,6 @@ def _has_own_conf() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bespoke import train as importable  # workers cannot find what belongs to __main__
+
+    sys.exit(importable.main())
