@@ -13,10 +13,13 @@ ALLOWED_TARGETS = re.compile(
     r"audiomentations\.[A-Z]\w*|bespoke\.(background|augment|model|loss|logs)\.[A-Za-z]\w*"
     r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
 )
-# What Hydra itself makes, from its own part of the config, before a run begins.
+# What Hydra itself makes, from its own part of the config, before a run begins: no name of a module's imports.
 ALLOWED_HYDRA_TARGETS = re.compile(
-    r"bespoke\.(launch\.SweepTable|benchmark\.RowWriter)|hydra\._internal\.[\w.]+|hydra_plugins\.[\w.]+|optuna\.(samplers|pruners)\.[A-Z]\w*"
+    r"bespoke\.(launch\.SweepTable|benchmark\.RowWriter)|hydra\._internal\.core_plugins\.\w+\.[A-Z]\w*|hydra_plugins\.\w+\.\w+\.[A-Z]\w*"
+    r"|optuna\.(samplers|pruners)\.[A-Z]\w*"
 )
+# Interpolations that give text, whatever the config says: what is joined to more text is text, and the job's name is looked at.
+PLAIN = re.compile(r"\$\{hydra\.(runtime\.output_dir|sweep\.dir)\}/|\$\{hydra\.job\.name\}")
 ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
 
 
@@ -37,27 +40,38 @@ def check_targets(cfg: DictConfig) -> None:
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Find what Hydra should not be asked to make: a config file can speak to it too.
+    """Find what Hydra should not be asked to make or to set: a config file can speak to it too.
 
     Raises:
-        BespokeError: a `_target_` is not on the list, or the logging calls for code, or for a file outside the run's folder.
+        BespokeError: a `_target_` is not on the list, a value is fetched from elsewhere, the logging calls for code or for a file
+            outside the run's folder, or the job for other environment variables or a name with a path in it.
     """
     for name, value in _leaves(OmegaConf.to_container(hydra, resolve=False)):
-        if name.split(".")[0] not in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
-            continue  # words only, such as the command line
-        key, text = name.rsplit(".", 1)[-1], str(value)
-        is_interpolated_target = "_target_" in text and "${" in text
-        if is_interpolated_target or (key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text)):
-            raise BespokeError(
-                f"hydra.{name}={text} is not allowed: of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are."
-            )
-        if not name.startswith(("job_logging.", "hydra_logging.")):
-            continue
+        reason = _objection(name, value)
+        if reason:
+            raise BespokeError(f"hydra.{name}={value} is not allowed: {reason}.")
+
+
+def _objection(name: str, value: Any) -> str | None:
+    section, key, text = name.split(".")[0], name.rsplit(".", 1)[-1], str(value)
+    if section == "job":
+        if name == "job" or name.startswith("job.env_"):
+            return "set environment variables where you start the command, not in a config"
+        if name == "job.name" and ("${" in text or ".." in text or "/" in text or "\\" in text):
+            return "a job's name is one of a file, without a path or a reference"
+    if section not in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+        return None  # words only, such as the command line
+    if key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text):
+        return "of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are"
+    if "${" in PLAIN.sub("", text):  # it could point to a dictionary with a _target_, anywhere in the config
+        return "write the value itself here, not a reference to it"
+    if name.startswith("sweeper.custom_search_space") and value is not None:
+        return "a search is described by hydra.sweeper.params alone"
+    if section.endswith("_logging"):
         is_ours = text.startswith("${hydra.runtime.output_dir}/") and ".." not in text
         if key == "()" or (key == "class" and not ALLOWED_LOGGING.fullmatch(text)) or (key == "filename" and not is_ours):
-            raise BespokeError(
-                f"hydra.{name}={text} is not allowed: logs go to the terminal and to the run's folder, by Python's own classes."
-            )
+            return "logs go to the terminal and to the run's folder, by Python's own classes"
+    return None
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

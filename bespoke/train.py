@@ -18,8 +18,10 @@ OWN_CONF = "conf"
 """The user's own configs: this folder where the command is started, unless --config-dir names another."""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def job(cfg: DictConfig) -> float | None:
+guard()  # here: a launcher's workers import this module to find `run_job`, and load their jobs' configs themselves
+
+
+def run_job(cfg: DictConfig) -> float | None:
     """One run, in a folder that no other process is writing to."""
     quieten()  # here too: a launcher may run this in a process of its own
     from hydra.core.hydra_config import HydraConfig
@@ -29,6 +31,10 @@ def job(cfg: DictConfig) -> float | None:
 
     with hold(Path(HydraConfig.get().runtime.output_dir)):
         return run.train(cfg)
+
+
+# Not as a decorator: that would take the name by which workers find the function.
+job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +60,6 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         BespokeError: there is no such setting or choice.
     """
     own = [setting("hydra.searchpath", [f"file://{Path(OWN_CONF).resolve()}"])] if _has_own_conf() else []
-    guard()
     with explained(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", [*own, *overrides])
 
@@ -70,4 +75,6 @@ def _has_own_conf() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bespoke import train as importable  # workers cannot find what belongs to __main__
+
+    sys.exit(importable.main())

@@ -7,11 +7,13 @@ import gzip
 import io
 import logging
 import os
+import pickle
 import re
 import resource
 import runpy
 import shutil
 import struct
+import subprocess
 import sys
 import time
 import zipfile
@@ -22,6 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -34,6 +37,7 @@ from bespoke.launch import as_folder
 from bespoke.score import read_midi
 from bespoke.separate import load_separator
 from bespoke.song import Song
+from bespoke.train import job
 from conftest import ROOT
 
 RATE = 8000
@@ -388,6 +392,22 @@ HYDRA = {
     "callback within": "callbacks: {table: {_target_: bespoke.launch.SweepTable, x: {_target_: builtins.exec}}}",
     "launcher": "launcher: {_target_: subprocess.Popen, args: [touch, owned]}",
     "interpolation": "callbacks: {evil: '${oc.create:{_target_:os.system}}'}",
+    "callback from elsewhere": "callbacks: {evil: '${payload}'}",
+    "callbacks from elsewhere": "callbacks: '${payload}'",
+    "handler from elsewhere": "job_logging: {handlers: {y: '${payload}'}}",
+    "launcher by way of a folder": "launcher: {x: '${hydra.sweep.dir}'}",
+    "sweeper by way of a resolver": "sweeper: {x: '${hydra.sweep.dir}/${oc.env:HOME}'}",
+    "what a module imports": "callbacks: {evil: {_target_: hydra._internal.utils.os.system, command: touch owned}}",
+    "what a core plugin imports": "launcher: {_target_: hydra._internal.core_plugins.basic_sweeper.itertools.chain}",
+    "what a plugin imports": "launcher: {_target_: hydra_plugins.hydra_joblib_launcher._core.Path.home}",
+    "search space": "sweeper: {custom_search_space: evil.configure}",
+    "environment": "job: {env_set: {WANDB_BASE_URL: 'http://127.0.0.1:9'}}",
+    "environment copied": "job: {env_copy: [WANDB_API_KEY]}",
+    "environment from elsewhere": "job: {env_set: '${payload}'}",
+    "job from elsewhere": "job: '${payload}'",
+    "job above": "job: {name: ../../x}",
+    "job below": "job: {name: a/b}",
+    "job by interpolation": "job: {name: '${payload}'}",
     "target by interpolation": "callbacks: {evil: {_target_: '${oc.env:EVIL}'}}",
     "logging factory": "job_logging: {handlers: {file: {'()': os.system}}}",
     "logging class": "job_logging: {handlers: {file: {class: subprocess.Popen}}}",
@@ -400,6 +420,57 @@ HYDRA = {
 def test_config_that_has_hydra_run_code_is_refused(name):
     with pytest.raises(BespokeError, match="is not allowed"):
         check_hydra(OmegaConf.create(HYDRA[name]))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+        "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    ],
+)
+def test_launchers_and_sweepers_are_allowed(target):
+    plugin = {"_target_": target, "submitit_folder": "${hydra.sweep.dir}/.submitit/%j", "name": "${hydra.job.name}"}
+    job = {"name": "train", "env_set": {}, "env_copy": []}
+    check_hydra(OmegaConf.create({"launcher": plugin, "sweeper": {**plugin, "custom_search_space": None}, "job": job}))
+
+
+@pytest.mark.parametrize(
+    ("choice", "plugin"),
+    [
+        ("launcher=basic", None),
+        ("launcher=joblib", "joblib_launcher"),
+        ("launcher=submitit_local", "submitit_launcher"),
+        ("launcher=slurm", "submitit_launcher"),
+        ("launcher=ray_cluster", "ray_launcher"),
+        ("sweeper=optuna", "optuna_sweeper"),
+    ],
+)
+def test_hydras_part_of_our_config_is_allowed(choice, plugin):
+    if plugin:
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}", reason="an extra")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [f"hydra/{choice}"], return_hydra_config=True)
+    check_hydra(cfg.hydra)
+
+
+def test_worker_of_a_launcher_looks_at_its_jobs_configs(tmp_path):
+    function = tmp_path / "function.pickle"
+    function.write_bytes(pickle.dumps(job.__wrapped__))  # what Hydra hands to joblib, submitit and Ray, by its name
+    program = """
+import pickle, sys
+from hydra import compose, initialize_config_dir
+pickle.load(open(sys.argv[1], "rb"))
+with initialize_config_dir(sys.argv[2], version_base="1.3"):
+    compose("config", ["+hydra.job.env_set.X=1"])
+"""
+    command = [sys.executable, "-c", program, str(function), str(ROOT / "conf")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "BespokeError: hydra.job.env_set.X=1 is not allowed" in result.stderr
 
 
 @pytest.fixture
