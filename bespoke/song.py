@@ -139,7 +139,8 @@ class Song:
             raise BespokeError(f"The channels of {files['mixture']} cancel each other: invert one of them.")
         mixture, sample_rate = hold(source, working_rate)
         if reference is not None:
-            reference, _ = hold(reference.cut(start, end), working_rate)
+            reference = reference.cut(start, end)  # which is held as the recording is, whatever its channels
+            reference = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
             if not reference.any():
                 raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
             reference = np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
@@ -222,9 +223,13 @@ class Song:
 
 def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:
     """A recording in memory and its rate in Hz: all of it, or, if that is too much, its channel mean at the working rate."""
-    if recording.samples * recording.channels <= MAX_HELD_VALUES:
+    if _is_held(recording):
         return recording.read(), recording.sample_rate
     return recording.read_mono(working_rate), working_rate
+
+
+def _is_held(recording: Recording) -> bool:
+    return recording.samples * recording.channels <= MAX_HELD_VALUES
 
 
 def locate(path: str | Path) -> Path:

@@ -242,6 +242,16 @@ def test_mono_reference_of_a_stereo_recording_stands_for_both_channels(make_song
     assert np.array_equal(song.render_mixture(RATE), song.mixture.mean(axis=0, keepdims=True))
 
 
+def test_mono_reference_is_held_as_its_long_stereo_recording(make_song, tmp_path, monkeypatch):
+    stereo = make_song(tmp_path, channels=2)
+    write_wav(tmp_path / "mono.wav", read_audio(stereo.reference)[0][:1], RATE)
+    monkeypatch.setattr("bespoke.song.MAX_HELD_VALUES", 4 * RATE)  # between the two
+    config = {"mixture": stereo.mixture, "target": {"score": stereo.score}, "reference": tmp_path / "mono.wav"}
+    song = Song.load(config, working_rate=16000)
+    assert song.sample_rate == 16000
+    assert song.mixture.shape == song.reference.shape == (1, 3 * 16000)
+
+
 def test_reference_that_does_not_fit_is_refused(config, tiny_song, tmp_path):
     waveform, _ = read_audio(tiny_song.reference)
     for name, samples, rate in (
