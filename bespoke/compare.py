@@ -239,14 +239,14 @@ def _common_tracks(folder: Path, target: np.ndarray) -> list[page.Track]:
     tracks = []
     if (folder / "residual.wav").is_file():
         tracks.append(page.Track("Mixture", "the recording", "mixture", target + page.read_stem(folder / "residual.wav")[0]))
-    reference = _reference(folder, target.shape)
+    reference = _reference(folder, target)
     if reference is not None:
         tracks.append(page.Track("Reference", "the true stem, for comparison only", "reference", reference))
     return tracks
 
 
-def _reference(folder: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The true stem, if the run had one and it is still where it was."""
+def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
+    """The true stem, if the run had one, it is still where it was, and it is held as the run's target is written."""
     config, hashes = folder / "config.yaml", report.read_json(folder / "metrics.json").get("hashes", {})
     if "reference" not in hashes or not config.is_file():
         return None
@@ -255,7 +255,9 @@ def _reference(folder: Path, shape: tuple[int, int]) -> np.ndarray | None:
     except BespokeError:  # this may be another machine than the run's
         return None
     same = all(song.hashes.get(role) == hashes.get(role) for role in ("mixture", "reference"))
-    return song.reference[:, : shape[1]] if same and song.reference.shape[0] == shape[0] else None
+    stem = soundfile.info(folder / "target.wav")
+    fits = same and (*song.reference.shape, song.sample_rate) == (stem.channels, stem.frames, stem.samplerate)
+    return song.reference[:, : target.shape[1]] if fits else None
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ STAGES = {
     "load": "Reading the song",
     "align": "Aligning the score",
     "estimate": "First estimate",
+    "patches": "Choosing patches",
     "render": "Synthesizing",
     "train": "Training",
     "separate": "Separating",

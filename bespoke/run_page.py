@@ -1,6 +1,7 @@
 """A run's page: what the run made, to hear and to see, how good it is, what speaks against it, and all that it was made with."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import yaml
 
 from bespoke import media
 from bespoke.evaluate import gap_closed
-from bespoke.page import MAX_SECONDS, Track, charts, player, read_stem, write
+from bespoke.page import MAX_SECONDS, Track, charts, player, write
 from bespoke.score import program_name
-from bespoke.song import Song
+from bespoke.song import Song, hold
 from bespoke.synth import DRUM_BANK, Patch, render
 
 MAX_PATCHES = 3  # synthesized targets that a page plays
@@ -21,6 +22,7 @@ STAGES = {
     "load": "read the song",
     "align": "align the score",
     "estimate": "first estimate",
+    "patches": "choose patches",
     "render": "synthesize",
     "train": "train",
     "separate": "separate",
@@ -37,7 +39,7 @@ FILES = {
     "curve.csv": "how good the separation was during training",
     "mixes.json": "what was drawn for the first training mixes",
     "train.log": "what the run said",
-    "checkpoints/last.ckpt": "the network; scripts/separate.py applies it again",
+    "checkpoints/last.ckpt": "the network; bespoke apply uses it again",
 }
 INSIDE = {"aligned.mid": "audio/midi", "metrics.json": "application/json", "config.yaml": "text/yaml", "training.csv": "text/csv"}
 
@@ -50,7 +52,8 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         song: its target is aligned, if the run aligned it.
         metrics: as in metrics.json.
     """
-    target, residual = (read_stem(folder / f"{name}.wav")[0] for name in ("target", "residual"))
+    files = (replace(song.source, path=folder / f"{name}.wav", first=0) for name in ("target", "residual"))
+    target, residual = (hold(file, song.sample_rate)[0][:, : MAX_SECONDS * song.sample_rate] for file in files)
     tracks = [
         Track("Mixture", "the recording", "mixture", target + residual),
         Track("Target", "what the run separated", "target", target),

@@ -1,13 +1,19 @@
 """Recordings of any length: in blocks they give what they give as a whole, and training listens to the parts that count."""
 
+import base64
+import io
+import json
+import re
 import runpy
 import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
+from bespoke import compare
 from bespoke import song as song_module
 from bespoke.align import _FRAMES, _LATENESS_SECONDS, _PITCHES, _anchors, _pooled, _warp
 from bespoke.audio import Recording, read_audio, wav_writer, write_wav
@@ -205,3 +211,27 @@ def test_recording_that_is_not_held_in_memory_gives_the_same_stems(train, make_s
     mixture = read_audio(stereo.mixture)[0]
     target, residual = (read_audio(long / name)[0] for name in ("target.wav", "residual.wav"))
     assert np.abs(target + residual - mixture).max() <= 1e-6 * np.abs(mixture).max()
+
+
+def test_pages_of_a_recording_that_is_not_held_play_at_its_speed(train, tiny_song, tmp_path, monkeypatch):
+    files = []
+    for name in ("mixture", "reference"):
+        write_wav(tmp_path / f"{name}.wav", read_audio(getattr(tiny_song, name))[0], 16000)  # below the working rate
+        files.append(f"song.{name}={tmp_path / name}.wav")
+    monkeypatch.setattr(song_module, "MAX_HELD_VALUES", 1000)
+    run = train("run", *files, "report=true")
+    seconds = 3 * 22050 / 16000
+
+    def lanes(path):
+        [data] = re.findall(r'class="player-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+        data = json.loads(data)
+        assert data["duration"] == pytest.approx(seconds, abs=1e-3)
+        return {lane["name"]: lane["audio"] for lane in data["lanes"] if lane["audio"]}
+
+    report = lanes(run / "report.html")
+    assert list(report) == ["Mixture", "Target", "Residual", "Reference", "Synthesized", "Score"]
+    for audio in report.values():
+        sound = soundfile.info(io.BytesIO(base64.b64decode(audio.partition(",")[2])))
+        assert sound.duration == pytest.approx(seconds, abs=0.03)
+    comparison = lanes(compare.write_comparison([run], tmp_path / "comparison.html"))
+    assert list(comparison) == ["Mixture", "run"]  # which has no room for a reference at another rate
