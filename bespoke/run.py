@@ -124,7 +124,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         write_json(folder / "metrics.json", metrics)
         if cfg.report:
             with _timed(seconds, "report"):
-                report.write_page(folder, song, metrics)
+                heard_whole = heard.seconds == song.seconds
+                report.write_page(folder, replace(song, estimate=heard.estimate) if heard_whole else song, metrics)
             write_json(folder / "metrics.json", metrics | _facts(cfg, song, trainer, seconds))
         logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference)
         logs.log_results(loggers, folder, metrics, trainer.global_step)

@@ -41,6 +41,7 @@ def test_the_notes_are_put_in_time_and_written(auto):
     assert facts["alignment"]["tempo_factor"] == pytest.approx(1 / 1.2, rel=0.05)
     assert (folder / "alignment.png").stat().st_size > 10_000
     assert len((folder / "curve.csv").read_text().splitlines()) == 3
+    assert '"file": "first_estimate"' in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_melody_comes_out_of_the_noise(auto):
