@@ -15,8 +15,6 @@ from bespoke.errors import BespokeError
 from bespoke.evaluate import ORACLE_WINDOW_SECONDS
 from bespoke.stft import STFT
 
-FORMATS = ("wav", "flac", "mp3", "same")
-"""WAV is float32 and adds up exactly; the others have the recording's bit depth and tags; `same` has its format too."""
 _LIMITS = {".flac": (655350, 8), ".mp3": (48000, 2)}  # the highest rate in Hz, the most channels
 _BLOCK_SECONDS = 30
 
@@ -111,7 +109,7 @@ def _read(file: soundfile.SoundFile, start: int, end: int) -> np.ndarray:
 
 
 def publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool) -> float:
-    """Put float WAV stems under their final names, each whole or not at all.
+    """Put float WAV stems under their final names, all of them or, if one cannot be written, none that was not there.
 
     What is no float file holds nothing above full scale: where a stem goes above it, all are made softer alike, so that they still add up.
 
@@ -127,6 +125,16 @@ def publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, ex
     Raises:
         BespokeError: the folder cannot be written, or the disk is full.
     """
+    new = [final for final in finals if not final.exists()]
+    try:
+        return _publish(sources, finals, recording, exact)
+    except BaseException:
+        for final in new:
+            final.unlink(missing_ok=True)
+        raise
+
+
+def _publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool) -> float:
     if exact:
         for source, final in zip(sources, finals, strict=True):
             copy(source, final)
