@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from bespoke.align import align, onset_errors
-from bespoke.audio import atomic_path, read_audio, write_csv, write_json, write_wav
+from bespoke.audio import atomic_path, write_csv, write_json, write_wav
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
 from bespoke.rivals import RIVALS
 from bespoke.score import read_midi
 from bespoke.song import ROOT, Song
+from bespoke.song import hold as hold_audio
 
 FOLDER = "cells"
 CONF = ROOT / "conf"
@@ -260,7 +261,7 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
     metrics = json.loads((folder / "metrics.json").read_text())
     config = (folder / "config.yaml").read_text()
     song = Song.load(yaml.safe_load(config)["song"])
-    estimate, _ = read_audio(folder / "target.wav")
+    estimate, _ = hold_audio(replace(song.source, path=folder / "target.wav", first=0), song.sample_rate)  # which may be silent
     figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
     seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
     versions = {f"version_{package}": metrics["versions"][package] for package in ("bespoke", "torch")}

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pretty_midi
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -78,6 +79,20 @@ def test_the_other_parts_of_a_case_are_a_background(make_song, tmp_path):
     assert len(SynthBackground(loaded, 16000).voices) == 2
     (tmp_path / "other_bass.mid").write_bytes(b"")
     assert "other_bass.mid cannot be read as MIDI" in benchmark.read_cases(tmp_path.parent, [tmp_path.name])[1][tmp_path.name]
+
+
+def test_a_silent_target_of_a_long_recording_has_a_row(tiny_song, tmp_path, monkeypatch):
+    for name in ("mixture", "reference"):
+        write_wav(tmp_path / f"{name}.wav", read_audio(getattr(tiny_song, name))[0], 16000)
+    write_wav(tmp_path / "target.wav", np.zeros_like(read_audio(tiny_song.mixture)[0]), 16000)
+    song = {name: str(tmp_path / f"{name}.wav") for name in ("mixture", "reference")} | {"target": {"score": str(tiny_song.score)}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"song": song}))
+    metrics = {"seconds": {"total": 1}, "versions": {"bespoke": "1", "torch": "2"}, "steps": 3, "device": "cpu", "seed": 0}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    monkeypatch.setattr("bespoke.song.MAX_HELD_VALUES", 1000)
+    row = benchmark.cell_row(tmp_path, {"case": "toy_one"})
+    assert (row["case"], row["steps"], row["bss_missed"]) == ("toy_one", 3, 1)
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
 
 
 SETTINGS = [
