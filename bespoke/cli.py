@@ -206,8 +206,7 @@ def separate(
         return
     for file in (*result["stems"].values(), result["residual"], *result["reports"].values()):
         click.echo(file)
-    if result["gain"] < 1:
-        _say(f"The stems are softer by {-20 * _log10(result['gain']):.1f} dB, as {suffix[1:].upper()} holds nothing above full scale.")
+    _say_softer(result["gain"], suffix)
 
 
 @bespoke.command()
@@ -242,6 +241,7 @@ def apply(
 
     from bespoke.align import NO_CONFIDENCE, align, within
     from bespoke.audio import open_audio
+    from bespoke.score import without_key_switches
     from bespoke.separate import load_separator
     from bespoke.song import hold
     from bespoke.stems import check_free, publish, suffix_for
@@ -257,7 +257,8 @@ def apply(
         if len(parts) > 1:
             raise click.UsageError("A checkpoint is for one part: choose one --instrument.")
         ((_, part),) = parts.values()
-        alignment = align(part.notes, *hold(recording, ALIGNMENT_RATE))
+        notes = part.notes if part.is_drum else without_key_switches(part.notes)
+        alignment = align(notes, *hold(recording, ALIGNMENT_RATE))
         settings["notes"] = within(alignment.notes, recording.seconds)
         if alignment.confidence < NO_CONFIDENCE or not settings["notes"]:
             raise BespokeError(f"{score} does not fit {song} (confidence {alignment.confidence:.2f}): is it of this song, in its key?")
@@ -272,6 +273,7 @@ def apply(
         click.echo(json.dumps({"stems": {"target": str(finals[0])}, "residual": str(finals[1]), "gain": gain}, indent=2))
     else:
         click.echo("\n".join(map(str, finals)))
+        _say_softer(gain, suffix)
 
 
 @bespoke.command()
@@ -595,3 +597,8 @@ def _table(lines: Sequence[Sequence[str]]) -> None:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _say_softer(gain: float, suffix: str) -> None:
+    if gain < 1:
+        _say(f"The stems are softer by {-20 * _log10(gain):.1f} dB, as {suffix[1:].upper()} holds nothing above full scale.")
