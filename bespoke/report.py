@@ -132,7 +132,9 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def find_runs(place: Path) -> list[Path]:
     """The folders of the runs in a folder, finished or not, in the order of their numbers; it may be a run's itself."""
     found = {file.parent for name in ("config.yaml", "metrics.json", "error.json", "job.json") for file in place.rglob(name)}
-    return sorted(found, key=lambda folder: (len(folder.relative_to(place).name), folder))
+    # What W&B keeps in a run's folder has a config.yaml of its own.
+    runs = [run for run in found if not any(above.name == "wandb" and above.parent in found for above in (run, *run.parents))]
+    return sorted(runs, key=lambda folder: (len(folder.relative_to(place).name), folder))
 
 
 def write_comparison(sweep: Path) -> str:

@@ -72,7 +72,10 @@ def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(swee
         config["song"] |= {"mixture": "gone/mix.wav", "reference": "gone/target.wav"}
         (tmp_path / "there" / name / "config.yaml").write_text(yaml.safe_dump(config))
         (tmp_path / "there" / name / "training.csv").unlink()
+    (tmp_path / "there" / "1" / "wandb" / "run-1" / "files").mkdir(parents=True)
+    (tmp_path / "there" / "1" / "wandb" / "run-1" / "files" / "config.yaml").touch()  # W&B's own
     runs = report.find_runs(tmp_path / "there")
+    assert [run.name for run in runs] == ["0", "1"]
     path = compare.write_comparison([*runs, sweep / "2"], tmp_path / "comparison.html", "from two machines")
     [data] = player_data(path)
     assert [lane["run"] is not None for lane in data["lanes"]] == [False, True, True]
