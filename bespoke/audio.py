@@ -47,9 +47,6 @@ WRITABLE = tuple(_FORMATS)
 _BEST = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}  # what libsndfile calls the only encoding
 # libsndfile's names of the tags, and FFmpeg's.
 _FFMPEG_TAGS = {name: name for name in ("title", "artist", "album", "date", "genre", "comment", "copyright")} | {"tracknumber": "track"}
-_BEST = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}  # what libsndfile calls the only encoding
-# libsndfile's names of the tags, and FFmpeg's.
-_FFMPEG_TAGS = {name: name for name in ("title", "artist", "album", "date", "genre", "comment", "copyright")} | {"tracknumber": "track"}
 
 
 @dataclass(frozen=True)
