@@ -4,11 +4,9 @@ Renders are cached by the hash of all that goes into them, in `$BESPOKE_CACHE` o
 (`~/.cache/bespoke` on Linux). The cache holds at most 2 GB (the least recently used go first) and can be deleted at any time.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
-import sys
 from collections.abc import Iterable
 from ctypes import c_int, c_void_p
 from dataclasses import dataclass, field
@@ -174,8 +172,7 @@ def _fluidsynth():
     if Path("/opt/homebrew/lib/libfluidsynth.dylib").exists():  # where a Python that is not Homebrew's looks only if it is told
         os.environ.setdefault("HOMEBREW_PREFIX", "/opt/homebrew")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where CI is set it prints what it found, between our results
-            import fluidsynth
+        import fluidsynth
     except (ImportError, OSError) as error:
         raise BespokeError(
             "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth (macOS),"
