@@ -3,6 +3,7 @@
 It makes the same runs as train.py, whose settings it writes out of its options (`request.py`).
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @click.version_option(__version__)
 def bespoke() -> None:
     """Take one instrument out of one recording, with a network trained for it from a MIDI file."""
+    with contextlib.redirect_stdout(sys.stderr):  # its FluidSynth binding prints where it found the library, where CI is set
+        import pretty_midi  # noqa: F401
 
 
 _instrument = click.option(
