@@ -66,12 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+class _Command(click.Command):
+    """A command that prints its results alone: where CI is set, FluidSynth's binding prints where it found the library."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            import pretty_midi  # noqa: F401
+        return super().invoke(ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def bespoke() -> None:
     """Take one instrument out of one recording, with a network trained for it from a MIDI file."""
-    with contextlib.redirect_stdout(sys.stderr):  # its FluidSynth binding prints where it found the library, where CI is set
-        import pretty_midi  # noqa: F401
+
+
+bespoke.command_class = _Command
 
 
 _instrument = click.option(
