@@ -53,7 +53,8 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         metrics: as in metrics.json.
     """
     files = (replace(song.source, path=folder / f"{name}.wav", first=0) for name in ("target", "residual"))
-    target, residual = (hold(file, song.sample_rate)[0][:, : MAX_SECONDS * song.sample_rate] for file in files)
+    # Copies, so that what the page does not play is not held.
+    target, residual = (hold(file, song.sample_rate)[0][:, : MAX_SECONDS * song.sample_rate].copy() for file in files)
     tracks = [
         Track("Mixture", "the recording", "mixture", target + residual),
         Track("Target", "what the run separated", "target", target),
