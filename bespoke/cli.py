@@ -112,6 +112,7 @@ _strength = click.option(
     metavar="NUMBER",
     help="More than 1: less of the others in the target, more artefacts; below 1: the reverse.",
 )
+_reference = click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
 _force = click.option("--force", is_flag=True, help="Replace what is there.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 
@@ -136,7 +137,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the results 
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="The same seed gives the same stems.")
 @_device
 @_format
-@click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
+@_reference
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="How many parts to work on at once. Default: as many as fit.")
 @_force
 @_json
@@ -370,7 +371,7 @@ def patches(
 @_soundfont
 @_start
 @_end
-@click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
+@_reference
 @_force
 def new(
     name: str,
