@@ -24,29 +24,26 @@ SUSTAINED = (*range(16, 24), *range(40, 44), *range(48, 55), *range(56, 80))
 CHORDS, PADS = (0, 1, 2, 4, 5, 6, 7, 11, 16, 17, 18, *range(24, 31), 62, 63), (16, 18, 19, *range(48, 55), *range(88, 96))
 ARPEGGIOS, BASSES = (0, 4, 11, 12, 24, 25, 45, 46, 80, 81, 82, 84, 87), tuple(range(32, 40))
 RIFFS, KITS = (26, 27, 28, 29, 30, 30), (0, 0, 8, 16, 24, 25, 32, 40)
-# The recorded instruments (folders by name) that may take the place of a role's programs.
+# The recorded instruments that may take the place of a role's programs. An instrument may have several folders: `cello`, `cello.loud`.
 WINDS_AND_STRINGS = ("bassoon", "cello", "clarinet", "flute", "french-horn", "saxophone", "trombone", "trumpet", "tuba", "violin")
 RECORDED = {
     LEADS: (
         *WINDS_AND_STRINGS,
-        "guitar-acoustic",
-        "guitar-electric",
-        "guitar-nylon",
-        "piano",
-        "organ",
-        "xylophone",
-        "saxophone",
-        "trumpet",
+        *("guitar-acoustic", "guitar-electric", "guitar-electric", "guitar-electric", "guitar-nylon"),
+        *("piano", "piano-electric", "organ", "xylophone", "saxophone", "trumpet"),
     ),
     SUSTAINED: (*WINDS_AND_STRINGS, "organ", "harmonium", "contrabass"),
-    CHORDS: ("guitar-acoustic", "guitar-electric", "guitar-nylon", "piano", "organ", "harmonium", "harp"),
+    CHORDS: (
+        *("guitar-acoustic", "guitar-electric", "guitar-electric", "guitar-nylon"),
+        *("piano", "piano-electric", "organ", "harmonium", "harp"),
+    ),
     PADS: ("organ", "harmonium", "cello", "violin"),
     ARPEGGIOS: ("guitar-acoustic", "guitar-nylon", "harp", "piano", "xylophone"),
-    BASSES: ("bass-electric", "contrabass", "bass-electric", "tuba"),
+    BASSES: ("bass-electric", "contrabass", "contrabass-pizz", "bass-electric", "tuba"),
     RIFFS: ("guitar-electric",),
 }
-STYLES = ("band", "band", "rock", "chorale", "chip", "tracker", "sparse")
-TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.7, "riff": 0.5, "bass": 0.35, "drums": 0.0}
+STYLES = ("band", "band", "rock", "rock", "chorale", "chip", "tracker", "sparse")
+TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.7, "riff": 0.7, "bass": 0.35, "drums": 0.0}
 # What sounds where the score has one note: voices in parallel, or the partials that a pitch tracker took for one low note.
 DOUBLED = ((0, 12), (0, 7), (0, -12), (0, 7, 12), (0, 4), (0, 3), (0, -5))
 SUBHARMONIC = ((12,), (12,), (12, 19), (19,), (24, 28, 31), (24,), (12, 24), (19, 24))
@@ -76,7 +73,7 @@ class Ensembles:
         players: one for each soundfont.
         sample_rate: of the results, in Hz.
         seconds: length of each piece.
-        recorded: instruments of recorded notes by name, see `RECORDED`.
+        recorded: instruments of recorded notes by the names of their folders, see `RECORDED`.
         drummers: soundfonts that have drum kits only.
     """
 
@@ -89,7 +86,10 @@ class Ensembles:
         drummers: Sequence[Player] = (),
     ):
         self.players, self.sample_rate, self.seconds = list(players), sample_rate, seconds
-        self.recorded, self.drummers = dict(recorded or {}), [*players, *drummers]
+        self.drummers = [*players, *drummers]
+        self.recorded: dict[str, list[Sampler]] = {}
+        for name, sampler in (recorded or {}).items():
+            self.recorded.setdefault(name.split(".")[0], []).append(sampler)
 
     def draw(self, rng: np.random.Generator, targets: int = 2) -> list[Example]:
         """Draw one piece, with as many of its parts as targets, each -15 to 3 dB above the rest."""
@@ -142,7 +142,11 @@ class Ensembles:
         if style != "sparse" or rng.random() < 0.4:
             wanted.append(("bass", piece.bass(), BASSES))
         if style == "rock" or rng.random() < 0.05:
-            wanted += [("riff", piece.riff(), RIFFS) for _ in range(rng.integers(1, 3))]
+            riff = piece.riff()
+            wanted.append(("riff", riff, RIFFS))
+            if rng.random() < 0.5:  # a second guitar: in parallel with the first, or something else
+                parallel = list(transpose(riff, int(rng.choice([0, 0, 12, -12, 7, 5, 4, 3]))))
+                wanted.append(("riff", parallel if rng.random() < 0.4 else piece.riff(), RIFFS))
         if style in ("band", "rock", "sparse") and rng.random() < 0.35:
             wanted.append(("voice", piece.line(rng.integers(50, 76), lengths[rng.integers(4)], rng.uniform(0.1, 0.5)), ()))
         kinds = ("chords", "pad", "arpeggio", "counter", "parallel")
@@ -178,27 +182,39 @@ class Ensembles:
     ) -> np.ndarray | None:
         """A part's waveform with an RMS of 1 while it sounds; None if no patch that is drawn can play it."""
         for _ in range(4):
-            waveform = self._perform(notes, programs, style, rng)
-            if waveform is not None and rng.random() < 0.1:  # two sounds in layers
-                layer = self._perform(notes, programs, style, rng)
-                waveform = waveform if layer is None else waveform + rng.uniform(0.2, 1) * layer
+            waveform = self._take(notes, programs, style, rng)
             if waveform is None:
                 continue
-            if rng.random() < 0.4:
-                waveform = self._vibrato(waveform, rng)
-            if rng.random() < 0.4:
-                waveform = self._swell(waveform, rng)
-            timbre = rng.random()
-            if timbre < 0.8:
-                waveform = self._formants(waveform, rng) if timbre < 0.45 else self._tone(waveform, rng)
-            if rng.random() < (0.8 if programs is RIFFS else 0.2):
-                waveform = self._overdrive(waveform, rng)
+            if programs is RIFFS and rng.random() < 0.5:  # a rhythm guitar is often played twice
+                late = rng.normal(0, 0.012, len(notes))
+                again = [replace(n, start_seconds=max(0.0, n.start_seconds + d)) for n, d in zip(notes, late, strict=True)]
+                second = self._take([n for n in again if n.end_seconds - n.start_seconds > 0.02], programs, style, rng)
+                waveform = waveform if second is None else waveform + second
             if rng.random() < 0.12:
                 waveform = self._echo(waveform, beat_seconds, rng)
             waveform = _unit(self._reverb(waveform, rng) if rng.random() < (0.3 if style == "tracker" else 0.75) else waveform)
             if waveform is not None:
                 return waveform
         return None
+
+    def _take(self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator) -> np.ndarray | None:
+        """The notes with an expression and a timbre of their own, dry, with an RMS of 1."""
+        waveform = self._perform(notes, programs, style, rng)
+        if waveform is not None and rng.random() < 0.1:  # two sounds in layers
+            layer = self._perform(notes, programs, style, rng)
+            waveform = waveform if layer is None else waveform + rng.uniform(0.2, 1) * layer
+        if waveform is None:
+            return None
+        if rng.random() < 0.4:
+            waveform = self._vibrato(waveform, rng)
+        if rng.random() < 0.4:
+            waveform = self._swell(waveform, rng)
+        timbre = rng.random()
+        if timbre < 0.8:
+            waveform = self._formants(waveform, rng) if timbre < 0.45 else self._tone(waveform, rng)
+        if rng.random() < (0.8 if programs is RIFFS else 0.2):
+            waveform = self._overdrive(waveform, rng)
+        return _unit(waveform)
 
     def _perform(self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator) -> np.ndarray | None:
         """The notes on one instrument, drawn from those of a role (no programs: the voice)."""
@@ -207,8 +223,9 @@ class Ensembles:
         if rng.random() < {"chip": 0.8, "tracker": 0.25}.get(style, 0.12):
             return _unit(oscillate(notes, self.seconds, self.sample_rate, rng))
         names = [name for name in RECORDED.get(programs, ()) if name in self.recorded]
-        if names and rng.random() < 0.4:
-            sampler = self.recorded[names[rng.integers(len(names))]]
+        if names and rng.random() < 0.5:
+            samplers = self.recorded[names[rng.integers(len(names))]]
+            sampler = samplers[rng.integers(len(samplers))]
             return _unit(sampler.play(notes, self.seconds, rng, single=style == "tracker"))
         return self._render(notes, int(rng.choice(programs)), rng, self.players)
 
@@ -230,12 +247,16 @@ class Ensembles:
         return waveform * 10 ** (gains_db / 20)
 
     def _overdrive(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A clipping amplifier, mostly through a loudspeaker that passes the middle only."""
+        """A clipping amplifier, mostly with the lows cut before it and through a loudspeaker that passes the middle only."""
+        if rng.random() < 0.5:
+            cut = butter(1, rng.uniform(100, 800), "high", fs=self.sample_rate, output="sos")
+            waveform = sosfilt(cut, waveform) + rng.uniform(0, 0.3) * waveform
         drive = 10 ** (rng.uniform(0, 34) / 20) / 4 / np.sqrt(np.mean(waveform**2))
-        waveform = np.tanh(drive * waveform + rng.choice([0, 0.3]))
+        waveform = drive * waveform + rng.choice([0, 0.3])
+        waveform = np.tanh(waveform) if rng.random() < 0.7 else np.clip(waveform, -1, 1)
         if rng.random() < 0.7:
             edges_hz = (rng.uniform(60, 150), min(rng.uniform(3000, 6500), 0.45 * self.sample_rate))
-            waveform = sosfilt(butter(2, edges_hz, "band", fs=self.sample_rate, output="sos"), waveform)
+            waveform = sosfilt(butter(int(rng.integers(2, 5)), edges_hz, "band", fs=self.sample_rate, output="sos"), waveform)
         return waveform - np.mean(waveform)
 
     def _tone(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,9 @@ _PITCH_CLASSES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
 class Sampler:
-    """An instrument of recorded notes, each in a file named by its pitch (`A4.mp3`, `Cs3.wav`); the nearest one is played faster or slower.
+    """An instrument of recorded notes, each in a file named by its pitch: `A4.mp3`, `Cs3.wav`, several takes `A4.0.wav`, `A4.1.wav`.
+
+    The nearest pitch is played faster or slower; of several takes a note draws one, as no two notes of a player are alike.
 
     Args:
         folder: with the files.
@@ -26,15 +28,15 @@ class Sampler:
 
     def __init__(self, folder: Path, sample_rate: int):
         self.sample_rate = sample_rate
-        self.recorded: dict[int, np.ndarray] = {}
+        self.recorded: dict[int, list[np.ndarray]] = {}
         for file in sorted(folder.iterdir()):
-            named = re.fullmatch(r"([A-G])(s?)(-?\d)", file.stem)
+            named = re.fullmatch(r"([A-G])(s?)(-?\d)(?:\..+)?", file.stem)
             if named and file.suffix in (".mp3", ".wav", ".flac", ".ogg"):
                 pitch = 12 * (int(named[3]) + 1) + _PITCH_CLASSES[named[1]] + len(named[2])
                 waveform, rate = read_audio(file)
                 sound = resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)[0]
                 start = int(np.argmax(np.abs(sound) > 0.02 * np.abs(sound).max()))
-                self.recorded[pitch] = (sound[start:] / np.abs(sound).max()).astype(np.float32)
+                self.recorded.setdefault(pitch, []).append((sound[start:] / np.abs(sound).max()).astype(np.float32))
 
     def play(self, notes: Sequence[Note], seconds: float, rng: np.random.Generator, single: bool = False) -> np.ndarray:
         """Play notes, float32 `[time]`; some start softly, bound to the one before, some slide up to their pitch.
@@ -55,7 +57,8 @@ class Sampler:
         sharp, end_before = rng.normal(0, 0.08), -1.0  # semitones
         for note in notes:
             source = int(pitches[np.abs(pitches - note.pitch).argmin()])
-            recorded = self.recorded[source]
+            takes = self.recorded[source]
+            recorded = takes[0 if single else rng.integers(len(takes))]
             held = note.end_seconds - note.start_seconds
             time = np.arange(int((held + release_seconds) * self.sample_rate))
             semitones = note.pitch + sharp - source + np.zeros(len(time))
