@@ -15,11 +15,13 @@ from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
 from bespoke.model import MODELS
 from bespoke.score import Note, shift
+from bespoke.spatial import multichannel_wiener
 from bespoke.stft import STFT
 
 _EARLY, _LATE, _FADE = 0.5, 2.0, 0.5  # seconds that a note may be heard before and after it is written, and of the fade to silence
 _LONGEST_WINDOW_SECONDS = 2.0
 _FAR = 4.0  # seconds from which on a note does not matter
+_MOST_PLACED = 8  # channels; of more, whose spectrograms would not be held together, each is masked by itself
 
 
 class Separator:
@@ -27,7 +29,7 @@ class Separator:
 
     The mask is estimated from the channel mean at the model's rate and applied to every channel at the recording's rate, carried
     there by linear interpolation in Hz and seconds. Above the model's band it goes on as the mean mask of the band's top octave,
-    weighted by magnitude.
+    weighted by magnitude. With `panning` it is first made one for each place between the channels, see `bespoke.spatial`.
 
     Args:
         stft: the transform of the training.
@@ -40,6 +42,7 @@ class Separator:
             artefacts, less than 1 the reverse.
         resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
             partials apart, a short one strokes. Other than 1 only for a network that takes any number of bins.
+        panning: of 2 to 8 channels that are not all the same, use where the target is between them, as it is in each block.
 
     Raises:
         BespokeError: a setting is not possible.
@@ -54,6 +57,7 @@ class Separator:
         notes: Sequence[Note] = (),
         resolutions: Sequence[float] = (1.0,),
         strength: float = 1.0,
+        panning: bool = False,
     ):
         if not (isinstance(strength, int | float) and 0 < strength <= 10):
             raise BespokeError(f"The strength ({strength}) must be more than 0 and at most 10.")
@@ -63,9 +67,11 @@ class Separator:
             raise BespokeError(f"separate.resolutions={resolutions} is not possible: give a list of numbers from 0.1 to 10.")
         if any(factor != 1 for factor in resolutions) and not model.takes_any_bins:
             raise BespokeError("separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0].")
+        if not isinstance(panning, bool):
+            raise BespokeError(f"separate.panning={panning} is not possible: set it to true or false.")
         self.stft, self.model = stft.eval(), model.eval()
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
-        self.notes, self.strength = tuple(notes), strength
+        self.notes, self.strength, self.panning = tuple(notes), strength, panning
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [STFT(stft.sample_rate, *(factor * seconds for seconds in lengths)) for factor in resolutions]
         self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if getattr(model, "uses_score", False) else []
@@ -178,6 +184,10 @@ class Separator:
             mask = mask * _sounding(notes, source.times_seconds(mask.shape[-1])).to(device)
         stft = source.at_rate(sample_rate)
         mask = carry(mask, magnitude[0], source, stft, 1 + recording.shape[-1] // stft.hop_samples)
+        if self.panning and 1 < len(recording) <= _MOST_PLACED and (recording != recording[:1]).any():
+            spectrogram = stft(torch.from_numpy(np.ascontiguousarray(recording)).to(device)[None])
+            placed = multichannel_wiener(mask, spectrogram[0])
+            return stft.inverse(placed[None], recording.shape[-1])[0].cpu().numpy()
         target = np.empty_like(recording)
         for channel, estimate in zip(recording, target, strict=True):  # one after the other: there may be many
             spectrogram = stft(torch.from_numpy(np.ascontiguousarray(channel)).to(device)[None, None])

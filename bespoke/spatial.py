@@ -1,0 +1,59 @@
+"""Panning as a cue: what comes from where the target is counts for the target, what comes from elsewhere for the rest."""
+
+import torch
+from torch import Tensor
+
+_SHARPNESS = 4.0  # power of the mask in the covariances: what is nearly all target's, or all the rest's, tells most of their places
+_BAND_OCTAVES = 1 / 3  # of a band, for which there is one covariance
+_DIFFUSE = 0.01  # share of either signal's power that is taken to come from everywhere alike
+_NO_EVIDENCE = 1e-6  # weight of the whole mixture in both covariances
+
+
+def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
+    """Apply the mask of a channel mean to all channels, in each place between them as far as the target is there.
+
+    A multichannel Wiener filter with a spatial covariance for each third of an octave (Duong, Vincent & Gribonval, "Under-Determined
+    Reverberant Audio Source Separation Using a Full-Rank Spatial Covariance Model", IEEE TASLP 18(7), 2010). With the mask m as the
+    target's share of the power, and the covariances S of the target and N of the rest, of equal traces, it is `m S (m S + (1 - m) N)^-1`.
+    Both covariances are of the mixture, weighted by powers of `m` and of `1 - m`, so that one pass is enough. Along each of their common
+    axes the odds of the mask are multiplied by how much more of the target's power lies there than of the rest's. Where the two come
+    from the same place, as in a mono mix, all these factors are 1, and what comes out is `m` times the mixture.
+
+    Args:
+        mask: the target's share, `[freq, frames]`, from 0 to 1.
+        spectrogram: of the mixture, complex `[channel, freq, frames]`, from 0 Hz on in equal steps.
+
+    Returns:
+        The target's spectrogram, complex `[channel, freq, frames]`: 0 where the mask is 0, the mixture where it is 1.
+
+    >>> left, right = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]])
+    >>> mixture = torch.stack([left, right]) * torch.ones(1, 1, 50, dtype=torch.cfloat)    # the one at bin 0, the other at bin 1
+    >>> target = multichannel_wiener(torch.tensor([[0.9], [0.1]]).expand(2, 50), mixture)
+    >>> target.shape
+    torch.Size([2, 2, 50])
+    """
+    signal = spectrogram.transpose(0, 1)  # [freq, channel, frames]: a matrix for each frequency
+    band = (torch.arange(len(signal)).clamp(min=1).log2() / _BAND_OCTAVES).round().long()
+    target, rest = (_covariance(signal, share**_SHARPNESS + _NO_EVIDENCE, band) for share in (mask, 1 - mask))
+    # The axes: the columns of `back`, whose inverse is `forth`, with N = back back^H and S = back diag(factors) back^H.
+    root = torch.linalg.cholesky(rest)
+    whitened = torch.linalg.solve_triangular(root, target, upper=False)
+    whitened = torch.linalg.solve_triangular(root, whitened.mH, upper=False)
+    factors, axes = torch.linalg.eigh((whitened + whitened.mH) / 2)
+    back, forth = root @ axes, torch.linalg.solve_triangular(root.mH, axes, upper=True).mH
+    back, forth = (matrix[band].to(signal.device, signal.dtype) for matrix in (back, forth))
+    places = forth @ signal
+    favoured = mask[:, None] * factors.clamp(min=1e-6)[band, :, None].to(mask.device, mask.dtype)
+    places *= favoured / (favoured + (1 - mask[:, None]))
+    return (back @ places).transpose(0, 1)
+
+
+def _covariance(signal: Tensor, weight: Tensor, band: Tensor) -> Tensor:
+    """Weighted covariance of the channels in each band, `[band, channel, channel]`, with the trace of the identity; on the CPU, in double
+    precision, which not every device has."""
+    covariances = ((signal * weight[:, None]) @ signal.mH).cpu().to(torch.complex128)
+    everywhere = torch.eye(signal.shape[1], dtype=covariances.dtype)
+    covariance = torch.zeros(int(band[-1]) + 1, *everywhere.shape, dtype=covariances.dtype).index_add_(0, band, covariances)
+    power = covariance.diagonal(dim1=1, dim2=2).real.mean(-1)[:, None, None]
+    covariance = torch.where(power > 0, covariance / power.clamp(min=1e-300), everywhere)
+    return (1 - _DIFFUSE) * covariance + _DIFFUSE * everywhere
