@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_SHARPNESS = 4.0  # power of the mask in the covariances: what is nearly all target's, or all the rest's, tells most of their places
+_SHARPNESS = 8.0  # power of the mask in the covariances: what is nearly all target's, or all the rest's, tells most of their places
 _BAND_OCTAVES = 1 / 3  # of a band, for which there is one covariance
 _DIFFUSE = 0.01  # share of either signal's power that is taken to come from everywhere alike
 _NO_EVIDENCE = 1e-6  # weight of the whole mixture in both covariances
