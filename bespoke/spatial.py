@@ -26,11 +26,9 @@ def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
     Returns:
         The target's spectrogram, complex `[channel, freq, frames]`: 0 where the mask is 0, the mixture where it is 1.
 
-    >>> left, right = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]])
-    >>> mixture = torch.stack([left, right]) * torch.ones(1, 1, 50, dtype=torch.cfloat)    # the one at bin 0, the other at bin 1
-    >>> target = multichannel_wiener(torch.tensor([[0.9], [0.1]]).expand(2, 50), mixture)
-    >>> target.shape
-    torch.Size([2, 2, 50])
+    >>> mask, mono = torch.rand(5, 40), torch.randn(1, 5, 40, dtype=torch.cfloat)
+    >>> torch.allclose(multichannel_wiener(mask, mono.expand(2, 5, 40)), mask * mono, atol=1e-5)
+    True
     """
     signal = spectrogram.transpose(0, 1)  # [freq, channel, frames]: a matrix for each frequency
     band = (torch.arange(len(signal)).clamp(min=1).log2() / _BAND_OCTAVES).round().long()
