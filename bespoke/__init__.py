@@ -29,7 +29,7 @@ _HOMES = {
     "mix": "mixer",
     "oracle": "evaluate",
     "read_audio": "audio",
-    "read_midi": "score",
+    "read_score": "score",
     "render": "synth",
     "si_sdr": "evaluate",
     "tpsa_target": "loss",

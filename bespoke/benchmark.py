@@ -30,7 +30,7 @@ from bespoke.audio import atomic_path, write_csv, write_json, write_wav
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
 from bespoke.rivals import RIVALS
-from bespoke.score import read_midi
+from bespoke.score import read_score
 from bespoke.song import ROOT, Song
 from bespoke.song import hold as hold_audio
 
@@ -272,7 +272,7 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
 def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the oracles and of rivals; those that use a score get the true alignment (`aligned`) and our own (`auto`)."""
     song = Song.load(case.song)
-    truth = tuple(note for part in read_midi(case.folder / "target_aligned.mid") for note in part.notes)
+    truth = tuple(note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes)
     alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
     found = {
         "align_confidence": alignment.confidence,

@@ -430,9 +430,9 @@ def train(overrides: tuple[str, ...]) -> int:
 
 def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Part"]]:
     """The parts wanted, with their index in the score, by the label of their stem; a single one's is `target`."""
-    from bespoke.score import choose_part, program_name, read_midi
+    from bespoke.score import choose_part, program_name, read_score
 
-    parts = read_midi(score)
+    parts = read_score(score)
     wanted = [name for given in instruments for name in ([given] if any(given == part.name for part in parts) else given.split(","))]
     if "all" in wanted:
         chosen = [part for part in parts if not part.is_drum] or parts
@@ -505,7 +505,7 @@ def _sound(part: "Part", programs: Sequence[int] | None) -> str:
 def _score_facts(file: Path) -> dict[str, Any]:
     import pretty_midi
 
-    from bespoke.score import program_name, read_midi
+    from bespoke.score import program_name, read_score
 
     parts = [
         {
@@ -519,7 +519,7 @@ def _score_facts(file: Path) -> dict[str, Any]:
             "start_seconds": round(part.notes[0].start_seconds, 3),
             "end_seconds": round(max(note.end_seconds for note in part.notes), 3),
         }
-        for part in read_midi(file)
+        for part in read_score(file)
     ]
     return {"file": str(file), "seconds": max(part["end_seconds"] for part in parts), "parts": parts}
 
@@ -546,8 +546,10 @@ def _audio_facts(file: Path) -> dict[str, Any]:
 
 
 def _is_score(file: Path) -> bool:
+    from bespoke import notation
+
     with open(file, "rb") as content:
-        return content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES
+        return content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
 
 
 def _check_device(device: str) -> None:

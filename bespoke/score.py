@@ -1,4 +1,4 @@
-"""Notes, in from MIDI and out to MIDI."""
+"""Notes, in from MIDI, or from what can be played out to MIDI, and out to MIDI."""
 
 import io
 import re
@@ -13,19 +13,13 @@ import mido
 import numpy as np
 import pretty_midi
 
+from bespoke import notation
 from bespoke.audio import atomic_path, existing
 from bespoke.errors import BespokeError
 
 MAX_BYTES, MAX_NOTES, MAX_HOURS = 2_000_000, 100_000, 12
 # A number of MIDI goes on as long as its bytes are from 128. The parser would take minutes for one as long as the file.
 _ENDLESS_NUMBER = re.compile(rb"[\x80-\xff]{4096}")
-# Scores that are no MIDI, and what tells them. No library that reads them is light and quiet enough to be worth it.
-_OTHER_SCORES = {
-    "MusicXML": (b"<score-partwise", b"<score-timewise", b"META-INF/container.xml"),
-    "MuseScore": (b"<museScore", b".mscx"),
-    "Guitar Pro": (b"FICHIER GUITAR PRO", b"BCFZ", b"BCFS", b"Content/score.gpif"),
-    "ABC": (b"\nK:",),
-}
 _DRUM_CHANNEL = 9
 _HIGHEST_KEY_SWITCH, _KEY_SWITCH_GAP = 36, 17
 
@@ -50,8 +44,8 @@ class Part:
     notes: tuple[Note, ...]
 
 
-def read_midi(path: str | Path) -> list[Part]:
-    """Read every instrument of a MIDI file (type 0, 1 or 2) that has notes.
+def read_score(path: str | Path) -> list[Part]:
+    """Read every instrument that has notes of a MIDI file (type 0, 1 or 2), or of a score that `bespoke.notation` plays out to MIDI.
 
     An instrument is what a track plays on a channel, whatever programs it goes through. Pitch bends and controllers are not read. A note
     that is never ended lasts to the track's end.
@@ -60,20 +54,19 @@ def read_midi(path: str | Path) -> list[Part]:
         The parts, in the order in which their first notes end. A part's program is the one that most of its notes have.
 
     Raises:
-        BespokeError: the file is missing, is no readable MIDI, has no notes, or is larger than any song.
+        BespokeError: the file is missing, is no readable score, has no notes, or is larger than any song.
     """
     path = existing(path, "score")
-    if path.stat().st_size > MAX_BYTES:
-        size = path.stat().st_size / 1e6
+    size = path.stat().st_size
+    content = path.read_bytes() if size <= notation.MAX_BYTES else b""
+    played = notation.to_midi(path, content)
+    if played is None and size > MAX_BYTES:
         raise BespokeError(
-            f"The score {path} has {size:.1f} MB, which no MIDI file of a song has: give a .mid file below {MAX_BYTES / 1e6:g} MB."
+            f"The score {path} has {size / 1e6:.1f} MB, which no MIDI file of a song has: give a .mid file below {MAX_BYTES / 1e6:g} MB."
         )
-    content = path.read_bytes()
+    content = content if played is None else played
     if _ENDLESS_NUMBER.search(content):
         raise BespokeError(f"The score {path} cannot be read as MIDI (a number in it has no end): export it again as a .mid file.")
-    for program, signs in _OTHER_SCORES.items():
-        if not content.startswith(b"MThd") and any(sign in content[:1000] for sign in signs):
-            raise BespokeError(f"The score {path} is of {program}: open it there, or in MuseScore, and export it as MIDI.")
     try:
         midi = mido.MidiFile(file=io.BytesIO(content), clip=True)
         parts = _parts(midi)
@@ -189,7 +182,7 @@ def choose_part(
     """Choose one part by its name, General MIDI program name, program number or index.
 
     Args:
-        parts: as `read_midi` gives them.
+        parts: as `read_score` gives them.
         instrument: None where there is only one; a name or the beginning or middle of one, in any case; a number, which is
             an index or a program (where that is ambiguous write `index:2` or `program:29`).
         path: the score's file, for messages.

@@ -13,7 +13,7 @@ from bespoke.audio import Recording, file_hash, open_audio
 from bespoke.dsp import equalize, resample
 from bespoke.errors import BespokeError
 from bespoke.excerpt import choose_spans, take_audio, take_notes
-from bespoke.score import Part, choose_part, read_midi, without_key_switches
+from bespoke.score import Part, choose_part, read_score, without_key_switches
 from bespoke.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Song:
         parts: list[Part] = []
         if score is not None:
             files["score"] = locate(score)
-            parts = read_midi(files["score"])
+            parts = read_score(files["score"])
             part = choose_part(parts, target.get("instrument"), files["score"])
             chosen = part
             if not part.is_drum:
@@ -370,7 +370,7 @@ def _others(others: Any, rest: list[Part], target: Voice | None, soundfonts: Any
             raise BespokeError(f"{where} must be of the form {{score, instrument, patches, soundfonts}}.")
         path = locate(other["score"]) if other.get("score") else files["score"]
         files[f"other {index}"] = path
-        part = choose_part(read_midi(path), other.get("instrument"), path, f"{where}.instrument")
+        part = choose_part(read_score(path), other.get("instrument"), path, f"{where}.instrument")
         voices.append(Voice(part, _patches(other.get("patches"), other.get("soundfonts", soundfonts), part, where)))
     return tuple(voices)
 

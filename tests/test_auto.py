@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bespoke.audio import read_audio
-from bespoke.score import Note, Part, read_midi, write_midi
+from bespoke.score import Note, Part, read_score, write_midi
 from bespoke.separate import load_separator
 from conftest import MELODY, ROOT
 
@@ -33,7 +33,7 @@ def auto(run_train, make_song, tmp_path_factory):
 
 def test_the_notes_are_put_in_time_and_written(auto):
     _, folder, _ = auto
-    (part,) = read_midi(folder / "aligned.mid")
+    (part,) = read_score(folder / "aligned.mid")
     assert [note.pitch for note in part.notes] == [note.pitch for note in MELODY]
     assert [note.start_seconds for note in part.notes] == pytest.approx([note.start_seconds for note in MELODY], abs=0.08)
     facts = json.loads((folder / "metrics.json").read_text())

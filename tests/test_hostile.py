@@ -34,7 +34,7 @@ from bespoke.allowed import check_hydra
 from bespoke.audio import open_audio
 from bespoke.errors import BespokeError
 from bespoke.launch import as_folder
-from bespoke.score import read_midi
+from bespoke.score import read_score
 from bespoke.separate import load_separator
 from bespoke.song import Song
 from bespoke.train import job
@@ -201,6 +201,63 @@ MIDI = {
 }
 
 
+# Scores of notation programs
+
+
+def musicxml(inside, head=""):
+    return f'<?xml version="1.0"?>{head}<score-partwise version="4.0">{inside}</score-partwise>'.encode()
+
+
+def mxl(root="score.xml", **files):
+    """Compressed MusicXML, whose container names this file as the score."""
+    container = f'<container><rootfiles><rootfile full-path="{root}"/></rootfiles></container>' if root else "<container/>"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("META-INF/container.xml", container)
+        for name, content in files.items():
+            archive.writestr(name.replace("_", "."), content)
+    return buffer.getvalue()
+
+
+def locked(archive):
+    """A ZIP that says it is encrypted."""
+    place = archive.rindex(b"PK\x01\x02")
+    return archive[: place + 8] + b"\x01" + archive[place + 9 :]
+
+
+PITCH = "<note><pitch><step>C</step><octave>4</octave></pitch><duration>1</duration></note>"
+TUNE = musicxml(f'<part-list><score-part id="P"/></part-list><part id="P"><measure>{PITCH}</measure></part>')
+LAUGHS = "".join(f'<!ENTITY l{number} "{f"&l{number - 1};" * 10 if number else "la"}">' for number in range(10))
+NOT_XML, NOT_PACKED, NOT_TAB = (
+    f"cannot be read as {kind} .*open it in its own program" for kind in ("MusicXML", "a compressed score", "Guitar Pro")
+)
+NOTATION = {
+    "nothing.musicxml": (b"", NOT_MIDI),
+    "text.gp5": (b"do re mi", NOT_MIDI),
+    "laughs.musicxml": (musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>"), "it defines entities"),
+    "laughs_of_16_bits.musicxml": (musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>").decode().encode("utf-16"), "it defines entities"),
+    "entity.xml": (musicxml("&e;", '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'), "it defines entities"),
+    "entity_of_a_type.xml": (musicxml("", '<!DOCTYPE x [<!ENTITY % e SYSTEM "file:///etc/passwd"> %e;]>'), "it defines entities"),
+    "type_elsewhere.xml": (musicxml("", '<!DOCTYPE x SYSTEM "file:///dev/zero">'), "it has no notes"),
+    "unknown_entity.xml": (musicxml("&nosuch;"), NOT_XML),
+    "truncated.musicxml": (TUNE[:-30], NOT_XML),
+    "deep.musicxml": (musicxml("<a>" * 100_000), "nested too deep"),
+    "rests.musicxml": (TUNE.replace(b"pitch>", b"rest>"), "it has no notes"),
+    "timewise.xml": (TUNE.replace(b"partwise", b"timewise"), "it is timewise"),
+    "black.xml": (musicxml(PITCH * 100_001), "it has more than 100000 notes"),
+    "bomb.mxl": (mxl(score_xml=bytes(50_000_000)), "unpacks to more than 20 MB"),
+    "truncated.mxl": (half(mxl(score_xml=TUNE)), NOT_PACKED),
+    "locked.mxl": (locked(mxl(score_xml=TUNE)), NOT_PACKED),
+    "no_root.mxl": (mxl(root=""), "its container names no score"),
+    "lost_root.mxl": (mxl(), NOT_PACKED),
+    "root_above.mxl": (mxl(root="../../../etc/passwd"), NOT_PACKED),
+    "laughs.mxl": (mxl(score_xml=musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>")), "it defines entities"),
+    "picture.mxl": (mxl(score_xml=b"\x89PNG"), NOT_XML),
+    "truncated.gp5": (b"\x18FICHIER GUITAR PRO v5.10" + bytes(200), f"{NOT_TAB}|bespoke.scores"),
+    "random.gp4": (b"\x18FICHIER GUITAR PRO v4.06" + np.random.default_rng(0).bytes(5000), f"{NOT_TAB}|bespoke.scores"),
+}
+
+
 @pytest.fixture
 def bounded():
     """Less than a second's worth of patience and a GB more memory than there is."""
@@ -260,8 +317,17 @@ def test_bad_midi_is_refused(name, refused, tmp_path, monkeypatch):
     assert says(complaint, sentence), sentence
 
 
+@pytest.mark.parametrize("name", NOTATION)
+def test_bad_score_of_a_notation_program_is_refused(name, refused, tmp_path):
+    content, complaint = NOTATION[name]
+    (tmp_path / name).write_bytes(content)
+    sentence = refused(score=tmp_path / name)
+    assert name in sentence
+    assert says(complaint, sentence), sentence
+
+
 def test_the_matrix_has_at_least_60_rows():
-    assert len(AUDIO) + len(MIDI) + len(PLACES) + len(HYDRA) >= 60
+    assert len(AUDIO) + len(MIDI) + len(NOTATION) + len(PLACES) + len(HYDRA) >= 60
 
 
 def test_audio_that_unpacks_to_years_is_left_after_hours(refused, tmp_path, monkeypatch):
@@ -553,7 +619,7 @@ def test_fuzzed_midi_is_read_or_refused(content, tmp_path_factory, bounded):
     path = tmp_path_factory.getbasetemp() / "fuzzed.mid"
     path.write_bytes(content)
     try:
-        parts = read_midi(path)
+        parts = read_score(path)
     except BespokeError:
         return
     for part in parts:

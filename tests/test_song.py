@@ -11,7 +11,7 @@ import pytest
 from bespoke import song as song_module
 from bespoke.audio import file_hash, read_audio, write_wav
 from bespoke.errors import BespokeError
-from bespoke.score import Note, Part, read_midi, write_midi
+from bespoke.score import Note, Part, read_score, write_midi
 from bespoke.song import Song
 from bespoke.synth import DRUM_BANK, SoundFont, render
 
@@ -44,7 +44,7 @@ def test_song_holds_what_its_files_hold(config, tiny_song):
     song = Song.load({**config, "name": "tiny", "reference": str(tiny_song.reference)})
     assert np.array_equal(song.mixture, read_audio(tiny_song.mixture)[0])
     assert np.array_equal(song.reference, read_audio(tiny_song.reference)[0])
-    assert song.target.part == read_midi(tiny_song.score)[0]
+    assert song.target.part == read_score(tiny_song.score)[0]
     assert (song.name, song.sample_rate, song.others, song.is_standin) == ("tiny", RATE, (), False)
     files = {"mixture": tiny_song.mixture, "reference": tiny_song.reference, "score": tiny_song.score}
     assert song.hashes == {role: file_hash(path) for role, path in files.items()}

@@ -5,7 +5,7 @@ import pytest
 from bespoke.audio import read_audio
 from bespoke.compositions import Clock, compose, pitch, play_line, third_above
 from bespoke.errors import BespokeError
-from bespoke.score import choose_part, read_midi
+from bespoke.score import choose_part, read_score
 from bespoke.standin import PERFORMANCES, perform, play, transcribe
 
 NAMES = ["take_on_me", "reelin_in_the_years"]
@@ -80,7 +80,7 @@ def test_target_sounds_where_it_plays_and_rests_where_it_rests(performed):
 def test_score_has_all_parts_at_another_tempo_and_place(performed):
     name, standin = performed
     composition = compose(name)
-    score = parts_by_name(read_midi(standin.score))
+    score = parts_by_name(read_score(standin.score))
     assert list(score) == [part.name for part in composition.parts]
     assert choose_part(list(score.values()), composition.target).program == (81 if name == "take_on_me" else 29)
     drums = parts_by_name(play(composition, PERFORMANCES[name]))["Drums"].notes  # the part that the score has without mistakes
