@@ -20,6 +20,14 @@ ALLOWED_HYDRA_TARGETS = re.compile(
 )
 # Interpolations that give text, whatever the config says: what is joined to more text is text, and the job's name is looked at.
 PLAIN = re.compile(r"\$\{hydra\.(runtime\.output_dir|sweep\.dir)\}/|\$\{hydra\.job\.name\}")
+# What a launcher may be told by a config file: numbers, and words on one line. The rest may be shell commands (setup), options that amount
+# to them, expressions that are evaluated, or another machine's address: for the user's own command line.
+ALLOWED_LAUNCHER = re.compile(
+    r"_target_|submitit_folder|timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|stderr_to_stdout|partition|qos|comment"
+    r"|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s|max_num_timeout|array_parallelism"
+    r"|n_jobs|backend|prefer|require|verbose|timeout|batch_size|max_nbytes|mmap_mode|ray\.remote\.num_[cg]pus"
+)
+ALLOWED_LAUNCHER_VALUES = {("pre_dispatch", "2*n_jobs"), ("ray.init.address", "auto")}
 ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
 
 
@@ -39,20 +47,26 @@ def check_targets(cfg: DictConfig) -> None:
             )
 
 
-def check_hydra(hydra: DictConfig) -> None:
+def check_hydra(hydra: DictConfig, given: Mapping[str, Any] | None = None) -> None:
     """Find what Hydra should not be asked to make or to set: a config file can speak to it too.
+
+    Args:
+        hydra: its part of the config.
+        given: the settings of the command line, whose launcher may be told more than a file's.
 
     Raises:
         BespokeError: a `_target_` is not on the list, a value is fetched from elsewhere, the logging calls for code or for a file
-            outside the run's folder, or the job for other environment variables or a name with a path in it.
+            outside the run's folder, the job for other environment variables or a name with a path in it, or a file for what a
+            launcher might run.
     """
+    own = {leaf for key, setting in (given or {}).items() for leaf in _leaves(setting, key)}
     for name, value in _leaves(OmegaConf.to_container(hydra, resolve=False)):
-        reason = _objection(name, value)
+        reason = _objection(name, value, is_own=(f"hydra.{name}", value) in own)
         if reason:
             raise BespokeError(f"hydra.{name}={value} is not allowed: {reason}.")
 
 
-def _objection(name: str, value: Any) -> str | None:
+def _objection(name: str, value: Any, is_own: bool) -> str | None:
     section, key, text = name.split(".")[0], name.rsplit(".", 1)[-1], str(value)
     if section == "job":
         if name == "job" or name.startswith("job.env_"):
@@ -65,6 +79,11 @@ def _objection(name: str, value: Any) -> str | None:
         return "of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are"
     if "${" in PLAIN.sub("", text):  # it could point to a dictionary with a _target_, anywhere in the config
         return "write the value itself here, not a reference to it"
+    if section == "launcher" and value is not None and not is_own:
+        setting = name.partition(".")[2]
+        is_known = ALLOWED_LAUNCHER.fullmatch(setting) or (setting, value) in ALLOWED_LAUNCHER_VALUES
+        if not is_known or len(text.splitlines()) > 1 or (setting == "submitit_folder" and not (PLAIN.match(text) and ".." not in text)):
+            return "a launcher may run it, so that it is for the command line, not for a config"
     if name.startswith("sweeper.custom_search_space") and value is not None:
         return "a search is described by hydra.sweeper.params alone"
     if section.endswith("_logging"):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # there is no public place to stand in
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -47,14 +48,23 @@ def guard() -> None:
         return
 
     @functools.wraps(load)
-    def load_and_check(self: ConfigLoaderImpl, *arguments: Any, **settings: Any) -> DictConfig:
-        cfg = load(self, *arguments, **settings)
+    def load_and_check(
+        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *arguments: Any, **settings: Any
+    ) -> DictConfig:
+        cfg = load(self, config_name, overrides, *arguments, **settings)
         if "hydra" in cfg:
-            check_hydra(cfg.hydra)
+            parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)
+            check_hydra(cfg.hydra, {override.key_or_group: _plain(override) for override in parsed})
         return cfg
 
     load_and_check.is_guarded = True
     ConfigLoaderImpl.load_configuration = load_and_check
+
+
+def _plain(override: Override) -> Any:
+    """What an override sets; nothing where it sweeps."""
+    value = override.value()
+    return None if override.is_sweep_override() else OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ from bespoke import audio, score
 from bespoke.allowed import check_hydra
 from bespoke.audio import open_audio
 from bespoke.errors import BespokeError
-from bespoke.launch import as_folder
+from bespoke.launch import as_folder, guard
 from bespoke.score import read_score
 from bespoke.separate import load_separator
 from bespoke.song import Song
@@ -461,6 +461,12 @@ HYDRA = {
     "callback from elsewhere": "callbacks: {evil: '${payload}'}",
     "callbacks from elsewhere": "callbacks: '${payload}'",
     "handler from elsewhere": "job_logging: {handlers: {y: '${payload}'}}",
+    "launcher's shell lines": "launcher: {setup: [touch owned]}",
+    "launcher's options": "launcher: {additional_parameters: {prolog: /tmp/evil}}",
+    "launcher's second line": 'launcher: {partition: "a\\ntouch owned #"}',
+    "launcher's expression": "launcher: {pre_dispatch: __import__('os').system('touch owned')}",
+    "launcher's cluster": "launcher: {ray: {init: {address: 'ray://127.0.0.1:9'}}}",
+    "launcher's folder": "launcher: {submitit_folder: '${hydra.sweep.dir}/../../x'}",
     "launcher by way of a folder": "launcher: {x: '${hydra.sweep.dir}'}",
     "sweeper by way of a resolver": "sweeper: {x: '${hydra.sweep.dir}/${oc.env:HOME}'}",
     "what a module imports": "callbacks: {evil: {_target_: hydra._internal.utils.os.system, command: touch owned}}",
@@ -521,6 +527,28 @@ def test_hydras_part_of_our_config_is_allowed(choice, plugin):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [f"hydra/{choice}"], return_hydra_config=True)
     check_hydra(cfg.hydra)
+
+
+def test_own_command_line_may_have_a_launcher_run_lines():
+    launcher = OmegaConf.create({"launcher": {"setup": ["module load cuda"], "additional_parameters": {"mail_type": "END"}}})
+    given = {"hydra.launcher.setup": ["module load cuda"], "hydra.launcher.additional_parameters": {"mail_type": "END"}}
+    check_hydra(launcher, given)
+    for changed in ({}, {**given, "hydra.launcher.setup": ["module load gcc"]}, {"hydra.launcher.setup": given["hydra.launcher.setup"]}):
+        with pytest.raises(BespokeError, match="is for the command line, not for a config"):
+            check_hydra(launcher, changed)
+
+
+def test_settings_of_the_command_line_are_told_from_those_of_files(tmp_path):
+    (tmp_path / "own.yaml").write_text("defaults: [override hydra/launcher: mine]")
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    target = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+    (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text(f"{{_target_: {target}, setup: [touch owned]}}")
+    guard()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        with pytest.raises(BespokeError, match=r"hydra\.launcher\.setup\.0=touch owned is not allowed"):
+            compose("own", return_hydra_config=True)
+        cfg = compose("own", ["hydra.launcher.setup=['module load cuda','x=1']"], return_hydra_config=True)
+    assert cfg.hydra.launcher.setup == ["module load cuda", "x=1"]
 
 
 def test_worker_of_a_launcher_looks_at_its_jobs_configs(tmp_path):
