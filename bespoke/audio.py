@@ -99,7 +99,12 @@ class Recording:
     def read_mono(self, sample_rate: int) -> np.ndarray:
         """Its channel mean at `sample_rate`, `[1, time]`."""
         mono = (block.mean(axis=0, keepdims=True) for block in self.blocks())
-        return np.concatenate(list(resample_blocks(mono, self.sample_rate, sample_rate)), axis=1)
+        # Into one array: an hour's blocks, and then their sum, would take twice the memory, and leave holes.
+        waveform, position = np.empty((1, -(-self.samples * sample_rate // self.sample_rate)), np.float32), 0
+        for block in resample_blocks(mono, self.sample_rate, sample_rate):
+            waveform[:, position : position + block.shape[1]] = block
+            position += block.shape[1]
+        return waveform
 
     def levels(self) -> tuple[float, float]:
         """The largest absolute sample, and that of the channel mean."""

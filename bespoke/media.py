@@ -8,9 +8,10 @@ import numpy as np
 import soundfile
 import torch
 
-from bespoke.dsp import resample
+from bespoke.dsp import resample_blocks
 
 OPUS_RATE = 48000
+BLOCK_SECONDS = 60  # that are encoded at once
 # Of all the sound of a page, before base64 makes it a third larger: a 4-minute song stays under 25 MB with its pictures.
 AUDIO_BYTES = 14e6
 KBPS = (16.0, 96.0)  # least and most for a channel: below, even a single instrument suffers; above, nobody hears a difference
@@ -39,10 +40,14 @@ def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> bytes:
         sample_rate: in Hz.
         kbps: for a channel, about.
     """
-    samples = np.clip(resample(waveform, sample_rate, OPUS_RATE), -1, 1).T
     file = io.BytesIO()
     # libsndfile goes from 256 kbit/s a channel at level 0 to 6 at 1.
-    soundfile.write(file, samples, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=float(np.clip((256 - kbps) / 250, 0, 1)))
+    quality = {"format": "OGG", "subtype": "OPUS", "compression_level": float(np.clip((256 - kbps) / 250, 0, 1))}
+    size = BLOCK_SECONDS * sample_rate
+    blocks = (waveform[:, start : start + size] for start in range(0, waveform.shape[-1], size))
+    with soundfile.SoundFile(file, "w", OPUS_RATE, len(waveform), **quality) as sound:
+        for block in resample_blocks(blocks, sample_rate, OPUS_RATE):
+            sound.write(np.clip(block, -1, 1).T)
     return file.getvalue()
 
 

@@ -117,8 +117,8 @@ class ScoreUNet(nn.Module):
             hidden, sounding = down(functional.max_pool2d(hidden, 2)), functional.max_pool2d(sounding, 2)
             hidden = context(hidden, sounding) if isinstance(context, _Context) else hidden
         hidden = self.middle(hidden)
-        for narrow, up, skip in zip(reversed(self.narrow), reversed(self.up), reversed(skipped), strict=True):
-            hidden = up(functional.interpolate(narrow(hidden), scale_factor=2.0) + skip)
+        for narrow, up in zip(reversed(self.narrow), reversed(self.up), strict=True):
+            hidden = up(functional.interpolate(narrow(hidden), scale_factor=2.0) + skipped.pop())  # none is held longer than needed
         correction = self.last(hidden)[:, 0, :bins, :frames].float()
         mean = masks.mean(dim=1)
         mask = torch.sigmoid(torch.logit(mean, eps=0.02) + correction)

@@ -11,9 +11,10 @@ import yaml
 
 from bespoke import media
 from bespoke.evaluate import gap_closed
+from bespoke.excerpt import take_notes
 from bespoke.page import MAX_SECONDS, Track, charts, player, write
 from bespoke.score import program_name
-from bespoke.song import Song, hold
+from bespoke.song import Song
 from bespoke.synth import DRUM_BANK, Patch, render
 
 MAX_PATCHES = 3  # synthesized targets that a page plays
@@ -52,9 +53,7 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         song: its target is aligned, if the run aligned it.
         metrics: as in metrics.json.
     """
-    files = (replace(song.source, path=folder / f"{name}.wav", first=0) for name in ("target", "residual"))
-    # Copies, so that what the page does not play is not held.
-    target, residual = (hold(file, song.sample_rate)[0][:, : MAX_SECONDS * song.sample_rate].copy() for file in files)
+    target, residual = (song.read_stem(folder / f"{name}.wav", MAX_SECONDS) for name in ("target", "residual"))
     tracks = [
         Track("Mixture", "the recording", "mixture", target + residual),
         Track("Target", "what the run separated", "target", target),
@@ -119,6 +118,11 @@ def _known(song: Song, samples: int) -> list[Track]:
 def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) -> list[Track]:
     """What was trained on, and the score as a piano plays it, a little below the recording's level."""
     rate = song.sample_rate
+    if song.target and song.seconds > MAX_SECONDS:  # an hour of notes would be an hour of sound
+        played = take_notes(song.target.part.notes, [(0.0, MAX_SECONDS)])
+        if not played:
+            return []
+        song = replace(song, target=replace(song.target, part=replace(song.target.part, notes=played)))
     renders = song.render_target(rate)
     patches = song.target.patches if song.target else (None,)
     more = f"; one of {len(renders)}" if len(renders) > 1 else ""
@@ -178,6 +182,8 @@ def _tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         tile("Target", f"{metrics['si_sdr']:.2f}", "dB", "SI-SDR of the result")
         tile("Recording", f"{metrics['si_sdr_mixture']:.2f}", "dB", "SI-SDR before")
         tile("Oracle mask", f"{metrics['si_sdr_oracle']:.2f}", "dB", "the most that masking can give")
+    elif "si_sdr" in metrics:
+        tile("Target", "silent", "", "there is nothing to measure", "bad")
     else:
         tile("Metrics", "none", "", "they need the true stem (song.reference): listen instead")
     if "alignment" in metrics:

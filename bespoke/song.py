@@ -205,6 +205,16 @@ class Song:
         ]
         return replace(song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes))
 
+    def read_stem(self, path: Path, limit_seconds: float | None = None) -> np.ndarray:
+        """A stem of the recording, as long as it, from a file, in the form of `mixture`: all of it, or its first seconds."""
+        stem = replace(self.source, path=path, first=0)
+        if limit_seconds is None or limit_seconds >= self.seconds:
+            return hold(stem, self.sample_rate)[0]
+        # A second more, whose resampling is that of the whole at the limit.
+        part = stem.cut(0, min(stem.samples, round((limit_seconds + 1) * stem.sample_rate)))
+        waveform = part.read() if _is_held(stem) else part.read_mono(self.sample_rate)
+        return waveform[:, : round(limit_seconds * self.sample_rate)]
+
     def render_target(self, sample_rate: int) -> list[np.ndarray]:
         """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
         if self.target is not None:

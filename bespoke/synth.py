@@ -210,14 +210,14 @@ class _Synth:
         self.synth.delete()
 
     def write(self, samples: int) -> np.ndarray:
-        """The next samples, stereo float32 `[2, samples]`."""
+        """The next samples, the mean of left and right, float32 `[1, samples]`."""
         stereo = np.zeros((2, samples), np.float32)
         left, right = (channel.ctypes.data for channel in stereo)
         _write_float()(self.synth.synth, samples, left, 0, 1, right, 0, 1)
-        return stereo
+        return stereo.mean(axis=0, keepdims=True)
 
     def perform(self, notes: Iterable[Note], channel: int) -> list[np.ndarray]:
-        """Play notes with the channel's patch, from time 0 to the last one's end: blocks of stereo `[2, samples]`."""
+        """Play notes with the channel's patch, from time 0 to the last one's end: blocks of mono `[1, samples]`."""
         # At the same time, ends come before starts, so that a repeated note sounds again.
         events = sorted(
             [(round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity) for note in notes]
@@ -254,7 +254,7 @@ class Player:
         blocks.append(self._loaded.write(max(0, samples - sum(block.shape[1] for block in blocks))))
         self._loaded.synth.cc(channel, _ALL_SOUND_OFF, 0)
         self._loaded.write(SYNTH_RATE // 10)
-        return np.concatenate(blocks, axis=1).mean(axis=0, keepdims=True)[:, :samples]
+        return np.concatenate(blocks, axis=1)[:, :samples]
 
     def close(self) -> None:
         """Give the soundfont's memory back."""
@@ -284,7 +284,7 @@ def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
             blocks.append(loaded.write(SYNTH_RATE // 10))
             if loaded.synth.get_active_voice_count() == 0:
                 break
-    return np.concatenate(blocks, axis=1).mean(axis=0, keepdims=True)
+    return np.concatenate(blocks, axis=1)
 
 
 def is_silent(waveform: np.ndarray) -> bool:

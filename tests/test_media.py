@@ -9,6 +9,7 @@ import soundfile
 from PIL import Image
 
 from bespoke import media
+from bespoke.dsp import resample
 
 RATE = 44100
 
@@ -30,7 +31,7 @@ def test_opus_keeps_length_time_and_channels(channels):
         signal[:, round(second * RATE) + np.arange(400)] = 0.5 * np.sin(np.arange(400) * 0.3) * np.hanning(400)
     sound = decoded(media.opus(signal, RATE, 96))
     assert sound.shape == (channels, 2 * media.OPUS_RATE)
-    expected = media.resample(signal, RATE, media.OPUS_RATE)[0]
+    expected = resample(signal, RATE, media.OPUS_RATE)[0]
     lags = np.correlate(sound[0], expected[100:-100], "valid")
     assert lags.argmax() == 100  # not a sample early or late
 
