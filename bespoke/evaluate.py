@@ -31,7 +31,8 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
         estimate, reference: `[channel, time]`.
 
     Returns:
-        dB, or None where the reference is silent, so that there is nothing to measure.
+        dB, or None where the reference is silent, so that there is nothing to measure, or the estimate is, whose ratio is 0 / 0. (With
+        the small constants of the usual implementations that comes out as 0 dB, better than many an estimate that has something right.)
 
     >>> reference = np.array([[1.0, 1.0, -1.0, -1.0]], np.float32)
     >>> noise = np.array([[0.1, -0.1, 0.1, -0.1]], np.float32)
@@ -39,7 +40,7 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
     20.0
     """
     estimate, reference = _mono(estimate), _mono(reference)
-    if not reference.any():
+    if not reference.any() or not estimate.any():
         return None
     return float(scale_invariant_signal_distortion_ratio(estimate, reference))
 
@@ -89,14 +90,15 @@ def evaluate(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
         sample_rate: in Hz.
 
     Returns:
-        `si_sdr`, `si_sdr_mixture`, `si_sdr_improvement`, `si_sdr_oracle` in dB; None where the reference is silent.
+        `si_sdr`, `si_sdr_mixture`, `si_sdr_improvement`, `si_sdr_oracle` in dB; None where the reference is silent, and the first and the
+        third where the estimate is.
     """
     score, baseline = si_sdr(estimate, reference), si_sdr(mixture, reference)
     return {
         "si_sdr": score,
         "si_sdr_mixture": baseline,
-        "si_sdr_improvement": None if score is None else score - baseline,
-        "si_sdr_oracle": None if score is None else si_sdr(oracle(mixture, reference, sample_rate), reference),
+        "si_sdr_improvement": None if score is None or baseline is None else score - baseline,
+        "si_sdr_oracle": None if baseline is None else si_sdr(oracle(mixture, reference, sample_rate), reference),
     }
 
 

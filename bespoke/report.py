@@ -64,6 +64,8 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
             f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"
             f" improved by {metrics['si_sdr_improvement']:+.2f} dB (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
         )
+    elif "si_sdr" in metrics:
+        lines.append("  SI-SDR    none: the target is silent")
     else:
         lines.append("  SI-SDR    not measured: there is no song.reference")
     return "\n".join([*lines, *(f"  next      {advice}" for advice in _advice(folder, metrics))])

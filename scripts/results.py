@@ -88,7 +88,7 @@ def at_step(rows: Rows, curves: Rows, step: int) -> list[dict[str, Any]]:
     bounds = _bounds(rows)
     found: list[dict[str, Any]] = [dict(row) for row in rows if row.get("steps") is None]
     for point in curves:
-        if point["step"] == step and point["case"] in bounds:
+        if point["step"] == step and point["case"] in bounds and point["si_sdr"] is not None:
             gain, room = (edge - bounds[point["case"]][0] for edge in (point["si_sdr"], bounds[point["case"]][1]))
             found.append({**point, "steps": step, "si_sdr_improvement": gain, "gap_closed": gain / room})
     return found

@@ -35,6 +35,15 @@ def test_a_silent_reference_has_no_figure():
     assert set(evaluate(noise, noise, silence, 16000).values()) == {None}
 
 
+def test_a_silent_estimate_has_no_figure_either():
+    target, rest = RNG.normal(size=(2, 1, 8000)).astype(np.float32)
+    silence = np.zeros_like(target)
+    assert si_sdr(silence, target) is None
+    figures = evaluate(silence, target + rest, target, 16000)
+    assert figures["si_sdr"] is figures["si_sdr_improvement"] is None
+    assert figures["si_sdr_oracle"] > figures["si_sdr_mixture"]
+
+
 @pytest.mark.parametrize("sample_rate", [16000, 44100])
 def test_the_oracle_separates_what_does_not_overlap_and_is_a_ceiling(sample_rate):
     time = np.arange(sample_rate) / sample_rate
