@@ -2,9 +2,10 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from bespoke.allowed import check_targets
-from bespoke.audio import Recording, atomic_path
+from bespoke.audio import Recording, atomic_path, write_json
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.separate import Separator
 from bespoke.stft import STFT
 from bespoke.synth import cache_folder
 
+_INPUTS = "hashes.json"
+_ROLES = {"mixture": "recording", "audio": "rendered target"}
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
 
 
@@ -68,9 +71,7 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
             raise BespokeError(f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out.")
         changed = changes(cfg, folder)
         if changed:
-            raise BespokeError(
-                f"The run in {folder} has another config ({', '.join(changed[:5])}): repeat its overrides, or start a new run."
-            )
+            raise BespokeError(_another(folder, changed))
         return (folder / "checkpoints" / "last.ckpt").is_file()
     present = [name for name in RESULTS if (folder / name).exists()]
     if present:
@@ -84,6 +85,23 @@ def changes(cfg: DictConfig, folder: Path) -> list[str]:
     """In what a config differs from that of the run in a folder, setting by setting."""
     written = folder / "config.yaml"
     return _differences(OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}, _plain(cfg))
+
+
+def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Find that a run would go on with other files than it began with. What measures the result may change.
+
+    Args:
+        folder: of a run that goes on.
+        hashes: of the files, by role, as `Song.hashes`.
+
+    Raises:
+        BespokeError: one was changed since.
+    """
+    written = folder / _INPUTS
+    known = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else hashes
+    changed = [f"the {_ROLES.get(role, role)} is another" for role in hashes if role != "reference" and hashes[role] != known.get(role)]
+    if changed:
+        raise BespokeError(_another(folder, changed))
 
 
 def check_space(folder: Path, recording: Recording) -> None:
@@ -100,9 +118,11 @@ def check_space(folder: Path, recording: Recording) -> None:
         )
 
 
-def write_config(cfg: DictConfig, folder: Path) -> None:
-    """Write config.yaml, once all that the user may have got wrong is checked: a command that is put right works in the same folder."""
+def write_config(cfg: DictConfig, folder: Path, hashes: Mapping[str, str]) -> None:
+    """Write config.yaml, and the hashes of the files that it names, once all that the user may have got wrong is checked: a command that is
+    put right works in the same folder."""
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        write_json(folder / _INPUTS, hashes)
         with atomic_path(folder / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))), encoding="utf-8")
 
@@ -158,6 +178,10 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     for name in ("ckpt", "log_audio_steps", "report"):
         plain.pop(name)
     return plain
+
+
+def _another(folder: Path, changed: Sequence[str]) -> str:
+    return f"The run in {folder} has another config ({', '.join(changed[:5])}): repeat its overrides, or start a new run."
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -23,7 +23,7 @@ from bespoke import preflight, train
 from bespoke.audio import file_hash, write_json
 from bespoke.errors import BespokeError
 from bespoke.launch import setting
-from bespoke.stems import check_free, copy, publish, write_shared
+from bespoke.stems import check_free, publish, write_shared
 
 QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
 """The recipe of each."""
@@ -118,18 +118,19 @@ def separate(
     finally:
         for job in todo:
             _tidy(job.folder)
+    reports = {job.label: job.folder / "report.html" for job in jobs if (job.folder / "report.html").is_file()}
+    copies = {report: pages[label] for label, report in reports.items()}
     if len(jobs) == 1:
         sources = [jobs[0].folder / "target.wav", jobs[0].folder / "residual.wav"]
-        gain = publish(sources, [*finals.values()], inputs["recording"], exact)
+        gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
     else:
         shared = out / f"{stem}.bespoke-parts" / "stems"
         shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
-        sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
-        gain = publish(sources, [*finals.values()], inputs["recording"], exact)
-        shutil.rmtree(shared)
-    reports = {job.label: job.folder / "report.html" for job in jobs if (job.folder / "report.html").is_file()}
-    for label, report in reports.items():
-        copy(report, pages[label])
+        try:
+            sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
+            gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
+        finally:
+            shutil.rmtree(shared, ignore_errors=True)
     return {
         "stems": {job.label: str(finals[job.label]) for job in jobs},
         "residual": str(finals["residual"]),

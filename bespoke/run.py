@@ -65,6 +65,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     with _timed(seconds, "load"):
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True), max(22050, cfg.data.sample_rate))
         preflight.check_space(folder, song.source)
+    if resume:
+        preflight.check_inputs(folder, song.hashes)
     if song.is_standin:
         log.warning(_standin_notice(cfg))
     notes: tuple[Note, ...] = ()
@@ -105,7 +107,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         trainer = _trainer(cfg, folder, loggers, song, separate)
         with _timed(seconds, "render"):
             data = _data(cfg, heard, policy, system)
-        preflight.write_config(cfg, folder)
+        preflight.write_config(cfg, folder, song.hashes)
         write_json(folder / "mixes.json", data.train.describe(0))
         logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
         checkpoint = folder / "checkpoints" / "last.ckpt"

@@ -108,8 +108,10 @@ def _read(file: soundfile.SoundFile, start: int, end: int) -> np.ndarray:
     return np.ascontiguousarray(file.read(end - start, dtype="float32", always_2d=True).T)
 
 
-def publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool) -> float:
-    """Put float WAV stems under their final names, all of them or, if one cannot be written, none that was not there.
+def publish(
+    sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool, pages: Mapping[Path, Path] | None = None
+) -> float:
+    """Put float WAV stems, and pages, under their final names: all of them, or, if one cannot be written, none that was not there.
 
     What is no float file holds nothing above full scale: where a stem goes above it, all are made softer alike, so that they still add up.
 
@@ -118,6 +120,7 @@ def publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, ex
         finals: what they will be called, in the same order.
         recording: that they are of; its bit depth and tags are theirs.
         exact: leave them float WAV.
+        pages: what else is copied, with what it will be called.
 
     Returns:
         The gain that all were given.
@@ -125,9 +128,13 @@ def publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, ex
     Raises:
         BespokeError: the folder cannot be written, or the disk is full.
     """
-    new = [final for final in finals if not final.exists()]
+    pages = pages or {}
+    new = [final for final in (*finals, *pages.values()) if not final.exists()]
     try:
-        return _publish(sources, finals, recording, exact)
+        gain = _publish(sources, finals, recording, exact)
+        for page, final in pages.items():
+            copy(page, final)
+        return gain
     except BaseException:
         for final in new:
             final.unlink(missing_ok=True)

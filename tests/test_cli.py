@@ -20,6 +20,7 @@ from bespoke import stems
 from bespoke.align import Alignment
 from bespoke.audio import read_audio, write_wav
 from bespoke.cli import main
+from bespoke.errors import BespokeError
 from bespoke.launch import setting
 from bespoke.score import Note, Part, write_midi
 from bespoke.stft import STFT
@@ -319,3 +320,16 @@ def test_a_setting_survives_hydra_whatever_is_in_it(compose_config, name):
     song = compose_config("song=custom", setting("song.mixture", name), setting("song.target.patches", [29, name])).song
     assert song.mixture == name
     assert list(song.target.patches) == [29, name]
+
+
+def test_page_that_cannot_be_copied_takes_the_stems_with_it(tmp_path):
+    for name in ("target", "residual"):
+        write_wav(tmp_path / f"{name}.wav", np.zeros((1, 10), np.float32), 8000)
+    (tmp_path / "report.html").write_text("page")
+    (tmp_path / "out" / "file").mkdir(parents=True)
+    (tmp_path / "out" / "file" / "report.html").mkdir()  # in its place
+    finals = [tmp_path / "out" / f"song.{name}.wav" for name in ("target", "residual")]
+    pages = {tmp_path / "report.html": tmp_path / "out" / "file" / "report.html"}
+    with pytest.raises(BespokeError, match=r"report\.html cannot be written"):
+        stems.publish([tmp_path / "target.wav", tmp_path / "residual.wav"], finals, tmp_path / "target.wav", True, pages)
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == []

@@ -107,6 +107,19 @@ def test_a_finished_run_is_neither_overwritten_nor_continued_with_another_config
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
+def test_a_run_is_not_continued_with_another_recording(finished, run_train, tiny_song):
+    folder = finished[0]
+    written = (folder / "hashes.json").read_text()
+    try:
+        (folder / "hashes.json").write_text(json.dumps(json.loads(written) | {"mixture": "of another", "reference": "of another"}))
+        arguments = [*tiny_song.overrides, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", "logger=csv"]
+        changed = run_train(*arguments, "ckpt=last", cwd=folder.parent)
+    finally:
+        (folder / "hashes.json").write_text(written)
+    assert changed.returncode == 2
+    assert "has another config (the recording is another): repeat its overrides, or start a new run" in changed.stderr
+
+
 def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
