@@ -1,14 +1,12 @@
 """One run, from config to results; the only room that instantiates configs."""
 
 import contextlib
-import ctypes
 import gc
 import importlib.metadata
 import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
@@ -34,6 +32,7 @@ from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, Interrupted, one_sentence
 from bespoke.evaluate import evaluate
 from bespoke.features import ScoreFeatures
+from bespoke.memory import give_back
 from bespoke.score import Note, write_midi
 from bespoke.separate import Separator, load_separator
 from bespoke.song import Song
@@ -334,13 +333,6 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.monotonic()
     with progress.stage(stage):
         yield
-    _give_back()
-    seconds[stage] = time.monotonic() - began
-
-
-def _give_back() -> None:
-    """Hand freed memory back to the system: glibc keeps what lies between pieces in use, half a GB after training."""
     gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+    give_back()
+    seconds[stage] = time.monotonic() - began

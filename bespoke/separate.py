@@ -13,6 +13,7 @@ from bespoke.audio import HIGHEST_RATE, Recording, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
+from bespoke.memory import give_back
 from bespoke.model import MODELS
 from bespoke.score import Note, shift
 from bespoke.spatial import multichannel_wiener
@@ -147,6 +148,7 @@ class Separator:
             for parts in self.stream(recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]):
                 write_target(parts[0])
                 write_residual(parts[1])
+                give_back()
 
     @torch.inference_mode()
     def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float) -> np.ndarray:
