@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bespoke.evaluate import evaluate, oracle, si_sdr
+from bespoke.evaluate import evaluate, oracle, ratio_oracle, si_sdr
 
 RNG = np.random.default_rng(0)
 
@@ -54,3 +54,14 @@ def test_the_oracle_separates_what_does_not_overlap_and_is_a_ceiling(sample_rate
     assert figures["si_sdr_oracle"] > figures["si_sdr_mixture"] + 3
     assert figures["si_sdr"] == figures["si_sdr_mixture"]
     assert figures["si_sdr_improvement"] == 0
+
+
+def test_a_long_recording_is_measured_in_blocks_to_the_same_figures(monkeypatch):
+    target, rest = RNG.normal(size=(2, 2, 50_001)).astype(np.float32)
+    estimate, mixture = target + 0.3 * rest, target + rest
+    whole = evaluate(estimate, mixture, target, 8000)
+    masked = ratio_oracle(mixture, target, 8000)
+    monkeypatch.setattr("bespoke.evaluate.LONG_SAMPLES", 7001)
+    assert evaluate(estimate, mixture, target, 8000) == pytest.approx(whole, abs=1e-4)
+    assert ratio_oracle(mixture, target, 8000) == pytest.approx(masked, abs=1e-5)
+    assert si_sdr(target, target) > 100
