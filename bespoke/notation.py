@@ -157,11 +157,13 @@ def _converted(kind: str, content: bytes) -> tuple[int, bytes, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",  # whose buffers, one a core, would count as memory
     }
-    command = [sys.executable, "-m", "bespoke.notation", kind, str(MAX_MEMORY_BYTES)]
-    try:
-        done = subprocess.run(command, input=content, capture_output=True, env=environment, timeout=MAX_SECONDS, check=False)
+    command = [sys.executable, "-m", "bespoke.notation", kind, str(MAX_SECONDS), str(MAX_MEMORY_BYTES)]
+    try:  # on a busy machine a second of work takes several
+        done = subprocess.run(command, input=content, capture_output=True, env=environment, timeout=5 * MAX_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return 1, b"", f"it takes more than {MAX_SECONDS} seconds; the part alone may do"
+        done = None
+    if done is None or done.returncode < 0:
+        return 1, b"", f"it takes more than {MAX_SECONDS} seconds, or too much memory; the part alone may do"
     reason = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or "the reader ended"
     return done.returncode, done.stdout, reason
 
@@ -275,10 +277,11 @@ def _midi(tracks: Sequence[tuple[Any, list[list[int]]]], tempos: dict[int, int])
     return file.getvalue()
 
 
-def _main(kind: str, memory_bytes: str) -> int:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit, macOS not of this kind
+def _main(kind: str, seconds: str, memory_bytes: str) -> int:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limits, macOS none of memory
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
     content, play = sys.stdin.buffer.read(), {"MusicXML": _play_musicxml, "Guitar Pro": _play_guitar_pro}[kind]
     try:

@@ -175,7 +175,7 @@ def test_endless_piece_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(notation, "MAX_SECONDS", 4)
     endless = note("C4", 4) + bar("right", repeat="backward").replace("<repeat", '<repeat times="100000000"')
     (tmp_path / "endless.xml").write_bytes(musicxml(("A", 1, 0, [endless])))
-    with pytest.raises(BespokeError, match=r"it takes more than 4 seconds|memory"):
+    with pytest.raises(BespokeError, match=r"it takes more than 4 seconds, or too much memory|MemoryError"):
         read_score(tmp_path / "endless.xml")
 
 
