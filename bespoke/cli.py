@@ -255,11 +255,13 @@ def apply(
 
     from bespoke.align import NO_CONFIDENCE, align, within
     from bespoke.audio import open_audio
+    from bespoke.memory import keep_freed_memory
     from bespoke.score import without_key_switches
     from bespoke.separate import load_separator
     from bespoke.song import hold
     from bespoke.stems import check_free, publish, suffix_for
 
+    keep_freed_memory()
     _check_device(device)
     recording = open_audio(song)
     suffix = suffix_for(kind, recording)

@@ -74,7 +74,7 @@ class ScoreFeatures:
             attack = np.maximum(attack, np.where(since > -_ATTACK_BEFORE_SECONDS, decayed, 0))
         channels.append(np.broadcast_to(attack, channels[0].shape))
         channels.append(self.short_magnitude(signal)[:, : len(times)])
-        return torch.from_numpy(np.stack(channels).astype(np.float32))
+        return torch.from_numpy(np.stack(channels).astype(np.float32, copy=False))
 
     def short_magnitude(self, mixture: Tensor) -> np.ndarray:
         """The last channel alone, `[freq, frames]`, from `[1, 1, time]`."""

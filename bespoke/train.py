@@ -27,8 +27,10 @@ def run_job(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     from bespoke import run
+    from bespoke.memory import keep_freed_memory
     from bespoke.preflight import hold
 
+    keep_freed_memory()
     with hold(Path(HydraConfig.get().runtime.output_dir)):
         return run.train(cfg)
 
