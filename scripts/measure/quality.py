@@ -1,0 +1,150 @@
+"""How long until the separation is as good as the paper's recipe ever makes it, against how long that takes for its 2,000 steps."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bespoke.benchmark import Case, compare, read_cases, read_rows
+from measure.runs import ROOT, TrainingRun, song_of, train
+from measure.table import Figure, Options, Section
+
+RESULTS = ROOT / "docs" / "results"
+PAPER_STEPS = 2000
+NEVER = float("inf")
+
+
+def measure(options: Options) -> Section:
+    """Run `auto` and the first steps of `paper` on every case, in turns."""
+    if options.cases is None:
+        return Section([], "Not measured: it wants `--cases`, a folder of cases as scripts/benchmark.py takes them.")
+    cases, broken = read_cases(options.cases, options.names)
+    cases = cases[:1] if options.is_quick else cases
+    best = paper_best(RESULTS)
+    rows = [one(case, best.get(case.name), options) for case in cases]
+    known = [row for row in rows if row["bar"] is not None]
+    figures = [_median("Time to the paper's best, as a share of its 2,000 steps", known, "ratio", 1 / 20)] if known else []
+    figures += [
+        _median("Time to 90 % of auto's own gain, as a share of the same", rows, "own_ratio", None),
+        Figure("python train.py, start to stems", statistics.median(row["total"] for row in rows), " s", detail=f"median of {len(rows)}"),
+        *against_committed(rows, cases, options),
+    ]
+    return Section(figures, _text(rows, broken), {"cases": rows})
+
+
+def one(case: Case, bar: tuple[float, float] | None, options: Options) -> dict[str, Any]:
+    """Both recipes on a case. `bar` is the paper's best SI-SDR in dB, and how many steps of it were run."""
+    song, trainer = song_of(case), f"trainer={options.trainer}"
+    steps = 4 if options.is_quick else 20
+    paper = train(
+        options.work / case.name / "paper", *song, trainer, "recipe=paper", f"trainer.max_steps={steps}", f"curve_steps={steps // 2}"
+    )
+    auto = train(options.work / case.name / "auto", *song, trainer, "recipe=auto", "curve_steps=2")
+    whole, metrics = paper_seconds(paper), auto.metrics
+    own = metrics["si_sdr_mixture"] + 0.9 * (metrics["si_sdr"] - metrics["si_sdr_mixture"])
+    reached, own_reached = (None if level is None else seconds_to(auto, level) for level in (bar and bar[0], own))
+    return {
+        "case": case.name,
+        "bar": bar and bar[0],
+        "bar_steps": bar and bar[1],
+        "si_sdr": metrics["si_sdr"],
+        "seconds": reached,
+        "own_seconds": own_reached,
+        "paper_seconds": whole,
+        "step_seconds": step_seconds(paper.curve),
+        "ratio": None if reached is None else reached / whole,
+        "own_ratio": own_reached / whole,
+        "total": auto.until("target.wav") - scoring_seconds(auto),
+    }
+
+
+def paper_best(results: Path) -> dict[str, tuple[float, float]]:
+    """The best SI-SDR that the paper's recipe was ever seen to reach on each case, in dB, and its longest run, in steps.
+
+    The first 300 steps of `paper` are `quick`.
+    """
+    best: dict[str, tuple[float, float]] = {}
+    for file in sorted(results.glob("*_curves.csv")):
+        for row in read_rows(file):
+            if row["method"] in ("paper", "quick"):
+                score, steps = best.get(row["case"], (-NEVER, 0))
+                best[row["case"]] = max(score, row["si_sdr"]), max(steps, row["step"])
+    return best
+
+
+def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
+    """Seconds of training until a quality curve first reaches a level; infinite if it never does.
+
+    >>> time_to([{"seconds": 3.0, "si_sdr": 1.0}, {"seconds": 5.0, "si_sdr": 2.5}, {"seconds": 9.0, "si_sdr": 2.0}], 2.0)
+    5.0
+    """
+    return next((row["seconds"] for row in curve if row["si_sdr"] >= level_db), NEVER)
+
+
+def scoring_seconds(run: TrainingRun) -> float:
+    """What the curve's own separations cost, which a run without one does not pay."""
+    return run.metrics["seconds"]["train"] - run.curve[-1]["seconds"]
+
+
+def seconds_to(run: TrainingRun, level_db: float) -> float:
+    """Seconds from the start of the command until stems of that quality are written, had training ended there."""
+    stages = run.metrics["seconds"]
+    return run.until("target.wav") - stages["train"] + time_to(run.curve, level_db)
+
+
+def step_seconds(curve: Sequence[Mapping[str, float]]) -> float:
+    """Seconds a step between a curve's first point and its last: the first steps, which warm up, are left out.
+
+    >>> step_seconds([{"step": 10, "seconds": 9.0}, {"step": 20, "seconds": 11.0}])
+    0.2
+    """
+    return (curve[-1]["seconds"] - curve[0]["seconds"]) / (curve[-1]["step"] - curve[0]["step"])
+
+
+def paper_seconds(run: TrainingRun, steps: int = PAPER_STEPS) -> float:
+    """Seconds from the start of the command to the stems, had it trained so many steps at the speed of the few it did."""
+    return run.until("target.wav") - run.metrics["seconds"]["train"] + steps * step_seconds(run.curve)
+
+
+def against_committed(rows: list[dict[str, Any]], cases: Sequence[Case], options: Options) -> list[Figure]:
+    """What auto gives now less what docs/results has of it, paired by case and seed; seeds beyond the first are run for this alone."""
+    now = [{"case": row["case"], "method": "now", "seed": options.seeds[0], "si_sdr": row["si_sdr"], "steps": 1} for row in rows]
+    for seed in options.seeds[1:]:
+        for case in cases:
+            run = train(options.work / case.name / f"auto_{seed}", *song_of(case), f"trainer={options.trainer}", f"seed={seed}")
+            now.append({"case": case.name, "method": "now", "seed": seed, "si_sdr": run.metrics["si_sdr"], "steps": 1})
+    committed = RESULTS / "auto.csv"
+    if not committed.is_file():
+        return []
+    result = compare([*now, *(row for row in read_rows(committed) if row["method"] == "auto")], "now", "auto")
+    low, high = result["interval"]
+    detail = f"mean {result['mean']:+.3f}, {result['cases']} cases, {len(options.seeds)} seed{'s' * (len(options.seeds) > 1)}"
+    if np.isnan(low):
+        return [Figure("auto's SI-SDR now less docs/results'", result["mean"], " dB", detail=detail)]
+    detail += f", 95 % interval {low:+.3f} to {high:+.3f}"
+    return [Figure("auto's SI-SDR now less docs/results', low end of the interval", low, " dB", -0.3, at_least=True, detail=detail)]
+
+
+def _median(what: str, rows: Sequence[Mapping[str, Any]], key: str, goal: float | None) -> Figure:
+    values = [row[key] for row in rows]
+    middle = statistics.median(values)
+    detail = f"1/{1 / middle:.0f}, median of {len(values)}; 1/{1 / max(values):.0f} to 1/{1 / min(values):.0f}" if middle < NEVER else ""
+    return Figure(what, middle, "", goal, detail=detail)
+
+
+def _text(rows: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> str:
+    lines = [
+        "| case | the paper's best (of how many steps) | auto | auto reaches that after | 90 % of its own gain | a step of paper |"
+        " 2,000 of them | share |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        bar = "" if row["bar"] is None else f"{row['bar']:.2f} dB ({row['bar_steps']:.0f})"
+        reached = "" if row["seconds"] is None else "never" if row["seconds"] == NEVER else f"{row['seconds']:.1f} s"
+        share = f"1/{1 / row['ratio']:.0f}" if row["ratio"] not in (None, NEVER) else ""
+        cells = (bar, f"{row['si_sdr']:.2f} dB", reached, f"{row['own_seconds']:.1f} s", f"{row['step_seconds']:.3f} s")
+        lines.append(f"| {row['case']} | {' | '.join(cells)} | {row['paper_seconds']:.0f} s | {share} |")
+    skipped = [f"\nSkipped {name}: {reason}" for name, reason in broken.items()]
+    return "\n".join([*lines, *skipped])

@@ -1,0 +1,267 @@
+"""What a training step of the paper's recipe costs, where it goes, and what would make it cheaper."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as functional
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
+from torch.utils.data import DataLoader
+
+from bespoke.run import precision
+from bespoke.stft import STFT
+from bespoke.system import BespokeSystem
+from measure.runs import ROOT
+from measure.setup import config, stream
+from measure.table import Figure, Options, Section
+
+RECIPE = "recipe=paper"
+SHAPES = ((32, 0.5), (16, 1.0), (4, 4.0), (2, 8.0))  # mixes and seconds, 16 s of audio a step as 8 of 2 s
+FLAME_BYTES = 1_000_000
+
+
+def measure(options: Options) -> Section:
+    """Profile the step, hold it against the machine's matrix throughput in the same run, and try what may be cheaper."""
+    cfg = config(RECIPE, f"trainer={options.trainer}")
+    source = stream(cfg)
+    batches = [_to(source.batch(index), options.device) for index in range(4)]
+    step = Step(cfg, options.device)
+    minimum = 0.3 if options.is_quick else 1.5
+    seconds = _time(lambda: step(batches[0]), minimum)
+    frames = 1 + source.samples // step.stft.hop_samples
+    peak, peaks = matmul_peak(cfg.data.batch_size * frames, step.stft.bins, options.device, minimum / 3)
+    layers = flops_of(step.model, cfg.data.batch_size, frames)
+    magnitude = step.stft(batches[0]["mixture"])[:, 0].abs()
+    network = _time(lambda: step.model(magnitude).sum().backward(), minimum)
+    turns, count = (1, 3) if options.is_quick else (5, 10)
+    ratios = [lightning_seconds(cfg, batches, count, options) / bare_seconds(cfg, batches, count, options) for _ in range(turns)]
+    figures = [
+        Figure("A step of recipe=paper (8 mixes of 2 s)", seconds, " s"),
+        Figure("Lightning's loop over the bare one", statistics.median(ratios), " ×", 1.05, detail=_spread(ratios)),
+        Figure("float32 matrix throughput", peak / 1e9, " GFLOP/s"),
+        Figure(
+            "The network's share of it, forward and backward",
+            layers / network / peak,
+            "",
+            0.25,
+            at_least=True,
+            detail=f"{layers / 1e9:.1f} GFLOP",
+        ),
+    ]
+    text = "\n\n".join(
+        [
+            _markdown(("float32 and bfloat16 products of matrices, in GFLOP/s", *peaks[0]), peaks[1:]),
+            "What may be cheaper, each in turns with the step as it is (median):",
+            _markdown(("variant", "seconds", "of the step's"), variants(options, minimum)),
+            "The step by operation (torch.profiler):",
+            f"```\n{profile_table(step, batches)}\n```",
+            flame(options) if not options.on_gpu else "",
+        ]
+    )
+    return Section(figures, text.strip())
+
+
+class Step:
+    """The bare training step of a config: transform, network, loss, gradients, clipping, optimizer."""
+
+    def __init__(self, cfg: DictConfig, device: str = "cpu", precision: str = "32-true", compiled: bool = False):
+        torch.manual_seed(0)
+        self.stft = STFT(cfg.data.sample_rate, **cfg.stft).to(device)
+        self.model: nn.Module = instantiate(cfg.model, bins=self.stft.bins).to(device).train()
+        self.loss = instantiate(cfg.loss)
+        self.optimizer = instantiate(cfg.optimizer)(self.model.parameters())
+        self.device, self.clip = device, cfg.trainer.gradient_clip_val
+        self.dtype = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+        self.scaler = torch.amp.GradScaler(device, enabled=precision == "16-mixed")
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compiled else self.model
+
+    def __call__(self, batch: dict[str, Tensor]) -> None:
+        mixture, target = self.stft(batch["mixture"])[:, 0], self.stft(batch["target"])[:, 0]
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+            mask = self.forward(mixture.abs())
+        self.optimizer.zero_grad()
+        self.scaler.scale(self.loss(mask, target, mixture)).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def blstm_flops(batch: int, frames: int, inputs: int, hidden: int, layers: int) -> int:
+    """Multiplications and additions of a bidirectional LSTM's forward pass: four gates, each from a layer's input and its last state.
+
+    >>> blstm_flops(batch=1, frames=1, inputs=2, hidden=3, layers=1)
+    240
+    """
+    sizes = [inputs, *[2 * hidden] * (layers - 1)]
+    return sum(2 * 2 * batch * frames * 4 * hidden * (size + hidden) for size in sizes)
+
+
+def flops_of(model: nn.Module, batch: int, frames: int) -> int:
+    """Multiplications and additions of `MaskBLSTM` forward and backward, which is twice as much: for the inputs and for the weights."""
+    shape = model.hyperparameters
+    blstm = blstm_flops(batch, frames, shape["bins"], shape["hidden_size"], shape["layers"])
+    return 3 * (blstm + 2 * batch * frames * 2 * shape["hidden_size"] * shape["bins"])
+
+
+def matmul_peak(rows: int, bins: int, device: str, minimum: float) -> tuple[float, list[tuple[str, ...]]]:
+    """The best float32 throughput in FLOP/s of any library here, and all figures as a table whose first row is the heads."""
+    shapes = {
+        "2048³": (2048, 2048, 2048),
+        "layer 1's gates": (rows, bins, 1200),
+        "layer 2's gates": (rows, 600, 1200),
+        "8 states": (8, 300, 1200),
+    }
+    lines, best = [], 0.0
+    for name, (m, k, n) in shapes.items():
+        one, other = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
+        products = {"float32": lambda one=one, other=other: one @ other}
+        if device == "cpu":
+            packed = one.to_mkldnn(), other.T.contiguous().to_mkldnn()
+            plain = one.numpy(), other.numpy()
+            products["float32, oneDNN"] = lambda packed=packed: functional.linear(*packed)
+            products["float32, NumPy"] = lambda plain=plain: plain[0] @ plain[1]
+        half = one.bfloat16(), other.bfloat16()
+        products["bfloat16"] = lambda half=half: half[0] @ half[1]
+        with torch.inference_mode():
+            rates = {kind: 2 * m * k * n / _time(product, minimum / 4) for kind, product in products.items()}
+        best = max(best, *(value for kind, value in rates.items() if kind != "bfloat16"))
+        lines.append((name, *(f"{value / 1e9:.0f}" for value in rates.values())))
+    return best, [tuple(products), *lines]
+
+
+def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
+    """Seconds of a step in other precisions, compiled, and in other shapes, each beside the step as it is."""
+    base = config(RECIPE)
+    shapes = {f"{size} mixes of {length:g} s": [f"data.batch_size={size}", f"data.segment_seconds={length}"] for size, length in SHAPES}
+    tried = {
+        "bf16-mixed": lambda: Step(base, options.device, "bf16-mixed"),
+        "16-mixed": lambda: Step(base, options.device, "16-mixed") if options.on_gpu else None,
+        "torch.compile": lambda: Step(base, options.device, compiled=True),
+        **{name: lambda extra=extra: Step(config(RECIPE, *extra), options.device) for name, extra in shapes.items()},
+    }
+    found = []
+    for name, make in tried.items():
+        if options.is_quick and name == "torch.compile":
+            continue
+        batch = _to(stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device)
+        usual = _to(stream(base).batch(0), options.device)
+        step, reference = make(), Step(base, options.device)
+        if step is None:
+            continue
+        try:
+            step(batch)  # compiles
+        except Exception as error:  # a compiler that is missing or fails: any
+            found.append((name, f"fails here: {type(error).__name__}", ""))
+            continue
+        pairs = [(_time(step, minimum / 3, batch), _time(reference, minimum / 3, usual)) for _ in range(3)]
+        ratio = statistics.median(one / other for one, other in pairs)
+        found.append((name, f"{statistics.median(one for one, _ in pairs):.3f}", f"{ratio:.2f}"))
+    return found
+
+
+def bare_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], steps: int, options: Options) -> float:
+    """Seconds a step of a plain loop over the same batches."""
+    step = Step(cfg, options.device, precision("auto" if options.on_gpu else "cpu"))
+    step(batches[0])
+    timer = Timer(
+        "for batch in batches: step(batch)", globals={"step": step, "batches": _repeat(batches, steps)}, num_threads=torch.get_num_threads()
+    )
+    return timer.timeit(1).mean / steps
+
+
+def lightning_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], steps: int, options: Options) -> float:
+    """Seconds a step of Lightning's loop, as train.py sets it up, the first left out."""
+    stft = STFT(cfg.data.sample_rate, **cfg.stft)
+    torch.manual_seed(0)
+    system = BespokeSystem(stft, instantiate(cfg.model, bins=stft.bins), instantiate(cfg.loss), instantiate(cfg.optimizer))
+    clock = _Clock()
+    settings = OmegaConf.to_container(cfg.trainer) | {"max_steps": steps + 1}
+    settings["precision"] = precision("auto" if options.on_gpu else "cpu")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = instantiate(settings, callbacks=[clock], limit_train_batches=steps + 1, **quiet)
+    trainer.fit(system, DataLoader(_repeat(batches, steps + 1), batch_size=None))
+    return clock.seconds / steps
+
+
+class _Clock(pl.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 1:
+            self.began = _now(module.device)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == trainer.limit_train_batches - 1:
+            self.seconds = _now(module.device) - self.began
+
+
+def profile_table(step: Step, batches: Sequence[dict[str, Tensor]], rows: int = 14) -> str:
+    """The operations that a step spends most of its time in."""
+    is_gpu = step.device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
+    with profile(activities=activities) as found:
+        for batch in batches:
+            step(batch)
+    events = sorted(
+        found.key_averages(), key=lambda event: event.self_device_time_total if is_gpu else event.self_cpu_time_total, reverse=True
+    )
+    times = [(event.key, event.count, (event.self_device_time_total if is_gpu else event.self_cpu_time_total) / 1000) for event in events]
+    whole = sum(milliseconds for _, _, milliseconds in times)
+    lines = [f"{'operation':42}{'calls a step':>14}{'ms a step':>12}{'share':>8}"]
+    for name, calls, milliseconds in times[:rows]:
+        lines.append(f"{name[:41]:42}{calls / len(batches):14.1f}{milliseconds / len(batches):12.1f}{milliseconds / whole:8.1%}")
+    return "\n".join(lines)
+
+
+def flame(options: Options) -> str:
+    """The flame graph of a short run, by py-spy where it is installed and may look into a process of its own."""
+    steps, file = (3 if options.is_quick else 30), options.out / "speed" / "flame.svg"
+    program = Path(sys.executable).with_name("py-spy")
+    if not program.exists():
+        return "No flame graph: `pip install py-spy` first."
+    run = f"train.py recipe=paper trainer.max_steps={steps} logger=none report=false"
+    command = [program, "record", "--rate", "20", "-o", file, "--", sys.executable, *run.split(), f"hydra.run.dir={options.work / 'flame'}"]
+    result = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if not file.is_file() or result.returncode:
+        return f"No flame graph: py-spy ended with {(result.stderr.strip().splitlines() or ['nothing'])[-1]}"
+    if file.stat().st_size > FLAME_BYTES:
+        file.unlink()
+        return "No flame graph: it came out larger than a megabyte."
+    return f"The flame graph of `{run}`, sampled 20 times a second by py-spy: [flame.svg](speed/flame.svg)."
+
+
+def _time(function: Callable[..., object], minimum: float, *arguments: object) -> float:
+    """The median of many calls, in seconds; before, one that warms up."""
+    function(*arguments)
+    timer = Timer("function(*arguments)", globals={"function": function, "arguments": arguments}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=minimum).median
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _to(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _repeat(batches: Sequence, count: int) -> list:
+    return [batches[index % len(batches)] for index in range(count)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"median of {len(values)} turns, {min(values):.3f} to {max(values):.3f}"
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
