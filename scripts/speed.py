@@ -1,6 +1,6 @@
 """Measure every point of docs/SPEED.md, in one run, and write it.
 
-    python scripts/speed.py --cases CASES                   all sections: about ten minutes on two quiet cores
+    python scripts/speed.py --cases CASES                   all sections: a quarter of an hour on two quiet cores
     python scripts/speed.py --only step,mixer               only these; the page keeps what it has of the others
     python scripts/speed.py --cases CASES --only quality --case 'bach10_*' --seeds 0,1,2
     python scripts/speed.py --quick                         all in a minute or two, into outputs/speed: to see that it works

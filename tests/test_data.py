@@ -82,6 +82,13 @@ def test_every_iteration_of_the_training_loader_begins_where_training_is(expecte
     assert same(take(loader, 1)[0], expected[6])
 
 
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_training_loader_pins_its_batches_for_a_gpu_and_makes_them_ahead(monkeypatch, has_gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    loader = MixDataModule(stream(), stream(stream=VALIDATION), 1, workers=2).train_dataloader()
+    assert (loader.pin_memory, loader.num_workers, loader.prefetch_factor) == (has_gpu, 2, 4)
+
+
 def test_batches_differ_between_indices_seeds_and_streams(expected):
     assert not same(expected[0], expected[1])
     assert not same(expected[0], stream(seed=2).batch(0))

@@ -3,9 +3,10 @@
 import torch
 
 from bespoke.run import precision
+from measure.quality import step_seconds
 from measure.runs import train
 from measure.setup import config, stream
-from measure.step import RECIPE, Step, _time, _to
+from measure.step import RECIPE, Step, time_of, to_device
 from measure.table import Figure, Options, Section
 
 
@@ -15,31 +16,22 @@ def measure(options: Options) -> Section:
         return Section([], "Not measured: no GPU.")
     cfg = config(RECIPE, "trainer=gpu")
     source = stream(cfg)
-    batches = [_to(source.batch(index), "cuda") for index in range(4)]
+    batch = to_device(source.batch(0), "cuda")
     minimum = 0.3 if options.is_quick else 2.0
     figures = []
     for name in ("32-true", "16-mixed", "bf16-mixed"):
         step = Step(cfg, "cuda", name)
-        seconds = _time(lambda step=step: (step(batches[0]), torch.cuda.synchronize()), minimum)
+        seconds = time_of(step, minimum, batch)
         chosen = ", what trainer=gpu chooses here" * (name == precision("gpu"))
         figures.append(Figure(f"A step of recipe=paper in {name}{chosen}", seconds, " s"))
     steps = 20 if options.is_quick else 300
-    run = train(options.work / "gpu_paper", "recipe=paper", "trainer=gpu", f"trainer.max_steps={2 * steps}", f"curve_steps={steps}")
-    rows = run.curve
-    fed = (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
+    settings = ["recipe=paper", f"trainer.max_steps={2 * steps}", f"curve_steps={steps}"]
+    fed = step_seconds(train(options.work / "one", *settings, "trainer=gpu").curve)
     alone = next(figure.value for figure in figures if "chooses" in figure.what)
-    figures.append(
-        Figure("A step of train.py over the step alone: what data and Lightning cost", fed / alone, " ×", 1.2, detail=f"{fed:.4f} s")
-    )
-    if torch.cuda.device_count() > 1:
-        several = train(options.work / "gpu_ddp", "recipe=paper", "trainer=ddp", f"trainer.max_steps={2 * steps}", f"curve_steps={steps}")
-        rows = several.curve
-        each = (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
-        figures.append(
-            Figure(
-                f"trainer=ddp on {torch.cuda.device_count()} GPUs: mixes a second over one GPU's",
-                torch.cuda.device_count() * fed / each,
-                " ×",
-            )
-        )
-    return Section(figures, "")
+    what = "A step of train.py over the step alone: what data and Lightning cost"
+    figures.append(Figure(what, fed / alone, " ×", 1.2, detail=f"{fed:.4f} s"))
+    count = torch.cuda.device_count()
+    if count > 1:
+        each = step_seconds(train(options.work / "several", *settings, "trainer=ddp").curve)
+        figures.append(Figure(f"trainer=ddp on {count} GPUs: mixes a second over one GPU's", count * fed / each, " ×"))
+    return Section(figures)

@@ -37,11 +37,11 @@ def measure(options: Options) -> Section:
 def one(case: Case, bar: tuple[float, float] | None, options: Options) -> dict[str, Any]:
     """Both recipes on a case. `bar` is the paper's best SI-SDR in dB, and how many steps of it were run."""
     song, trainer = song_of(case), f"trainer={options.trainer}"
-    steps = 4 if options.is_quick else 20
+    steps = 4 if options.is_quick else 10
     paper = train(
         options.work / case.name / "paper", *song, trainer, "recipe=paper", f"trainer.max_steps={steps}", f"curve_steps={steps // 2}"
     )
-    auto = train(options.work / case.name / "auto", *song, trainer, "recipe=auto", "curve_steps=2")
+    auto = train(options.work / case.name / "auto", *song, trainer, "recipe=auto", "curve_steps=5")
     whole, metrics = paper_seconds(paper), auto.metrics
     own = metrics["si_sdr_mixture"] + 0.9 * (metrics["si_sdr"] - metrics["si_sdr_mixture"])
     reached, own_reached = (None if level is None else seconds_to(auto, level) for level in (bar and bar[0], own))
@@ -130,8 +130,12 @@ def against_committed(rows: list[dict[str, Any]], cases: Sequence[Case], options
 def _median(what: str, rows: Sequence[Mapping[str, Any]], key: str, goal: float | None) -> Figure:
     values = [row[key] for row in rows]
     middle = statistics.median(values)
-    detail = f"1/{1 / middle:.0f}, median of {len(values)}; 1/{1 / max(values):.0f} to 1/{1 / min(values):.0f}" if middle < NEVER else ""
+    detail = f"{_share(middle)}, median of {len(values)}; {_share(max(values))} to {_share(min(values))}"
     return Figure(what, middle, "", goal, detail=detail)
+
+
+def _share(ratio: float) -> str:
+    return "never" if ratio == NEVER else f"1/{1 / ratio:.0f}"
 
 
 def _text(rows: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> str:
@@ -143,7 +147,7 @@ def _text(rows: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> str:
     for row in rows:
         bar = "" if row["bar"] is None else f"{row['bar']:.2f} dB ({row['bar_steps']:.0f})"
         reached = "" if row["seconds"] is None else "never" if row["seconds"] == NEVER else f"{row['seconds']:.1f} s"
-        share = f"1/{1 / row['ratio']:.0f}" if row["ratio"] not in (None, NEVER) else ""
+        share = "" if row["ratio"] is None else _share(row["ratio"])
         cells = (bar, f"{row['si_sdr']:.2f} dB", reached, f"{row['own_seconds']:.1f} s", f"{row['step_seconds']:.3f} s")
         lines.append(f"| {row['case']} | {' | '.join(cells)} | {row['paper_seconds']:.0f} s | {share} |")
     skipped = [f"\nSkipped {name}: {reason}" for name, reason in broken.items()]

@@ -59,7 +59,7 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
 def length(options: Options) -> tuple[list[float], list[float]]:
     folder = options.work / "for_scale"
     checkpoint = train(folder, "recipe=auto", "trainer.max_steps=1", f"trainer={options.trainer}").folder / "checkpoints" / "last.ckpt"
-    sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4, 8, 16], []
+    sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4, 8], []
     for times in sizes:
         mixture, score = long_song(options.work, times)
         separator = load_separator(checkpoint, options.device, notes=read_midi(score)[0].notes)
@@ -89,7 +89,7 @@ def patches(options: Options) -> tuple[list[float], list[float]]:
 
 
 def parts(options: Options) -> tuple[list[float], list[float]]:
-    sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4], []
+    sizes, seconds = [1, 2] if options.is_quick else [1, 2, 3], []
     (melody,) = read_midi(SHIPPED / "target.mid")[:1]
     for count in sizes:
         folder = options.work / f"parts_{count}"
@@ -117,7 +117,7 @@ def workers(options: Options) -> tuple[list[float], list[float]]:
 
 
 def jobs(options: Options) -> tuple[list[float], list[float]]:
-    sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4, 8], []
+    sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4], []
     for count in sizes:
         folder = options.work / f"jobs_{count}"
         fixed = ["report=false", "logger=none", f"trainer={options.trainer}", f"hydra.sweep.dir={folder / 'sweep'}"]

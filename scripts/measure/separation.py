@@ -14,12 +14,11 @@ PIECE_SECONDS = 20  # of the shipped song
 
 def measure(options: Options) -> Section:
     """`bespoke apply` with checkpoints of both recipes on two lengths of the shipped song, in stereo."""
-    lengths = (1, 2) if options.is_quick else (5, 15)  # times the shipped song
+    lengths = (1, 2) if options.is_quick else (3, 12)  # times the shipped song
     checkpoints = {}
     for recipe, steps in (("paper", 20), ("auto", 10)):
-        folder = options.work / f"for_{recipe}"
-        train(folder, f"recipe={recipe}", f"trainer.max_steps={3 if options.is_quick else steps}", f"trainer={options.trainer}")
-        checkpoints[recipe] = folder / "checkpoints" / "last.ckpt"
+        settings = [f"recipe={recipe}", f"trainer.max_steps={3 if options.is_quick else steps}", f"trainer={options.trainer}"]
+        checkpoints[recipe] = train(options.work / f"for_{recipe}", *settings).folder / "checkpoints" / "last.ckpt"
     songs = [long_song(options.work, times) for times in lengths]
     seconds = [times * PIECE_SECONDS for times in lengths]
     figures, lines = [], []

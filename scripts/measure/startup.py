@@ -15,7 +15,7 @@ def measure(options: Options) -> Section:
         figures.append(Figure(name, statistics.median(seconds), " s", 1.5, detail=f"median of {times}"))
     for recipe in ("paper", "auto"):
         seconds = []
-        for turn in range(2 if options.is_quick else 4):
+        for turn in range(2 if options.is_quick else 3):
             folder = options.work / f"first_{recipe}_{turn}"
             step = train(folder, f"recipe={recipe}", "trainer.max_steps=1", f"trainer={options.trainer}")
             seconds.append(step.until("checkpoints/last.ckpt"))

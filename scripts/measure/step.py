@@ -33,15 +33,15 @@ def measure(options: Options) -> Section:
     """Profile the step, hold it against the machine's matrix throughput in the same run, and try what may be cheaper."""
     cfg = config(RECIPE, f"trainer={options.trainer}")
     source = stream(cfg)
-    batches = [_to(source.batch(index), options.device) for index in range(4)]
-    step = Step(cfg, options.device)
+    batches = [to_device(source.batch(index), options.device) for index in range(4)]
+    step = Step(cfg, options.device, precision(options.trainer))
     minimum = 0.3 if options.is_quick else 1.5
-    seconds = _time(lambda: step(batches[0]), minimum)
+    seconds = time_of(lambda: step(batches[0]), minimum)
     frames = 1 + source.samples // step.stft.hop_samples
     peak, peaks = matmul_peak(cfg.data.batch_size * frames, step.stft.bins, options.device, minimum / 3)
     layers = flops_of(step.model, cfg.data.batch_size, frames)
     magnitude = step.stft(batches[0]["mixture"])[:, 0].abs()
-    network = _time(lambda: step.model(magnitude).sum().backward(), minimum)
+    network = time_of(lambda: step.model(magnitude).sum().backward(), minimum)
     turns, count = (1, 3) if options.is_quick else (5, 10)
     ratios = [lightning_seconds(cfg, batches, count, options) / bare_seconds(cfg, batches, count, options) for _ in range(turns)]
     figures = [
@@ -133,7 +133,7 @@ def matmul_peak(rows: int, bins: int, device: str, minimum: float) -> tuple[floa
         half = one.bfloat16(), other.bfloat16()
         products["bfloat16"] = lambda half=half: half[0] @ half[1]
         with torch.inference_mode():
-            rates = {kind: 2 * m * k * n / _time(product, minimum / 4) for kind, product in products.items()}
+            rates = {kind: 2 * m * k * n / time_of(product, minimum / 4) for kind, product in products.items()}
         best = max(best, *(value for kind, value in rates.items() if kind != "bfloat16"))
         lines.append((name, *(f"{value / 1e9:.0f}" for value in rates.values())))
     return best, [tuple(products), *lines]
@@ -153,8 +153,8 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
     for name, make in tried.items():
         if options.is_quick and name == "torch.compile":
             continue
-        batch = _to(stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device)
-        usual = _to(stream(base).batch(0), options.device)
+        batch = to_device(stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device)
+        usual = to_device(stream(base).batch(0), options.device)
         step, reference = make(), Step(base, options.device)
         if step is None:
             continue
@@ -163,7 +163,7 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
         except Exception as error:  # a compiler that is missing or fails: any
             found.append((name, f"fails here: {type(error).__name__}", ""))
             continue
-        pairs = [(_time(step, minimum / 3, batch), _time(reference, minimum / 3, usual)) for _ in range(3)]
+        pairs = [(time_of(step, minimum / 3, batch), time_of(reference, minimum / 3, usual)) for _ in range(3)]
         ratio = statistics.median(one / other for one, other in pairs)
         found.append((name, f"{statistics.median(one for one, _ in pairs):.3f}", f"{ratio:.2f}"))
     return found
@@ -171,7 +171,7 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
 
 def bare_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], steps: int, options: Options) -> float:
     """Seconds a step of a plain loop over the same batches."""
-    step = Step(cfg, options.device, precision("auto" if options.on_gpu else "cpu"))
+    step = Step(cfg, options.device, precision(options.trainer))
     step(batches[0])
     timer = Timer(
         "for batch in batches: step(batch)", globals={"step": step, "batches": _repeat(batches, steps)}, num_threads=torch.get_num_threads()
@@ -186,7 +186,7 @@ def lightning_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], ste
     system = BespokeSystem(stft, instantiate(cfg.model, bins=stft.bins), instantiate(cfg.loss), instantiate(cfg.optimizer))
     clock = _Clock()
     settings = OmegaConf.to_container(cfg.trainer) | {"max_steps": steps + 1}
-    settings["precision"] = precision("auto" if options.on_gpu else "cpu")
+    settings["precision"] = precision(options.trainer)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = instantiate(settings, callbacks=[clock], limit_train_batches=steps + 1, **quiet)
     trainer.fit(system, DataLoader(_repeat(batches, steps + 1), batch_size=None))
@@ -238,7 +238,7 @@ def flame(options: Options) -> str:
     return f"The flame graph of `{run}`, sampled 20 times a second by py-spy: [flame.svg](speed/flame.svg)."
 
 
-def _time(function: Callable[..., object], minimum: float, *arguments: object) -> float:
+def time_of(function: Callable[..., object], minimum: float, *arguments: object) -> float:
     """The median of many calls, in seconds; before, one that warms up."""
     function(*arguments)
     timer = Timer("function(*arguments)", globals={"function": function, "arguments": arguments}, num_threads=torch.get_num_threads())
@@ -251,7 +251,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _to(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+def to_device(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in batch.items()}
 
 
