@@ -8,7 +8,7 @@ from torch import nn
 
 from bespoke.features import CHANNELS, FACTORIZATIONS
 from bespoke.loss import RelativeErrorLoss, TPSALoss, tpsa_target
-from bespoke.model import MODELS, MaskBLSTM, ScoreUNet, doubt, pretrained_score_unet
+from bespoke.model import MODELS, MaskBLSTM, ScoreUNet, _Convolution, doubt, pretrained_score_unet
 
 
 def test_the_network_is_the_papers():
@@ -145,3 +145,21 @@ def test_the_relative_error_has_a_gradient_where_sounds_fade_into_denormals():
     target = torch.tensor([[[1 + 0j, 1e-42 + 1e-42j, 0j]]])
     RelativeErrorLoss()(mask, target, target).backward()
     assert torch.isfinite(mask.grad).all()
+
+
+def test_fixed_statistics_in_the_convolution_give_what_normalizing_after_it_gives():
+    torch.manual_seed(0)
+    layer = _Convolution(3, 4, dilation=(1, 2))
+    _, norm, _ = layer
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        value.data.uniform_(0.5, 2.0)
+    layer.eval()
+    hidden = torch.randn(2, 3, 6, 7)
+    results = []
+    for forward in (layer, lambda hidden: torch.nn.Sequential.forward(layer, hidden)):
+        layer.zero_grad()
+        output = forward(hidden)
+        output.square().sum().backward()
+        results.append([output.detach(), *(parameter.grad.clone() for parameter in layer.parameters())])
+    for folded, plain in zip(*results, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)
