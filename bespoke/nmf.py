@@ -80,12 +80,19 @@ class ScoreInformedFactorization:
 
         # The spectra sum to one, so that the divergence's usual denominators are too.
         for _ in range(self.iterations):
-            activations *= spectra.T @ (observed / (spectra @ activations + _TINY))
+            activations *= spectra.T @ _quotient(observed, spectra, activations)
             activations[target] = allowed * gaussian_filter1d(activations[target], self.smoothing_frames, axis=1, mode="nearest")
-            spectra *= (observed / (spectra @ activations + _TINY)) @ activations.T
+            spectra *= _quotient(observed, spectra, activations) @ activations.T
             spectra[:, target] += self.template_prior * spectra[:, target].sum(axis=0) * start
             spectra = _normalized(spectra)
         return spectra[:, target] @ activations[target] / (spectra @ activations + _TINY)
+
+
+def _quotient(observed: np.ndarray, spectra: np.ndarray, activations: np.ndarray) -> np.ndarray:
+    """The observed over the model, in the memory of the model: these arrays are large."""
+    model = spectra @ activations
+    model += _TINY
+    return np.divide(observed, model, out=model)
 
 
 def harmonic_templates(pitches: Sequence[int], frequencies_hz: np.ndarray, width_cents: float, floor_hz: float, decay: float) -> np.ndarray:
