@@ -224,18 +224,21 @@ def profile_table(step: Step, batches: Sequence[dict[str, Tensor]], rows: int = 
 def flame(options: Options) -> str:
     """The flame graph of a short run, by py-spy where it is installed and may look into a process of its own."""
     steps, file = (3 if options.is_quick else 30), options.out / "speed" / "flame.svg"
+    file.parent.mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).with_name("py-spy")
     if not program.exists():
         return "No flame graph: `pip install py-spy` first."
     run = f"train.py recipe=paper trainer.max_steps={steps} logger=none report=false"
-    command = [program, "record", "--rate", "20", "-o", file, "--", sys.executable, *run.split(), f"hydra.run.dir={options.work / 'flame'}"]
-    result = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
-    if not file.is_file() or result.returncode:
-        return f"No flame graph: py-spy ended with {(result.stderr.strip().splitlines() or ['nothing'])[-1]}"
-    if file.stat().st_size > FLAME_BYTES:
-        file.unlink()
-        return "No flame graph: it came out larger than a megabyte."
-    return f"The flame graph of `{run}`, sampled 20 times a second by py-spy: [flame.svg](speed/flame.svg)."
+    for rate in (20, 5):  # samples a second: the slower the machine, the larger the file
+        command = [program, "record", "--rate", rate, "-o", file, "--", sys.executable, *run.split()]
+        command.append(f"hydra.run.dir={options.work / f'flame_{rate}'}")
+        result = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+        if not file.is_file() or result.returncode:
+            return f"No flame graph: py-spy ended with {(result.stderr.strip().splitlines() or ['nothing'])[-1]}"
+        if file.stat().st_size <= FLAME_BYTES:
+            return f"The flame graph of `{run}`, sampled {rate} times a second by py-spy: [flame.svg](speed/flame.svg)."
+    file.unlink()
+    return "No flame graph: it came out larger than a megabyte."
 
 
 def time_of(function: Callable[..., object], minimum: float, *arguments: object) -> float:
