@@ -1,5 +1,6 @@
 """What a training step of the paper's recipe costs, where it goes, and what would make it cheaper."""
 
+import re
 import statistics
 import subprocess
 import sys
@@ -236,6 +237,8 @@ def flame(options: Options) -> str:
         if not file.is_file() or result.returncode:
             return f"No flame graph: py-spy ended with {(result.stderr.strip().splitlines() or ['nothing'])[-1]}"
         if file.stat().st_size <= FLAME_BYTES:
+            title = re.sub(r'(id="title"[^>]*>)[^<]*', rf"\g<1>{run}", file.read_text(encoding="utf-8"))  # py-spy's is full of places here
+            file.write_text(title, encoding="utf-8")
             return f"The flame graph of `{run}`, sampled {rate} times a second by py-spy: [flame.svg](speed/flame.svg)."
     file.unlink()
     return "No flame graph: it came out larger than a megabyte."
