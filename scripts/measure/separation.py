@@ -25,13 +25,13 @@ def measure(options: Options) -> Section:
     for recipe, scored in (("paper", False), ("auto", True)):
         alone = [_alone(checkpoints[recipe], *song, options) for song in songs]
         whole = [_apply(checkpoints[recipe], mixture, score if scored else None, options) for mixture, score in songs]
-        label, detail = f"{seconds[1]} s of stereo, recipe={recipe}", f"{alone[1]:.1f} s"
+        label = f"{seconds[1]} s of stereo, recipe={recipe}"
         command = f"bespoke apply, with its start{' and the alignment' * scored}"
         rates = {"Separating": seconds[1] / alone[1], command: seconds[1] / whole[1].seconds}
         for (name, rate), took in zip(rates.items(), (alone[1], whole[1].seconds), strict=True):
             figures.append(Figure(f"{name}: {label}", rate, " × real time", 20, at_least=True, detail=f"{took:.1f} s"))
         growth, detail = whole[1].peak_mb / whole[0].peak_mb, f"{whole[1].peak_mb / 1000:.2f} GB"
-        figures.append(Figure(f"Its memory, over that of {seconds[0]} s", growth, "", 1.25, detail=detail))
+        figures.append(Figure(f"Its memory, recipe={recipe}: {seconds[1]} s over {seconds[0]} s", growth, "", 1.25, detail=detail))
         for length, one, process in zip(seconds, alone, whole, strict=True):
             cells = (f"{one:.1f} s", f"{length / one:.1f}", f"{process.seconds:.1f} s", f"{process.peak_mb / 1000:.2f} GB")
             lines.append(f"| {recipe} | {length} s | {' | '.join(cells)} |")
