@@ -97,12 +97,16 @@ def song_of(case: Case) -> list[str]:
 
 
 def long_song(folder: Path, times: int, sample_rate: int = 44100) -> tuple[Path, Path]:
-    """The shipped song, 20 seconds, so many times after itself, in stereo; and its score as often. Returns WAV and MIDI."""
+    """The shipped song, 20 seconds, so many times after itself, in stereo; and its score as often. Returns WAV and MIDI.
+
+    A little noise of its own in each channel makes the separation look where the target is panned, as with any stereo.
+    """
     waveform, rate = read_audio(SHIPPED / "mix.flac")
     once = resample(waveform, rate, sample_rate)
     mixture, score = folder / f"long_{times}.wav", folder / f"long_{times}.mid"
     folder.mkdir(parents=True, exist_ok=True)
-    write_wav(mixture, np.tile(np.broadcast_to(once, (2, once.shape[-1])), (1, times)), sample_rate)
+    stereo = np.tile(once + np.random.default_rng(0).normal(0, 1e-4, (2, once.shape[-1])).astype(np.float32), (1, times))
+    write_wav(mixture, stereo, sample_rate)
     part = choose_part(read_midi(SHIPPED / "target.mid"), None, SHIPPED / "target.mid")
     seconds = once.shape[-1] / sample_rate
     notes = [note for index in range(times) for note in shift(part.notes, index * seconds)]
