@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bespoke.audio import open_audio, write_csv
 from bespoke.errors import BespokeError
 from bespoke.model import MaskBLSTM
-from bespoke.score import read_midi
+from bespoke.score import read_score
 
 
 def test_flops_of_the_papers_layers():
@@ -91,7 +91,7 @@ def test_long_song_repeats_recording_and_score(tmp_path):
     mixture, score = long_song(tmp_path, 2, sample_rate=8000)
     recording = open_audio(mixture)
     assert (recording.channels, recording.seconds) == (2, 40)
-    starts = np.array([note.start_seconds for note in read_midi(score)[0].notes])
+    starts = np.array([note.start_seconds for note in read_score(score)[0].notes])
     first, second = starts[starts < 20], starts[starts >= 20]
     np.testing.assert_allclose(second - 20, first, atol=0.005)
 

@@ -17,7 +17,7 @@ from bespoke.benchmark import Case, read_rows
 from bespoke.dsp import resample
 from bespoke.errors import BespokeError
 from bespoke.launch import setting
-from bespoke.score import Part, choose_part, read_midi, shift, write_midi
+from bespoke.score import Part, choose_part, read_score, shift, write_midi
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "data" / "songs" / "feelings"
@@ -107,7 +107,7 @@ def long_song(folder: Path, times: int, sample_rate: int = 44100) -> tuple[Path,
     folder.mkdir(parents=True, exist_ok=True)
     stereo = np.tile(once + np.random.default_rng(0).normal(0, 1e-4, (2, once.shape[-1])).astype(np.float32), (1, times))
     write_wav(mixture, stereo, sample_rate)
-    part = choose_part(read_midi(SHIPPED / "target.mid"), None, SHIPPED / "target.mid")
+    part = choose_part(read_score(SHIPPED / "target.mid"), None, SHIPPED / "target.mid")
     seconds = once.shape[-1] / sample_rate
     notes = [note for index in range(times) for note in shift(part.notes, index * seconds)]
     write_midi(score, [Part(part.name, part.program, part.is_drum, tuple(notes))])

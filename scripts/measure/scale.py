@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from torch.utils.data import DataLoader
 
 from bespoke.audio import open_audio
-from bespoke.score import Part, read_midi, write_midi
+from bespoke.score import Part, read_score, write_midi
 from bespoke.separate import load_separator
 from measure.runs import ROOT, SHIPPED, long_song, run, train
 from measure.setup import config, stream
@@ -62,7 +62,7 @@ def length(options: Options) -> tuple[list[float], list[float]]:
     sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4, 8], []
     for times in sizes:
         mixture, score = long_song(options.work, times)
-        separator = load_separator(checkpoint, options.device, notes=read_midi(score)[0].notes)
+        separator = load_separator(checkpoint, options.device, notes=read_score(score)[0].notes)
         stems = options.work / "target.wav", options.work / "residual.wav"
         seconds.append(_seconds(lambda: separator.write_stems(open_audio(mixture), *stems)))  # noqa: B023
     return [20.0 * times for times in sizes], seconds
@@ -90,7 +90,7 @@ def patches(options: Options) -> tuple[list[float], list[float]]:
 
 def parts(options: Options) -> tuple[list[float], list[float]]:
     sizes, seconds = [1, 2] if options.is_quick else [1, 2, 3], []
-    (melody,) = read_midi(SHIPPED / "target.mid")[:1]
+    (melody,) = read_score(SHIPPED / "target.mid")[:1]
     for count in sizes:
         folder = options.work / f"parts_{count}"
         folder.mkdir(parents=True)

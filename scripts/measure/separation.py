@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from bespoke.audio import open_audio
-from bespoke.score import read_midi
+from bespoke.score import read_score
 from bespoke.separate import load_separator
 from measure.runs import Finished, long_song, run, train
 from measure.table import Figure, Options, Section
@@ -41,7 +41,7 @@ def measure(options: Options) -> Section:
 
 def _alone(checkpoint: Path, mixture: Path, score: Path, options: Options) -> float:
     """Seconds from opening the recording to both stems."""
-    separator = load_separator(checkpoint, options.device, notes=read_midi(score)[0].notes)
+    separator = load_separator(checkpoint, options.device, notes=read_score(score)[0].notes)
     began = time.perf_counter()
     separator.write_stems(open_audio(mixture), options.work / "target.wav", options.work / "residual.wav")
     return time.perf_counter() - began
