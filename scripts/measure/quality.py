@@ -68,7 +68,7 @@ def paper_best(results: Path) -> dict[str, tuple[float, float]]:
     best: dict[str, tuple[float, float]] = {}
     for file in sorted(results.glob("*_curves.csv")):
         for row in read_rows(file):
-            if row["method"] in ("paper", "quick"):
+            if row["method"] in ("paper", "quick") and row["si_sdr"] is not None:  # a silent estimate has none
                 score, steps = best.get(row["case"], (-NEVER, 0))
                 best[row["case"]] = max(score, row["si_sdr"]), max(steps, row["step"])
     return best
@@ -80,7 +80,7 @@ def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
     >>> time_to([{"seconds": 3.0, "si_sdr": 1.0}, {"seconds": 5.0, "si_sdr": 2.5}, {"seconds": 9.0, "si_sdr": 2.0}], 2.0)
     5.0
     """
-    return next((row["seconds"] for row in curve if row["si_sdr"] >= level_db), NEVER)
+    return next((row["seconds"] for row in curve if row["si_sdr"] is not None and row["si_sdr"] >= level_db), NEVER)
 
 
 def scoring_seconds(run: TrainingRun) -> float:
