@@ -30,6 +30,7 @@ def run_job(cfg: DictConfig) -> float | None:
     from bespoke.memory import keep_freed_memory
     from bespoke.preflight import hold
 
+    quieten()  # again: Lightning sets its level when it is imported
     keep_freed_memory()
     with hold(Path(HydraConfig.get().runtime.output_dir)):
         return run.train(cfg)
