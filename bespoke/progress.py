@@ -77,6 +77,8 @@ def advance(done: int, total: int, note: str = "") -> None:
     if note:
         _bar.set_postfix_str(note, refresh=False)
     _bar.update(done - _bar.n)
+    if done == total:  # which tqdm passes over where all is done within a tenth of a second
+        _bar.refresh()
 
 
 def track(items: Sequence[Item]) -> Iterator[Item]:
