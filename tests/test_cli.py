@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -170,7 +171,8 @@ def test_parts_that_do_not_meet_stay_as_they_are():
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 def test_interrupted_it_leaves_no_stem_and_goes_on(bespoke, tmp_path, name):
     command = ["separate", "song.wav", "melody.mid", *FAST, "--set=trainer.max_steps=60", "--set=checkpoint_steps=2"]
-    process = subprocess.Popen([sys.executable, "-m", "bespoke", *command], text=True, stderr=subprocess.PIPE)
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has its background jobs ignore it
+    process = subprocess.Popen([sys.executable, "-m", "bespoke", *command], text=True, stderr=subprocess.PIPE, preexec_fn=heeded)
     checkpoint = tmp_path / "song.bespoke" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
