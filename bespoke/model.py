@@ -34,7 +34,7 @@ class MaskBLSTM(nn.Module):
     torch.Size([2, 257, 10])
     """
 
-    uses_score, takes_any_bins = False, False
+    uses_score, takes_any_bins, trained_in_bfloat16 = False, False, False
 
     def __init__(self, bins: int, hidden_size: int = 300, layers: int = 2, dropout: float = 0.3, floor_db: float = -80.0):
         super().__init__()
@@ -73,6 +73,7 @@ class ScoreUNet(nn.Module):
     """
 
     uses_score, takes_any_bins = True, True
+    trained_in_bfloat16 = True  # by scripts/train_prior.py
     is_pretrained = False
 
     def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), doubt_db: Sequence[float] = (-4.0, 0.0)):

@@ -62,7 +62,7 @@ class ScoreInformedFactorization:
         """
         if not magnitude.any():
             return np.zeros_like(magnitude)
-        observed = magnitude**self.power
+        observed = np.ascontiguousarray(magnitude) ** self.power  # a transform's frames lie one after the other, the model's frequencies do
         observed /= observed.mean()
         bins, frames = observed.shape
         pitches = sorted({note.pitch for note in notes})

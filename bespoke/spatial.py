@@ -1,5 +1,8 @@
 """Panning as a cue: what comes from where the target is counts for the target, what comes from elsewhere for the rest."""
 
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
 import torch
 from torch import Tensor
 
@@ -30,9 +33,10 @@ def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
     >>> torch.allclose(multichannel_wiener(mask, mono.expand(2, 5, 40)), mask * mono, atol=1e-5)
     True
     """
+    spectrogram = spectrogram.contiguous()  # a transform's frames lie one after the other, the mask's frequencies do: half the time
     signal = spectrogram.transpose(0, 1)  # [freq, channel, frames]: a matrix for each frequency
     band = (torch.arange(len(signal)).clamp(min=1).log2() / _BAND_OCTAVES).round().long()
-    target, rest = (_covariance(signal, share**_SHARPNESS + _NO_EVIDENCE, band) for share in (mask, 1 - mask))
+    target, rest = _covariances(spectrogram, [share**_SHARPNESS + _NO_EVIDENCE for share in (mask, 1 - mask)], band)
     # The axes: the columns of `back`, whose inverse is `forth`, with N = back back^H and S = back diag(factors) back^H.
     root = torch.linalg.cholesky(rest)
     whitened = torch.linalg.solve_triangular(root, target, upper=False)
@@ -46,12 +50,20 @@ def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
     return (back @ places).transpose(0, 1)
 
 
-def _covariance(signal: Tensor, weight: Tensor, band: Tensor) -> Tensor:
-    """Weighted covariance of the channels in each band, `[band, channel, channel]`, with the trace of the identity; on the CPU, in double
-    precision, which not every device has."""
-    covariances = ((signal * weight[:, None]) @ signal.mH).cpu().to(torch.complex128)
-    everywhere = torch.eye(signal.shape[1], dtype=covariances.dtype)
-    covariance = torch.zeros(int(band[-1]) + 1, *everywhere.shape, dtype=covariances.dtype).index_add_(0, band, covariances)
-    power = covariance.diagonal(dim1=1, dim2=2).real.mean(-1)[:, None, None]
-    covariance = torch.where(power > 0, covariance / power.clamp(min=1e-300), everywhere)
-    return (1 - _DIFFUSE) * covariance + _DIFFUSE * everywhere
+def _covariances(spectrogram: Tensor, weights: Sequence[Tensor], band: Tensor) -> list[Tensor]:
+    """The channels' covariances in each band by each weight, `[band, channel, channel]`, with the trace of the identity; on the CPU, in
+    double precision, which not every device has."""
+    channels = len(spectrogram)
+    found = [torch.zeros(int(band[-1]) + 1, channels, channels, dtype=torch.complex128) for _ in weights]
+    for one, other in combinations_with_replacement(range(channels), 2):
+        product = spectrogram[one] * spectrogram[other].conj()
+        for covariance, weight in zip(found, weights, strict=True):
+            entry = (product * weight).sum(dim=1).cpu().to(covariance.dtype)
+            covariance[:, one, other].index_add_(0, band, entry)
+            covariance[:, other, one] = covariance[:, one, other].conj()
+    everywhere = torch.eye(channels, dtype=torch.complex128)
+    power = [covariance.diagonal(dim1=1, dim2=2).real.mean(-1)[:, None, None] for covariance in found]
+    return [
+        (1 - _DIFFUSE) * torch.where(loud > 0, covariance / loud.clamp(min=1e-300), everywhere) + _DIFFUSE * everywhere
+        for covariance, loud in zip(found, power, strict=True)
+    ]

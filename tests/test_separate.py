@@ -7,6 +7,7 @@ from torch import nn
 
 from bespoke.errors import BespokeError
 from bespoke.features import FACTORIZATIONS
+from bespoke.model import MaskBLSTM, pretrained_score_unet
 from bespoke.score import Note
 from bespoke.separate import Separator, carry, load_separator
 from bespoke.stft import STFT
@@ -157,6 +158,21 @@ def test_checkpoints_that_are_missing_foreign_damaged_or_hostile_are_refused(tmp
         with pytest.raises(BespokeError, match=f"{name}.ckpt is not a checkpoint"):
             load_separator(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("network", ["paper", "pretrained"])
+def test_only_the_network_that_was_trained_in_bfloat16_separates_in_it(network, monkeypatch):
+    stft = STFT(8000, 0.064, 0.016)
+    torch.manual_seed(0)
+    model = MaskBLSTM(stft.bins) if network == "paper" else pretrained_score_unet()
+    time = np.arange(16000) / 8000
+    mixture = (np.sin(2 * np.pi * 440 * time) + 0.1 * RNG.normal(size=16000))[None].astype(np.float32)
+    estimates = []
+    for is_there in (False, True):
+        monkeypatch.setattr("bespoke.separate._multiplies_bfloat16", lambda is_there=is_there: is_there)
+        estimates.append(Separator(stft, model, notes=[Note(0.2, 1.8, 69)]).separate(mixture, 8000)[0])
+    difference = np.std(estimates[1] - estimates[0]) / np.std(estimates[0])
+    assert difference == 0 if network == "paper" else 0 < difference < 0.01
 
 
 class Sounding(torch.nn.Module):
