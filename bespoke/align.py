@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from scipy.ndimage import correlate1d, uniform_filter1d
 from scipy.optimize import linear_sum_assignment
 
@@ -282,7 +283,7 @@ def _search(
         for number, row in enumerate(orders):
             over = _impulses(len(pitches), size, row, ends * factor, weight) - _impulses(len(pitches), size, row, starts * factor, weight)
             onset = _impulses(len(pitches), size, row, starts * factor, np.full(len(row), _ONSET_WEIGHT))
-            over, onset = (np.conj(np.fft.rfft(rows, size)).astype(np.complex64) for rows in (over, onset))
+            over, onset = (torch.fft.rfft(torch.from_numpy(rows)).conj().resolve_conj().numpy() for rows in (over, onset))
             for key in (0, *_WRONG_KEYS) if number == 0 else (0,):
                 inside = (pitches + key >= 0) & (pitches + key < _PITCHES)
                 at = pitches[inside] + key
@@ -297,7 +298,7 @@ def _search(
 
 def _impulses(rows: int, size: int, row: np.ndarray, position: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Impulses at fractional positions, each shared by its two neighbours: `[rows, size]`."""
-    impulses = np.zeros((rows, size))
+    impulses = np.zeros((rows, size), np.float32)
     whole = np.floor(position).astype(int)
     np.add.at(impulses, (row, whole), weight * (1 - (position - whole)))
     np.add.at(impulses, (row, whole + 1), weight * (position - whole))
