@@ -1,13 +1,12 @@
 """What Lightning's trainer is given beside the system: checkpoints that are never half-written, how far
 training is, what is logged beside the losses, and how good the separation is as training goes on."""
 
-import csv
 import io
 import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from bespoke import logs, progress
-from bespoke.audio import atomic_path, write_csv
+from bespoke.agreement import Agreement
+from bespoke.audio import atomic_path, read_csv, write_csv
 from bespoke.evaluate import si_sdr
 from bespoke.separate import Separator
 from bespoke.song import Song
@@ -173,32 +173,61 @@ class LossCurve(Callback):
         return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
 
 
+def agreed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """The steps of a quality curve, and their agreement, where there was any."""
+    return [(int(row["step"]), row["agreement"]) for row in rows if row.get("agreement") is not None]
+
+
 class QualityCurve(Callback):
     """Separates the recording every so many steps and notes how good it is: what shows when training begins to hurt.
 
-    It looks at the reference, and so is for metrics only: nothing that is trained depends on it.
+    The reference is for metrics only: nothing that is kept depends on it. The agreement with the score may choose.
 
     Args:
-        path: the table, with `step`, `seconds` of training (without the scoring) and `si_sdr` in dB.
-        song: with its reference.
+        path: the table, with `step`, `seconds` of training (without the scoring) and, in dB, `si_sdr` where the song has a reference and
+            `agreement` where there is a judge.
+        song: the recording.
         every_steps: how often.
         settings: the separator's.
+        agreement: judges without a reference.
+        best: a checkpoint for `bespoke.separate.load_separator`: the network where the agreement is highest so far.
     """
 
-    def __init__(self, path: Path, song: Song, every_steps: int, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        song: Song,
+        every_steps: int,
+        settings: Mapping[str, Any],
+        agreement: Agreement | None = None,
+        best: Path | None = None,
+    ):
         self.path, self.song, self.every_steps, self.settings = path, song, every_steps, settings
+        self.agreement, self.best = agreement, best
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rows = list(csv.DictReader(self.path.open(newline=""))) if self.path.is_file() else []
-        self.rows = [row for row in rows if int(row["step"]) <= trainer.global_step]
-        self.began = time.monotonic() - float(self.rows[-1]["seconds"] if self.rows else 0)
+        rows = [row for row in read_csv(self.path) if row["step"] <= trainer.global_step]
+        self.rows = [{**row, "step": int(row["step"])} for row in rows]
+        self.began = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= int(self.rows[-1]["step"])):
+        if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= self.rows[-1]["step"]):
             return
         paused = time.monotonic()
-        score = si_sdr(_separate(pl_module, self.song, self.settings), self.song.reference)
-        self.rows.append({"step": step, "seconds": round(paused - self.began, 3), "si_sdr": score})
+        estimate = _separate(pl_module, self.song, self.settings)
+        row: dict[str, Any] = {"step": step, "seconds": round(paused - self.began, 3)}
+        if self.song.reference is not None:
+            row["si_sdr"] = si_sdr(estimate, self.song.reference)
+        if self.agreement is not None:
+            row["agreement"] = self.agreement(estimate)
+            if (
+                self.best
+                and row["agreement"] is not None
+                and row["agreement"] > max((found for _, found in agreed(self.rows)), default=-np.inf)
+            ):
+                kept = {"state_dict": pl_module.state_dict(), "hyper_parameters": dict(pl_module.hparams), "global_step": step}
+                AtomicCheckpointIO().save_checkpoint(kept, self.best)
+        self.rows.append(row)
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MAX_COLUMNS = 2000  # of a spectrogram's picture
 MAX_SECONDS = 120  # of audio sent to a logger; the stems are in the run's folder
 STEMS = ("target.wav", "residual.wav", "aligned.mid")
-CHECKPOINT = ("checkpoints/last.ckpt", "config.yaml", "metrics.json")
+CHECKPOINT = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "config.yaml", "metrics.json")
 
 
 def auto(folder: Path, group: str | None, **wandb_settings: Any) -> list[Logger]:

@@ -1,6 +1,5 @@
 """What a page that stands alone is made of: the player with its sound and pictures, the curves, the templates."""
 
-import csv
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from markupsafe import Markup
 
 import bespoke
 from bespoke import media
-from bespoke.audio import atomic_path
+from bespoke.audio import atomic_path, read_csv
 from bespoke.score import Note
 
 MAX_SECONDS = 600  # of a recording that a page plays; the stems hold all of it
@@ -140,7 +139,7 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     for index, (name, folder) in enumerate(folders.items()):
         training, curve = _losses(folder), read_csv(folder / "curve.csv")
         series = functools.partial(_series, colour=index if name else None)
-        found = {"loss": training, "val_loss": training, "val_si_sdr": training, "si_sdr": curve}
+        found = {"loss": training, "val_loss": training, "val_si_sdr": training, "si_sdr": curve, "agreement": curve}
         points = {column: [(row["step"], row[column]) for row in rows if row.get(column) is not None] for column, rows in found.items()}
         if name:
             losses += series(name, _smooth(points["loss"]))
@@ -151,6 +150,7 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
             losses += series("on mixes held back", points["val_loss"])
             qualities += series("on mixes held back", points["val_si_sdr"])
         qualities += series(name or "on the recording", points["si_sdr"])
+        qualities += [] if name and points["si_sdr"] else series(name or "against the score's own estimate", points["agreement"])
     found = []
     if losses:
         found.append({"title": "Loss", "note": "lower is better", "x": "step", "y": "loss", "series": losses})
@@ -160,14 +160,6 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
         ends = "; ".join(f"{series['name']}: from {series['y'][0]:.3g} to {series['y'][-1]:.3g}" for series in chart["series"])
         chart["description"] = f"{chart['title']} over {chart['x']}s. {ends}"
     return found
-
-
-def read_csv(path: Path) -> list[dict[str, float | None]]:
-    """A table of numbers; no rows where there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(text) if text else None for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def write(path: Path, template: str, **content: Any) -> Path:

@@ -158,6 +158,10 @@ def _check_settings(cfg: DictConfig) -> None:
     for name in ("align", "report", "data.self_training"):
         if not isinstance(OmegaConf.select(cfg, name), bool):
             raise BespokeError(f"{name}={OmegaConf.select(cfg, name)} is not possible: give true or false.")
+    if cfg.keep not in ("last", "best"):
+        raise BespokeError(f"keep={cfg.keep} is not known: it is last or best.")
+    if cfg.keep == "best" and not 1 <= cfg.curve_steps <= cfg.trainer.max_steps:
+        raise BespokeError("keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps.")
     if cfg.data.label not in ("wet", "dry"):
         raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
     try:

@@ -55,6 +55,8 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
         f"  target    {folder / 'target.wav'}",
         f"  residual  {folder / 'residual.wav'}",
     ]
+    if "kept_step" in metrics:
+        lines.append(f"  kept      step {metrics['kept_step']}, which agrees most with the score: {folder / 'checkpoints' / 'best.ckpt'}")
     if (folder / "aligned.mid").is_file():
         lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {metrics['alignment']['confidence']:.2f}")
     if (folder / "report.html").is_file():
@@ -79,7 +81,7 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
         advice.append("look at alignment.png: is song.target.score of this song and key, and song.target.instrument the right one?")
     if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
         advice.append("recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (README)")
-    checkpoint = shlex.quote(str(folder / "checkpoints" / "last.ckpt"))
+    checkpoint = shlex.quote(str(folder / "checkpoints" / ("best.ckpt" if "kept_step" in metrics else "last.ckpt")))
     return advice or [f"another mastering of the song: bespoke apply {checkpoint} OTHER.wav --out STEMS"]
 
 

@@ -24,10 +24,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import bespoke
 from bespoke import logs, preflight, progress, report
+from bespoke.agreement import Agreement
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
-from bespoke.audio import write_json
+from bespoke.audio import read_csv, write_json
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
+from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, agreed, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, Interrupted, one_sentence
 from bespoke.evaluate import evaluate
@@ -89,6 +90,10 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
             )
         with _timed(seconds, "estimate"):
             heard = replace(heard, estimate=first.separate(*heard.recording)[0])
+    agreement = None
+    if cfg.curve_steps:
+        with _timed(seconds, "agreement"):
+            agreement = _agreement(song, notes if is_aligned else (), cfg)
     system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
     if song.target is not None and not song.target.patches:
         with _timed(seconds, "patches"):
@@ -103,7 +108,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     try:
         # Of several processes that train together, one logs.
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, folder, loggers, song, separate)
+        trainer = _trainer(cfg, folder, loggers, song, separate, agreement)
         with _timed(seconds, "render"):
             data = _data(cfg, heard, policy, system)
         preflight.write_config(cfg, folder, song.hashes)
@@ -116,6 +121,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         if not trainer.is_global_zero:
             failed = False
             return None
+        if cfg.keep == "best" and (steps := agreed(read_csv(folder / "curve.csv"))):
+            checkpoint, facts["kept_step"] = checkpoint.with_name("best.ckpt"), max(steps, key=lambda step: step[1])[0]
         with _timed(seconds, "separate"):
             separator = load_separator(checkpoint, str(trainer.strategy.root_device))
             separator.write_stems(song.source, folder / "target.wav", folder / "residual.wav")
@@ -123,6 +130,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         if song.reference is not None:
             with _timed(seconds, "evaluate"):
                 metrics = evaluate(song.read_stem(folder / "target.wav"), song.mixture, song.reference, song.sample_rate)
+        if agreement is not None:
+            metrics["agreement"] = agreement(song.read_stem(folder / "target.wav"))
         metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts | {"warnings": warnings}
         write_json(folder / "metrics.json", metrics)
         if cfg.report:
@@ -142,10 +151,10 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
 
 
 def _objective(metrics: Mapping[str, Any]) -> float | None:
-    """What a search wants much of: the improvement in SI-SDR; a silent target, which has none, is worse than any."""
-    if metrics.get("si_sdr_improvement") is None and metrics.get("si_sdr_mixture") is not None:
-        return float("-inf")
-    return metrics.get("si_sdr_improvement")
+    """What a search wants much of: the improvement in SI-SDR, or without a reference the agreement; a silent target has none, and is worse
+    than any."""
+    wanted = "si_sdr_improvement" if metrics.get("si_sdr_mixture") is not None else "agreement"
+    return float("-inf") if wanted in metrics and metrics[wanted] is None else metrics.get(wanted)
 
 
 def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkpoint: Path | None) -> int:
@@ -205,6 +214,26 @@ def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, 
     return replace(song, target=replace(song.target, part=part)), notes, {**facts, "used": True}
 
 
+def _agreement(song: Song, notes: Sequence[Note], cfg: DictConfig) -> Agreement | None:
+    """What judges the separation without a reference, from the aligned notes or, without, from an alignment for this alone.
+
+    Raises:
+        BespokeError: it is to choose what is kept, and there is no score.
+    """
+    if song.target is None:
+        if cfg.keep == "best":
+            raise BespokeError("keep=best goes by the score: set song.target.score, or keep=last.")
+        return None
+    if not notes:
+        with contextlib.suppress(BespokeError):  # no note to align, or silence
+            alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
+            notes = within(alignment.notes, song.seconds) if alignment.confidence >= NO_CONFIDENCE else ()
+    if not notes:
+        log.warning("The score does not fit the recording: no step can be judged by it.%s", " The last is kept." * (cfg.keep == "best"))
+        return None
+    return Agreement(song.mixture, song.sample_rate, notes)
+
+
 def _system(cfg: DictConfig, notes: Sequence[Note]) -> BespokeSystem:
     """Make the network, with the seed's initial weights, and what trains it."""
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
@@ -243,7 +272,7 @@ def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) ->
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 
-def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any]) -> pl.Trainer:
+def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], agreement: Agreement | None) -> pl.Trainer:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"))
@@ -256,8 +285,9 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
         callbacks.append(TrainingFigures())
     if logs.can_play(loggers):
         callbacks.append(Listening(song, cfg.log_audio_steps, separate))
-    if cfg.curve_steps and song.reference is not None:
-        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate))
+    if cfg.curve_steps and (song.reference is not None or agreement is not None):
+        best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
+        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best))
     try:
         return _instantiate(
             OmegaConf.create(settings),

@@ -41,6 +41,7 @@ FILES = {
     "mixes.json": "what was drawn for the first training mixes",
     "train.log": "what the run said",
     "checkpoints/last.ckpt": "the network; bespoke apply uses it again",
+    "checkpoints/best.ckpt": "the network of the step that agrees most with the score, which made the stems",
 }
 INSIDE = {"aligned.mid": "audio/midi", "metrics.json": "application/json", "config.yaml": "text/yaml", "training.csv": "text/csv"}
 

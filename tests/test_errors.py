@@ -132,6 +132,12 @@ WRONG = {
     "unknown policy": (["aug=nosuch"], ["aug=nosuch", "heavy"]),
     "half an override": (["trainer.max_steps"], ["trainer.max_steps"]),
     "no steps": (["trainer.max_steps=0"], ["trainer.max_steps=0"]),
+    "keep what is not known": (["keep=first"], ["keep=first is not known", "last", "best"]),
+    "keep the best of no curve": (["keep=best"], ["keep=best", "set curve_steps"]),
+    "keep the best without a score": (
+        ["keep=best", "curve_steps=1", "song.target.score=null", "song.target.audio=short.wav"],
+        ["keep=best goes by the score", "keep=last"],
+    ),
     "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
     "checkpoint as a file": (["ckpt=other.ckpt"], ["ckpt=other.ckpt is not known", "ckpt=last"]),
     "song that runs code": (["+song.target.evil._target_=bespoke.model.MaskBLSTM"], ["song.target.evil._target_", "not allowed"]),

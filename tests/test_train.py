@@ -19,6 +19,7 @@ import torch
 import bespoke
 from bespoke.audio import read_audio
 from bespoke.benchmark import read_rows
+from bespoke.run import _objective
 from bespoke.separate import load_separator
 from conftest import ROOT, SMALL, read_wandb
 
@@ -167,6 +168,34 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     assert sum(row["val_loss"] is not None for row in losses) >= 1
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["steps"], metrics["resumed_from_step"]) == (40, step)
+
+
+def test_the_step_that_agrees_most_with_the_score_can_be_kept(run_train, tiny_song, tmp_path):
+    folder = tmp_path / "run"
+    best = ("trainer.max_steps=12", "curve_steps=2", "keep=best", "optimizer.lr=0.05")
+    result = run_train(*tiny_song.overrides, *best, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    curve, metrics = read_rows(folder / "curve.csv"), json.loads((folder / "metrics.json").read_text())
+    kept = max(curve, key=lambda row: row["agreement"])
+    assert metrics["kept_step"] == kept["step"]
+    assert f"kept      step {metrics['kept_step']}" in result.stdout
+    assert metrics["si_sdr"] == pytest.approx(kept["si_sdr"], abs=1e-3)
+    assert metrics["agreement"] == pytest.approx(kept["agreement"], abs=1e-3)
+    estimate = load_separator(folder / "checkpoints" / "best.ckpt").separate(*read_audio(tiny_song.mixture))[0]
+    assert np.array_equal(estimate, read_audio(folder / "target.wav")[0])
+
+
+def test_without_a_reference_a_search_goes_by_the_agreement(run_train, tiny_song, tmp_path):
+    folder = tmp_path / "sweep"
+    result = run_train("-m", *tiny_song.overrides, "seed=0,1", "curve_steps=3", f"hydra.sweep.dir={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for job in ("0", "1"):
+        (row,) = read_rows(folder / job / "curve.csv")
+        assert row.keys() == {"step", "seconds", "agreement"}
+        metrics = json.loads((folder / job / "metrics.json").read_text())
+        assert "si_sdr" not in metrics
+        assert _objective(metrics) == metrics["agreement"] == pytest.approx(row["agreement"], abs=1e-3)
+    assert _objective({"si_sdr": None, "si_sdr_mixture": 1.0, "si_sdr_improvement": None, "agreement": 3.0}) == -np.inf
 
 
 def shown_on_the_dashboard():

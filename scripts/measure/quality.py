@@ -85,13 +85,12 @@ def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
 
 def scoring_seconds(run: TrainingRun) -> float:
     """What the curve's own separations cost, which a run without one does not pay."""
-    return run.metrics["seconds"]["train"] - run.curve[-1]["seconds"]
+    return _training_seconds(run) - run.curve[-1]["seconds"]
 
 
 def seconds_to(run: TrainingRun, level_db: float) -> float:
     """Seconds from the start of the command until stems of that quality are written, had training ended there."""
-    stages = run.metrics["seconds"]
-    return run.until("target.wav") - stages["train"] + time_to(run.curve, level_db)
+    return run.until("target.wav") - _training_seconds(run) + time_to(run.curve, level_db)
 
 
 def step_seconds(curve: Sequence[Mapping[str, float]]) -> float:
@@ -105,7 +104,12 @@ def step_seconds(curve: Sequence[Mapping[str, float]]) -> float:
 
 def paper_seconds(run: TrainingRun, steps: int = PAPER_STEPS) -> float:
     """Seconds from the start of the command to the stems, had it trained so many steps at the speed of the few it did."""
-    return run.until("target.wav") - run.metrics["seconds"]["train"] + steps * step_seconds(run.curve)
+    return run.until("target.wav") - _training_seconds(run) + steps * step_seconds(run.curve)
+
+
+def _training_seconds(run: TrainingRun) -> float:
+    """Of training with its curve, and of what judges the curve's points."""
+    return run.metrics["seconds"]["train"] + run.metrics["seconds"].get("agreement", 0.0)
 
 
 def against_committed(rows: list[dict[str, Any]], cases: Sequence[Case], options: Options) -> list[Figure]:
