@@ -25,6 +25,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from bespoke.agreement import Agreement
 from bespoke.align import align, onset_errors
 from bespoke.audio import atomic_path, write_csv, write_json, write_wav
 from bespoke.errors import BespokeError, one_sentence
@@ -265,8 +266,17 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
     figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
     seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
     versions = {f"version_{package}": metrics["versions"][package] for package in ("bespoke", "torch")}
+    judged = {"agreement": metrics["agreement"]} if "agreement" in metrics else {}
     cost = {"steps": metrics["steps"], **seconds, "peak_memory_mb": metrics.get("peak_memory_mb"), "device": metrics["device"]}
-    return {**labels, "seed": metrics["seed"], "config": hashlib.sha256(config.encode()).hexdigest()[:12], **figures, **cost, **versions}
+    return {
+        **labels,
+        "seed": metrics["seed"],
+        "config": hashlib.sha256(config.encode()).hexdigest()[:12],
+        **figures,
+        **judged,
+        **cost,
+        **versions,
+    }
 
 
 def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
@@ -285,9 +295,12 @@ def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
         rival = RIVALS[name](case.program)
         scores = {f"{name}_aligned": truth, f"{name}_auto": alignment.notes} if rival.uses_score else {name: ()}
         estimates |= {label: rival.separate(song.mixture, song.sample_rate, notes) for label, notes in scores.items()}
+    agreement = Agreement(song.mixture, song.sample_rate, alignment.notes)
     rows = []
     for label, estimate in estimates.items():
         figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
+        if label != "nmf_auto":  # which is the yardstick
+            figures["agreement"] = agreement(estimate)
         row = {"case": case.name, "source": case.source, "method": label, "seed": 0, **figures}
         rows.append(row | (found if label.endswith("_auto") else {}))
     return rows

@@ -5,8 +5,8 @@ whose names end in `curves` as curves and the others as rows, as scripts/benchma
 of them, a trained run only in one.
 
 A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is methods (those
-that were run on all cases), cases, steps, alignment, losses or `differences SET BASELINE`. A number after these takes the runs as they were
-at that step. The words are written by hand. Pictures of what was not measured are left out.
+that were run on all cases), cases, steps, alignment, agreement, kept, losses or `differences SET BASELINE`. A number after these takes the
+runs as they were at that step. The words are written by hand. Pictures of what was not measured are left out.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
+from scipy.stats import spearmanr
 
 from bespoke import benchmark
 from bespoke.errors import BespokeError
@@ -135,11 +136,62 @@ def _alignment(rows: Rows, _: Rows) -> str:
     return "\n".join(lines)
 
 
+def _agreement(rows: Rows, curves: Rows) -> str:
+    """How far the agreement with the score ranks as SI-SDR does: within a song, within a run, and between songs."""
+    runs = set(benchmark.trained(rows))
+    groups: dict[str, dict[Any, list]] = {}
+    for kind, points, key in (
+        ("methods and runs of one song", rows, lambda row: row["case"]),
+        ("runs of `train.py` on one song", [row for row in rows if row["method"] in runs], lambda row: row["case"]),
+        ("steps of one run", curves, lambda row: (row["case"], row["method"], row["seed"])),
+        ("songs, by one method and seed", [row for row in rows if row["method"] in runs], lambda row: (row["method"], row["seed"])),
+    ):
+        for row in points:
+            if row.get("agreement") is not None and row["si_sdr"] is not None:
+                groups.setdefault(kind, {}).setdefault(key(row), []).append((row["agreement"], row["si_sdr"]))
+    lines = ["| ranked | how often | of how many on the mean | mean rank correlation | lowest |", "| --- | --- | --- | --- | --- |"]
+    for kind, found in groups.items():
+        pairs = [pair for pair in found.values() if len(pair) >= 4 and all(len(set(values)) > 1 for values in zip(*pair, strict=True))]
+        if pairs:
+            correlations = [spearmanr(*zip(*pair, strict=True)).statistic for pair in pairs]
+            size = np.mean([len(pair) for pair in pairs])
+            lines.append(f"| {kind} | {len(pairs)} | {size:.0f} | {np.mean(correlations):.2f} | {min(correlations):.2f} |")
+    return "\n".join(lines)
+
+
+def _kept(_: Rows, curves: Rows) -> str:
+    """SI-SDR had the last step been kept, the one that agrees most with the score, or the best, which only the reference knows."""
+    runs: dict[str, dict[tuple, list]] = {}
+    for row in curves:
+        if row.get("agreement") is not None and row["si_sdr"] is not None:
+            runs.setdefault(row["method"], {}).setdefault((row["case"], row["seed"]), []).append(row)
+    lines = [
+        "| method | cases | seeds | last step | kept | best | kept less last | interval over cases | better in |",
+        "| --- |" + " --- |" * 8,
+    ]
+    for method, found in runs.items():
+        choices = {"last": lambda row: row["step"], "kept": lambda row: row["agreement"], "best": lambda row: row["si_sdr"]}
+        rows = [
+            {"case": case, "method": name, "seed": seed, "si_sdr": max(points, key=choice)["si_sdr"], "steps": 1}
+            for (case, seed), points in found.items()
+            for name, choice in choices.items()
+        ]
+        means = [f"{np.mean(list(benchmark.by_case(rows, name, 'si_sdr').values())):.2f}" for name in choices]
+        difference = benchmark.compare(rows, "kept", "last")
+        low, high = difference["interval"]
+        cells = [method, difference["cases"], len({seed for _, seed in found}), *means, f"{difference['mean']:+.2f}"]
+        cells += [f"{low:+.2f} to {high:+.2f}", f"{difference['better']} of {difference['cases']}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "methods": lambda rows, _: benchmark.table(_on_all_cases(rows)),
     "cases": lambda rows, _: benchmark.case_table(rows),
     "steps": _steps,
     "alignment": _alignment,
+    "agreement": _agreement,
+    "kept": _kept,
     "losses": lambda rows, _: benchmark.difference_table(benchmark.losses(rows)),
     "differences": lambda rows, _, baseline: benchmark.difference_table(_differences(rows, baseline)),
 }

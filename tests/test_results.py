@@ -108,3 +108,29 @@ def test_curves_are_means_over_seeds_up_to_the_last_step_of_all(results):
     points.append({**points[0], "step": 4, "seconds": 9.0, "si_sdr": 9.0})
     seconds, gaps = results["_gap_curves"](rows, points, "seconds")["a"]["x_1"]
     assert (seconds.tolist(), gaps.tolist()) == ([2.0], [pytest.approx(0.3)])
+
+
+def test_agreement_is_ranked_against_the_truth_within_songs_runs_and_methods(results):
+    judged = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0), (4.0, 5.0)]  # a rank correlation of 0.8
+    rows = [row("x_1", method, truth, agreement=said) for method, (said, truth) in zip("abcd", judged, strict=True)]
+    rows += [row(f"{case}_1", "run", truth, agreement=-said, steps=4) for case, (said, truth) in zip("vwyz", judged, strict=True)]
+    points = [
+        {"case": "x_1", "method": "run", "seed": 0, "step": n, "agreement": v, "si_sdr": v} for n, v in enumerate((1.0, 3.0, 2.0, 0.0))
+    ]
+    assert results["_agreement"](rows, points).splitlines()[2:] == [
+        "| methods and runs of one song | 1 | 4 | 0.80 | 0.80 |",
+        "| steps of one run | 1 | 4 | 1.00 | 1.00 |",
+        "| songs, by one method and seed | 1 | 4 | -0.80 | -0.80 |",
+    ]
+
+
+def test_what_keeping_the_step_that_agrees_most_is_worth(results):
+    curves = {"x_1": ((1, 0.0, 1.0), (2, 9.0, 4.0), (3, 1.0, 5.0), (4, 1.0, 2.0)), "y_1": ((1, 0.0, 3.0), (2, 1.0, 0.0))}
+    points = [
+        {"case": case, "method": "run", "seed": 0, "step": step, "agreement": said, "si_sdr": truth}
+        for case, found in curves.items()
+        for step, said, truth in found
+    ]
+    (line,) = results["_kept"]([], points).splitlines()[2:]
+    assert line.startswith("| run | 2 | 1 | 1.00 | 2.00 | 4.00 | +1.00 | ")
+    assert line.endswith("| 1 of 2 |")
