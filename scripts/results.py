@@ -4,9 +4,9 @@ A set of results is a folder: docs/results for the methods, docs/results/NAME fo
 whose names end in `curves` as curves and the others as rows, as scripts/benchmark.py writes them. Oracles and rivals may stand in several
 of them, a trained run only in one.
 
-A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is methods (those
-that were run on all cases), cases, steps, alignment, agreement, kept, losses or `differences SET BASELINE`. A number after these takes the
-runs as they were at that step. The words are written by hand. Pictures of what was not measured are left out.
+A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is one of TABLES
+below: methods (those that were run on all cases), cases, steps, ..., or `differences SET BASELINE`. A number after these takes the runs as
+they were at that step. The words are written by hand. Pictures of what was not measured are left out.
 """
 
 import itertools
@@ -185,6 +185,35 @@ def _kept(_: Rows, curves: Rows) -> str:
     return "\n".join(lines)
 
 
+def _chosen(rows: Rows, _: Rows) -> str:
+    """SI-SDR of the best of several methods for all songs, and of the one chosen for each song by agreement or by the reference."""
+    runs = set(benchmark.trained(rows))
+    judged = _on_all_cases([row for row in rows if row["method"] in runs and row.get("agreement") is not None])
+    if not judged:
+        return ""
+    single = max({row["method"] for row in judged}, key=lambda name: np.mean(list(benchmark.by_case(judged, name, "si_sdr").values())))
+    songs: dict[tuple, list] = {}
+    for row in judged:
+        songs.setdefault((row["case"], row["seed"]), []).append(row)
+    found = [{**row, "method": "single"} for row in judged if row["method"] == single]
+    for name, figure in (("agreement", "agreement"), ("reference", "si_sdr")):
+        found += [{**max(candidates, key=lambda row: row[figure]), "method": name} for candidates in songs.values()]
+    lines = ["| chosen | cases | SI-SDR | less the first, over cases | over sources | better in |", "| --- |" + " --- |" * 5]
+    for name, words in (
+        ("single", f"{single} for all"),
+        ("agreement", "by agreement, for each"),
+        ("reference", "by the reference, for each"),
+    ):
+        scores = benchmark.by_case(found, name, "si_sdr")
+        cells = [words, str(len(scores)), f"{np.mean(list(scores.values())):.2f}"]
+        if name != "single":
+            difference = benchmark.compare(found, name, "single")
+            intervals = (f"{low:+.2f} to {high:+.2f}" for low, high in (difference["interval"], difference["interval_by_source"]))
+            cells += [f"{difference['mean']:+.2f} ({next(intervals)})", next(intervals), f"{difference['better']} of {difference['cases']}"]
+        lines.append(f"| {' | '.join(cells + [''] * (6 - len(cells)))} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "methods": lambda rows, _: benchmark.table(_on_all_cases(rows)),
     "cases": lambda rows, _: benchmark.case_table(rows),
@@ -192,6 +221,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "alignment": _alignment,
     "agreement": _agreement,
     "kept": _kept,
+    "chosen": _chosen,
     "losses": lambda rows, _: benchmark.difference_table(benchmark.losses(rows)),
     "differences": lambda rows, _, baseline: benchmark.difference_table(_differences(rows, baseline)),
 }

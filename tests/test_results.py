@@ -134,3 +134,19 @@ def test_what_keeping_the_step_that_agrees_most_is_worth(results):
     (line,) = results["_kept"]([], points).splitlines()[2:]
     assert line.startswith("| run | 2 | 1 | 1.00 | 2.00 | 4.00 | +1.00 | ")
     assert line.endswith("| 1 of 2 |")
+
+
+def test_a_method_chosen_for_each_song_against_the_best_for_all(results):
+    table = {"a": ((1.0, 5.0), (9.0, 3.0)), "b": ((2.0, 1.0), (4.0, 6.0))}  # SI-SDR and agreement on two songs
+    rows = [
+        row(case, method, truth, agreement=said, steps=4)
+        for method, found in table.items()
+        for case, (truth, said) in zip(("x_1", "y_1"), found, strict=True)
+    ]
+    lines = results["_chosen"]([*rows, row("x_1", "mixture", 0.0, agreement=9.0)], []).splitlines()[2:]
+    assert [line.split(" | ")[:3] for line in lines] == [
+        ["| a for all", "2", "5.00"],
+        ["| by agreement, for each", "2", "2.50"],
+        ["| by the reference, for each", "2", "5.50"],
+    ]
+    assert lines[2].endswith("| 1 of 2 |")
