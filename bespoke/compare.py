@@ -36,6 +36,7 @@ COLUMNS = (
     Column("si_sdr_improvement", "improvement", "dB", 1),
     Column("si_sdr", "SI-SDR", "dB", 1),
     Column("gap_closed", "gap closed", "%", 1, 0),
+    Column("agreement", "agreement", "dB", 1),
     Column("si_sdr_mixture", "recording", "dB", 0),
     Column("si_sdr_oracle", "oracle", "dB", 0),
     Column("confidence", "alignment", "", 0),

@@ -20,7 +20,7 @@ from bespoke.stft import STFT
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "steps", "seconds")
+COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "agreement", "steps", "seconds")
 
 
 @contextlib.contextmanager

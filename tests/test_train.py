@@ -194,7 +194,8 @@ def test_without_a_reference_a_search_goes_by_the_agreement(run_train, tiny_song
         assert row.keys() == {"step", "seconds", "agreement"}
         metrics = json.loads((folder / job / "metrics.json").read_text())
         assert "si_sdr" not in metrics
-        assert _objective(metrics) == metrics["agreement"] == pytest.approx(row["agreement"], abs=1e-3)
+        (listed,) = (row for row in read_rows(folder / "sweep.csv") if row["run"] == int(job))
+        assert _objective(metrics) == listed["agreement"] == metrics["agreement"] == pytest.approx(row["agreement"], abs=1e-3)
     assert _objective({"si_sdr": None, "si_sdr_mixture": 1.0, "si_sdr_improvement": None, "agreement": 3.0}) == -np.inf
 
 
