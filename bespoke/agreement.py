@@ -4,18 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bespoke.evaluate import si_sdr
+from bespoke.evaluate import LONG_SAMPLES, si_sdr
 from bespoke.rivals import ScoreInformedNMF
 from bespoke.score import Note, shift
-
-_BLOCK_SECONDS = 120  # of recording that is factorized at once
 
 
 class Agreement:
     """The SI-SDR of an estimate, not against the true target, which nobody has, but against a score-informed factorization's.
 
     Within a song it ranks separations much as the truth does: steps of a training, augmentations, recipes (docs/RESULTS.md, "Can one tell
-    without a reference?"). Between songs it tells nothing; nor can it tell what is better than the factorization from what is like it.
+    without a reference?"). It cannot tell what is better than the factorization from what is like it, nor, among good separations of
+    different songs, which is the best.
 
     Args:
         mixture: the recording, `[channel, time]`, of any level.
@@ -29,11 +28,11 @@ class Agreement:
     """
 
     def __init__(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]):
-        mono = mixture.mean(axis=0, keepdims=True, dtype=np.float32)
-        block = _BLOCK_SECONDS * sample_rate
-        starts = range(0, mono.shape[-1], block)
-        expected = (ScoreInformedNMF().separate(mono[:, at : at + block], sample_rate, shift(notes, -at / sample_rate)) for at in starts)
-        self.expected = np.concatenate(list(expected), axis=1)
+        self.expected = np.empty((1, mixture.shape[-1]), np.float32)
+        for start in range(0, mixture.shape[-1], LONG_SAMPLES):  # of a long recording in blocks, for the memory's sake
+            block = slice(start, start + LONG_SAMPLES)
+            mono = mixture[:, block].mean(axis=0, keepdims=True)
+            self.expected[:, block] = ScoreInformedNMF().separate(mono, sample_rate, shift(notes, -start / sample_rate))
 
     def __call__(self, estimate: np.ndarray) -> float | None:
         """Judge an estimate of the target.
@@ -42,6 +41,7 @@ class Agreement:
             estimate: `[channel, time]`, as long as the recording.
 
         Returns:
-            dB, the more the better; None where the estimate or the factorization's is silent.
+            dB, the more the better; None where the estimate or the factorization's is silent, or the estimate is not finite.
         """
-        return si_sdr(estimate, self.expected)
+        found = si_sdr(estimate, self.expected)
+        return found if found is not None and np.isfinite(found) else None

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +173,6 @@ class LossCurve(Callback):
         return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
 
 
-def agreed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """The steps of a quality curve, and their agreement, where there was any."""
-    return [(int(row["step"]), row["agreement"]) for row in rows if row.get("agreement") is not None]
-
-
 class QualityCurve(Callback):
     """Separates the recording every so many steps and notes how good it is: what shows when training begins to hurt.
 
@@ -203,12 +198,14 @@ class QualityCurve(Callback):
         best: Path | None = None,
     ):
         self.path, self.song, self.every_steps, self.settings = path, song, every_steps, settings
-        self.agreement, self.best = agreement, best
+        self.agreement, self.best, self.highest = agreement, best, -np.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rows = [row for row in read_csv(self.path) if row["step"] <= trainer.global_step]
         self.rows = [{**row, "step": int(row["step"])} for row in rows]
         self.began = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0)
+        if self.best and self.best.is_file() and trainer.global_step:
+            self.highest = torch.load(self.best, weights_only=True, map_location="cpu")["agreement"]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -221,13 +218,13 @@ class QualityCurve(Callback):
             row["si_sdr"] = si_sdr(estimate, self.song.reference)
         if self.agreement is not None:
             row["agreement"] = self.agreement(estimate)
-            if (
-                self.best
-                and row["agreement"] is not None
-                and row["agreement"] > max((found for _, found in agreed(self.rows)), default=-np.inf)
-            ):
-                kept = {"state_dict": pl_module.state_dict(), "hyper_parameters": dict(pl_module.hparams), "global_step": step}
-                AtomicCheckpointIO().save_checkpoint(kept, self.best)
+            if self.best and row["agreement"] is not None and row["agreement"] > self.highest:
+                self.highest = row["agreement"]
+                self._keep(pl_module, step)
         self.rows.append(row)
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused
+
+    def _keep(self, system: pl.LightningModule, step: int) -> None:
+        kept = {"state_dict": system.state_dict(), "hyper_parameters": dict(system.hparams), "global_step": step, "agreement": self.highest}
+        AtomicCheckpointIO().save_checkpoint(kept, self.best)

@@ -197,7 +197,7 @@ def log_results(loggers: Sequence[Logger], folder: Path, metrics: Mapping[str, A
         metrics: of metrics.json; the separation's, the time it took and the alignment's confidence are sent.
         step: of the training.
     """
-    known = {name: value for name, value in metrics.items() if name.startswith("si_sdr")}
+    known = {name: value for name, value in metrics.items() if name.startswith("si_sdr") or name in ("agreement", "kept_step")}
     known["seconds"] = metrics.get("seconds", {}).get("total")
     known["alignment_confidence"] = metrics.get("alignment", {}).get("confidence")
     figures = {f"final/{name}": float(value) for name, value in known.items() if value is not None}

@@ -73,7 +73,7 @@ class ScoreUNet(nn.Module):
     """
 
     uses_score, takes_any_bins = True, True
-    trained_in_bfloat16 = True  # by scripts/train_prior.py
+    trained_in_bfloat16 = True  # the prior was, by scripts/train_prior.py: its masks move by 0.001 on the mean
     is_pretrained = False
 
     def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), doubt_db: Sequence[float] = (-4.0, 0.0)):

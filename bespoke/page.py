@@ -134,7 +134,8 @@ def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) 
 
 
 def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """The training curves of runs, by name: the loss, and where they were measured the losses and SI-SDR on the way."""
+    """The training curves of runs, by name: the loss, and where they were measured the losses and SI-SDR on the way, or without a reference
+    the agreement with the score."""
     losses, qualities = [], []
     for index, (name, folder) in enumerate(folders.items()):
         training, curve = _losses(folder), read_csv(folder / "curve.csv")
@@ -150,7 +151,7 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
             losses += series("on mixes held back", points["val_loss"])
             qualities += series("on mixes held back", points["val_si_sdr"])
         qualities += series(name or "on the recording", points["si_sdr"])
-        qualities += [] if name and points["si_sdr"] else series(name or "against the score's own estimate", points["agreement"])
+        qualities += [] if name and points["si_sdr"] else series(f"{name} against the score's own estimate".strip(), points["agreement"])
     found = []
     if losses:
         found.append({"title": "Loss", "note": "lower is better", "x": "step", "y": "loss", "series": losses})

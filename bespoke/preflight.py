@@ -181,6 +181,8 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     for name in ("ckpt", "log_audio_steps", "report"):
         plain.pop(name)
+    if plain["keep"] == "last":  # as runs did before there was a choice
+        plain.pop("keep")
     return plain
 
 

@@ -18,6 +18,7 @@ STAGES = {
     "align": "Aligning the score",
     "estimate": "First estimate",
     "patches": "Choosing patches",
+    "agreement": "Factorizing, to judge by",
     "render": "Synthesizing",
     "train": "Training",
     "separate": "Separating",

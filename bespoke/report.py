@@ -70,6 +70,8 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
         lines.append("  SI-SDR    none: the target is silent")
     else:
         lines.append("  SI-SDR    not measured: there is no song.reference")
+    if metrics.get("agreement") is not None:
+        lines.append(f"  agreement {metrics['agreement']:.2f} dB with the score's own estimate: to compare runs of this song by")
     return "\n".join([*lines, *(f"  next      {advice}" for advice in _advice(folder, metrics))])
 
 

@@ -26,9 +26,9 @@ import bespoke
 from bespoke import logs, preflight, progress, report
 from bespoke.agreement import Agreement
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
-from bespoke.audio import read_csv, write_json
+from bespoke.audio import write_json
 from bespoke.augment import Policy
-from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, agreed, peak_memory_mb
+from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, Interrupted, one_sentence
 from bespoke.evaluate import evaluate
@@ -45,7 +45,10 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Do one run: load, render, train, separate, evaluate, write. Returns the SI-SDR improvement in dB where there is a reference.
+    """Do one run: load, render, train, separate, evaluate, write.
+
+    Returns:
+        In dB the SI-SDR improvement where there is a reference, else the agreement where `curve_steps` asks for it, else None.
 
     Raises:
         BespokeError: something the user can put right.
@@ -95,7 +98,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     agreement = None
     if cfg.curve_steps:
         with _timed(seconds, "agreement"):
-            agreement = _agreement(song, notes if is_aligned else (), cfg)
+            agreement = _agreement(song, facts.get("alignment"), cfg.keep)
     system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
     if song.target is not None and not song.target.patches:
         with _timed(seconds, "patches"):
@@ -123,8 +126,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         if not trainer.is_global_zero:
             failed = False
             return None
-        if cfg.keep == "best" and (steps := agreed(read_csv(folder / "curve.csv"))):
-            checkpoint, facts["kept_step"] = checkpoint.with_name("best.ckpt"), max(steps, key=lambda step: step[1])[0]
+        if agreement is not None and cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
+            checkpoint, facts["kept_step"] = best, torch.load(best, weights_only=True, map_location="cpu")["global_step"]
         with _timed(seconds, "separate"):
             separator = load_separator(checkpoint, str(trainer.strategy.root_device))
             separator.write_stems(song.source, folder / "target.wav", folder / "residual.wav")
@@ -216,24 +219,37 @@ def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, 
     return replace(song, target=replace(song.target, part=part)), notes, {**facts, "used": True}
 
 
-def _agreement(song: Song, notes: Sequence[Note], cfg: DictConfig) -> Agreement | None:
-    """What judges the separation without a reference, from the aligned notes or, without, from an alignment for this alone.
+def _agreement(song: Song, alignment: Mapping[str, Any] | None, keep: str) -> Agreement | None:
+    """What judges the separation without a reference, from the notes as they are aligned or, if they are not, from an alignment for this.
+
+    Args:
+        song: with its target's notes.
+        alignment: what `_align` found, where it was asked for.
+        keep: `best`: it is to choose what is kept.
 
     Raises:
-        BespokeError: it is to choose what is kept, and there is no score.
+        BespokeError: it is to choose, and there is no score.
     """
     if song.target is None:
-        if cfg.keep == "best":
+        if keep == "best":
             raise BespokeError("keep=best goes by the score: set song.target.score, or keep=last.")
         return None
-    if not notes:
+    notes, confidence = song.target.part.notes, 0.0
+    if alignment is not None:
+        notes, confidence = notes if alignment["used"] else (), alignment["confidence"]
+    else:
         with contextlib.suppress(BespokeError):  # no note to align, or silence
-            alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
-            notes = within(alignment.notes, song.seconds) if alignment.confidence >= NO_CONFIDENCE else ()
-    if not notes:
-        log.warning("The score does not fit the recording: no step can be judged by it.%s", " The last is kept." * (cfg.keep == "best"))
-        return None
-    return Agreement(song.mixture, song.sample_rate, notes)
+            found = align(notes, song.mixture, song.sample_rate)
+            notes, confidence = within(found.notes, song.seconds), found.confidence
+    is_used = bool(notes) and confidence >= NO_CONFIDENCE
+    if confidence < LOW_CONFIDENCE:
+        remedy = (
+            "do not trust what it says of a step"
+            if is_used
+            else "no step can be judged by it" + ", and the last is kept" * (keep == "best")
+        )
+        log.warning("The score fits the recording badly (confidence %.2f): %s.", confidence, remedy)
+    return Agreement(song.mixture, song.sample_rate, notes) if is_used else None
 
 
 def _system(cfg: DictConfig, notes: Sequence[Note]) -> BespokeSystem:

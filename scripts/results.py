@@ -149,6 +149,8 @@ def _agreement(rows: Rows, curves: Rows) -> str:
         for row in points:
             if row.get("agreement") is not None and row["si_sdr"] is not None:
                 groups.setdefault(kind, {}).setdefault(key(row), []).append((row["agreement"], row["si_sdr"]))
+    if all(row["method"] in runs for row in rows if row.get("agreement") is not None):
+        groups.pop("methods and runs of one song", None)  # they are all runs
     lines = ["| ranked | how often | of how many on the mean | mean rank correlation | lowest |", "| --- | --- | --- | --- | --- |"]
     for kind, found in groups.items():
         pairs = [pair for pair in found.values() if len(pair) >= 4 and all(len(set(values)) > 1 for values in zip(*pair, strict=True))]

@@ -122,6 +122,7 @@ def test_agreement_is_ranked_against_the_truth_within_songs_runs_and_methods(res
         "| steps of one run | 1 | 4 | 1.00 | 1.00 |",
         "| songs, by one method and seed | 1 | 4 | -0.80 | -0.80 |",
     ]
+    assert "methods and runs" not in results["_agreement"](rows[4:], points)
 
 
 def test_what_keeping_the_step_that_agrees_most_is_worth(results):

@@ -20,6 +20,7 @@ import bespoke
 from bespoke.audio import read_audio
 from bespoke.benchmark import read_rows
 from bespoke.run import _objective
+from bespoke.score import Note, Part, write_midi
 from bespoke.separate import load_separator
 from conftest import ROOT, SMALL, read_wandb
 
@@ -172,17 +173,38 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
 
 def test_the_step_that_agrees_most_with_the_score_can_be_kept(run_train, tiny_song, tmp_path):
     folder = tmp_path / "run"
-    best = ("trainer.max_steps=12", "curve_steps=2", "keep=best", "optimizer.lr=0.05")
+    best = ("trainer.max_steps=12", "curve_steps=2", "keep=best", "optimizer.lr=0.05", "checkpoint_steps=1")
     result = run_train(*tiny_song.overrides, *best, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     curve, metrics = read_rows(folder / "curve.csv"), json.loads((folder / "metrics.json").read_text())
     kept = max(curve, key=lambda row: row["agreement"])
-    assert metrics["kept_step"] == kept["step"]
+    assert metrics["kept_step"] == kept["step"] < 12
     assert f"kept      step {metrics['kept_step']}" in result.stdout
     assert metrics["si_sdr"] == pytest.approx(kept["si_sdr"], abs=1e-3)
     assert metrics["agreement"] == pytest.approx(kept["agreement"], abs=1e-3)
     estimate = load_separator(folder / "checkpoints" / "best.ckpt").separate(*read_audio(tiny_song.mixture))[0]
     assert np.array_equal(estimate, read_audio(folder / "target.wav")[0])
+
+    # As if it had been killed when all but the separation was done: what was kept still is.
+    for name in ("target.wav", "residual.wav", "metrics.json"):
+        (folder / name).unlink()
+    again = run_train(
+        *tiny_song.overrides, *best, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", "ckpt=last", cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "metrics.json").read_text())["kept_step"] == metrics["kept_step"]
+    assert np.array_equal(estimate, read_audio(folder / "target.wav")[0])
+
+
+def test_a_score_of_something_else_chooses_no_step(run_train, tiny_song, tmp_path):
+    write_midi(tmp_path / "drone.mid", [Part("Drone", 40, False, (Note(0.0, 3.0, 25), Note(0.0, 3.0, 26), Note(0.0, 3.0, 27)))])
+    settings = ("curve_steps=1", "keep=best", f"song.target.score={tmp_path / 'drone.mid'}", f"hydra.run.dir={tmp_path / 'run'}")
+    result = run_train(*tiny_song.overrides, *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert not {"kept_step", "agreement"} & metrics.keys()
+    assert any("no step can be judged by it, and the last is kept" in warning for warning in metrics["warnings"])
+    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
 def test_without_a_reference_a_search_goes_by_the_agreement(run_train, tiny_song, tmp_path):
