@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 import bespoke
 from bespoke import logs, preflight, progress, report
@@ -35,7 +36,7 @@ from bespoke.evaluate import evaluate
 from bespoke.features import ScoreFeatures
 from bespoke.memory import give_back
 from bespoke.score import Note, write_midi
-from bespoke.separate import Separator, load_separator
+from bespoke.separate import Separator, load_separator, uses_bfloat16
 from bespoke.song import Song
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
@@ -113,7 +114,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     try:
         # Of several processes that train together, one logs.
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, folder, loggers, song, separate, agreement)
+        trainer = _trainer(cfg, folder, loggers, song, separate, system.model, agreement)
         with _timed(seconds, "render"):
             data = _data(cfg, heard, policy, system)
         preflight.write_config(cfg, folder, song.hashes)
@@ -290,10 +291,12 @@ def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) ->
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 
-def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], agreement: Agreement | None) -> pl.Trainer:
+def _trainer(
+    cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], model: nn.Module, agreement: Agreement | None
+) -> pl.Trainer:
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
-        settings["precision"] = precision(settings.get("accelerator", "auto"))
+        settings["precision"] = precision(settings.get("accelerator", "auto"), model)
     callbacks: list[Callback] = [
         LossCurve(folder / "training.csv"),
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
@@ -321,10 +324,11 @@ def _trainer(cfg: DictConfig, folder: Path, loggers: list, song: Song, separate:
         raise BespokeError(f"trainer: {one_sentence(error)}") from error
 
 
-def precision(accelerator: str) -> str:
-    """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); 32 bits elsewhere."""
+def precision(accelerator: str, model: nn.Module | None = None) -> str:
+    """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); bf16 on a CPU that multiplies
+    such numbers, for a network that was trained in them; 32 bits elsewhere."""
     if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
-        return "32-true"
+        return "bf16-mixed" if accelerator != "mps" and uses_bfloat16(model) else "32-true"
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
 
 

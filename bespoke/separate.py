@@ -76,7 +76,7 @@ class Separator:
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [STFT(stft.sample_rate, *(factor * seconds for seconds in lengths)) for factor in resolutions]
         self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if getattr(model, "uses_score", False) else []
-        self._bfloat16 = getattr(model, "trained_in_bfloat16", False) and _multiplies_bfloat16()
+        self._bfloat16 = uses_bfloat16(model)
 
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
         """Separate a recording.
@@ -199,8 +199,13 @@ class Separator:
         return target
 
 
+def uses_bfloat16(model: nn.Module | None) -> bool:
+    """Whether a network is better computed in bfloat16 on this CPU: it was trained in it, and the processor has instructions for it. There
+    it takes half the time, elsewhere several times as long."""
+    return getattr(model, "trained_in_bfloat16", False) and _multiplies_bfloat16()
+
+
 def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it: there a network takes half the time, elsewhere several times as long."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

@@ -12,6 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from bespoke import preflight, run
+from bespoke.model import MaskBLSTM, ScoreUNet
 from bespoke.score import Note
 from bespoke.synth import Patch, render
 
@@ -208,9 +209,13 @@ def test_precision_suits_the_card(compose_config, monkeypatch, capability, preci
     assert run.precision("cpu") == "32-true"
 
 
-def test_precision_without_a_card_is_full(monkeypatch):
+def test_precision_without_a_card_is_full_but_for_what_was_trained_in_less(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run.precision("auto") == "32-true"
+    for is_there in (False, True):
+        monkeypatch.setattr("bespoke.separate._multiplies_bfloat16", lambda is_there=is_there: is_there)
+        found = [run.precision("auto", network) for network in (MaskBLSTM(9), ScoreUNet())]
+        assert found == ["32-true", "bf16-mixed" if is_there else "32-true"]
 
 
 def test_several_cards_train_together(compose_config):
