@@ -325,8 +325,8 @@ def _trainer(
 
 
 def precision(accelerator: str, model: nn.Module | None = None) -> str:
-    """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); bf16 on a CPU that multiplies
-    such numbers, for a network that was trained in them; 32 bits elsewhere."""
+    """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); bf16 on a CPU that
+    multiplies such numbers, for a network that was trained in them; 32 bits elsewhere."""
     if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
         return "bf16-mixed" if accelerator != "mps" and uses_bfloat16(model) else "32-true"
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
