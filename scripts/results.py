@@ -137,20 +137,28 @@ def _alignment(rows: Rows, _: Rows) -> str:
 
 
 def _agreement(rows: Rows, curves: Rows) -> str:
-    """How far the agreement with the score ranks as SI-SDR does: within a song, within a run, and between songs."""
-    runs = set(benchmark.trained(rows))
+    """How far the agreement with the score ranks as SI-SDR does: methods or runs of one song, steps of one run, and songs."""
+    runs = benchmark.trained(rows)
+    judged = [row for row in rows if row.get("agreement") is not None and row["si_sdr"] is not None]
+    methods = sorted(
+        {row["method"] for row in judged if not row["method"].startswith("oracle_") and not row["method"].endswith("_aligned")}
+    )
+    means = {name: [benchmark.by_case(judged, name, figure) for figure in ("agreement", "si_sdr")] for name in methods}
     groups: dict[str, dict[Any, list]] = {}
-    for kind, points, key in (
-        ("methods and runs of one song", rows, lambda row: row["case"]),
-        ("runs of `train.py` on one song", [row for row in rows if row["method"] in runs], lambda row: row["case"]),
-        ("steps of one run", curves, lambda row: (row["case"], row["method"], row["seed"])),
-        ("songs, by one method and seed", [row for row in rows if row["method"] in runs], lambda row: (row["method"], row["seed"])),
-    ):
-        for row in points:
-            if row.get("agreement") is not None and row["si_sdr"] is not None:
-                groups.setdefault(kind, {}).setdefault(key(row), []).append((row["agreement"], row["si_sdr"]))
-    if all(row["method"] in runs for row in rows if row.get("agreement") is not None):
-        groups.pop("methods and runs of one song", None)  # they are all runs
+    if set(methods) <= set(runs):
+        kind, points = "runs on one song", [(row["case"], row["agreement"], row["si_sdr"]) for row in judged]
+    else:
+        kind, points = "methods on one song", [(case, said[case], true[case]) for said, true in means.values() for case in said]
+    for case, *pair in points:
+        groups.setdefault(kind, {}).setdefault(case, []).append(pair)
+    for row in curves:
+        if row.get("agreement") is not None and row["si_sdr"] is not None:
+            run = groups.setdefault("steps of one run", {}).setdefault((row["case"], row["method"], row["seed"]), [])
+            run.append((row["agreement"], row["si_sdr"]))
+    for name in methods:
+        if name in runs and kind == "methods on one song":
+            said, true = means[name]
+            groups[f"songs, by {name}"] = {name: [(said[case], true[case]) for case in said]}
     lines = ["| ranked | how often | of how many on the mean | mean rank correlation | lowest |", "| --- | --- | --- | --- | --- |"]
     for kind, found in groups.items():
         pairs = [pair for pair in found.values() if len(pair) >= 4 and all(len(set(values)) > 1 for values in zip(*pair, strict=True))]

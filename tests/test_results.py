@@ -113,16 +113,18 @@ def test_curves_are_means_over_seeds_up_to_the_last_step_of_all(results):
 def test_agreement_is_ranked_against_the_truth_within_songs_runs_and_methods(results):
     judged = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0), (4.0, 5.0)]  # a rank correlation of 0.8
     rows = [row("x_1", method, truth, agreement=said) for method, (said, truth) in zip("abcd", judged, strict=True)]
-    rows += [row(f"{case}_1", "run", truth, agreement=-said, steps=4) for case, (said, truth) in zip("vwyz", judged, strict=True)]
+    rows.append(row("x_1", "oracle_tpsa", 9.0, agreement=-9.0))  # which nobody has to choose from
+    trained = [row(f"{case}_1", "run", truth, agreement=-said, steps=4) for case, (said, truth) in zip("vwyz", judged, strict=True)]
     points = [
         {"case": "x_1", "method": "run", "seed": 0, "step": n, "agreement": v, "si_sdr": v} for n, v in enumerate((1.0, 3.0, 2.0, 0.0))
     ]
-    assert results["_agreement"](rows, points).splitlines()[2:] == [
-        "| methods and runs of one song | 1 | 4 | 0.80 | 0.80 |",
+    assert results["_agreement"](rows + trained, points).splitlines()[2:] == [
+        "| methods on one song | 1 | 4 | 0.80 | 0.80 |",
         "| steps of one run | 1 | 4 | 1.00 | 1.00 |",
-        "| songs, by one method and seed | 1 | 4 | -0.80 | -0.80 |",
+        "| songs, by run | 1 | 4 | -0.80 | -0.80 |",
     ]
-    assert "methods and runs" not in results["_agreement"](rows[4:], points)
+    policies = [row("x_1", method, truth, agreement=said, steps=4) for method, (said, truth) in zip("abcd", judged, strict=True)]
+    assert results["_agreement"](policies, []).splitlines()[2:] == ["| runs on one song | 1 | 4 | 0.80 | 0.80 |"]
 
 
 def test_what_keeping_the_step_that_agrees_most_is_worth(results):
