@@ -170,10 +170,12 @@ def _agreement(rows: Rows, curves: Rows) -> str:
 
 
 def _kept(_: Rows, curves: Rows) -> str:
-    """SI-SDR had the last step been kept, the one that agrees most with the score, or the best, which only the reference knows."""
+    """SI-SDR had the last step been kept, the one that agrees most with the score, or the best, which only the reference knows; of the
+    methods whose steps were all judged."""
+    partly = {row["method"] for row in curves if row.get("agreement") is None and row["si_sdr"] is not None}
     runs: dict[str, dict[tuple, list]] = {}
     for row in curves:
-        if row.get("agreement") is not None and row["si_sdr"] is not None:
+        if row["method"] not in partly and row["si_sdr"] is not None:
             runs.setdefault(row["method"], {}).setdefault((row["case"], row["seed"]), []).append(row)
     lines = [
         "| method | cases | seeds | last step | kept | best | kept less last | interval over cases | better in |",
