@@ -170,16 +170,15 @@ def _agreement(rows: Rows, curves: Rows) -> str:
 
 
 def _kept(_: Rows, curves: Rows) -> str:
-    """SI-SDR had the last step been kept, the one that agrees most with the score, or the best, which only the reference knows; of the
-    methods whose steps were all judged."""
-    partly = {row["method"] for row in curves if row.get("agreement") is None and row["si_sdr"] is not None}
+    """SI-SDR had the last step been kept, the one that agrees most with the score, or the best, which only the reference knows; among the
+    steps that were judged."""
     runs: dict[str, dict[tuple, list]] = {}
     for row in curves:
-        if row["method"] not in partly and row["si_sdr"] is not None:
+        if row.get("agreement") is not None and row["si_sdr"] is not None:
             runs.setdefault(row["method"], {}).setdefault((row["case"], row["seed"]), []).append(row)
     lines = [
-        "| method | cases | seeds | last step | kept | best | kept less last | interval over cases | better in |",
-        "| --- |" + " --- |" * 8,
+        "| method | cases | seeds | steps | last | kept | best | kept less last | interval over cases | better in |",
+        "| --- |" + " --- |" * 9,
     ]
     for method, found in runs.items():
         choices = {"last": lambda row: row["step"], "kept": lambda row: row["agreement"], "best": lambda row: row["si_sdr"]}
@@ -191,7 +190,15 @@ def _kept(_: Rows, curves: Rows) -> str:
         means = [f"{np.mean(list(benchmark.by_case(rows, name, 'si_sdr').values())):.2f}" for name in choices]
         difference = benchmark.compare(rows, "kept", "last")
         low, high = difference["interval"]
-        cells = [method, difference["cases"], len({seed for _, seed in found}), *means, f"{difference['mean']:+.2f}"]
+        steps = sorted({int(row["step"]) for points in found.values() for row in points})
+        cells = [
+            method,
+            difference["cases"],
+            len({seed for _, seed in found}),
+            f"{steps[0]} to {steps[-1]}",
+            *means,
+            f"{difference['mean']:+.2f}",
+        ]
         cells += [f"{low:+.2f} to {high:+.2f}", f"{difference['better']} of {difference['cases']}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

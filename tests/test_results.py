@@ -135,7 +135,7 @@ def test_what_keeping_the_step_that_agrees_most_is_worth(results):
         for step, said, truth in found
     ]
     (line,) = results["_kept"]([], points).splitlines()[2:]
-    assert line.startswith("| run | 2 | 1 | 1.00 | 2.00 | 4.00 | +1.00 | ")
+    assert line.startswith("| run | 2 | 1 | 1 to 4 | 1.00 | 2.00 | 4.00 | +1.00 | ")
     assert line.endswith("| 1 of 2 |")
 
 
