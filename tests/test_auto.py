@@ -55,8 +55,9 @@ def test_the_checkpoint_is_enough_and_holds_no_code(auto, tmp_path):
     song, folder, _ = auto
     mixture, sample_rate = read_audio(song.mixture)
     target, residual = load_separator(folder / "checkpoints" / "last.ckpt").separate(mixture, sample_rate)
-    # This process may have another number of threads for numpy than the run had; one that has the same gives the same bits.
-    np.testing.assert_allclose(target, read_audio(folder / "target.wav")[0], atol=1e-6)
+    # This process may have another number of threads for numpy than the run had, whose rounding bfloat16 magnifies; one that has the same
+    # gives the same bits.
+    np.testing.assert_allclose(target, read_audio(folder / "target.wav")[0], atol=3e-4)
     np.testing.assert_allclose(target + residual, mixture, atol=1e-6)
     command = [sys.executable, "-m", "bespoke", "apply", folder / "checkpoints" / "last.ckpt", song.mixture, "--out", tmp_path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
