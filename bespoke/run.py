@@ -133,11 +133,14 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
             separator = load_separator(checkpoint, str(trainer.strategy.root_device))
             separator.write_stems(song.source, folder / "target.wav", folder / "residual.wav")
         metrics: dict[str, Any] = {}
-        if song.reference is not None:
+        if song.reference is not None or agreement is not None:
             with _timed(seconds, "evaluate"):
-                metrics = evaluate(song.read_stem(folder / "target.wav"), song.mixture, song.reference, song.sample_rate)
-        if agreement is not None:
-            metrics["agreement"] = agreement(song.read_stem(folder / "target.wav"))
+                estimate = song.read_stem(folder / "target.wav")
+                if song.reference is not None:
+                    metrics = evaluate(estimate, song.mixture, song.reference, song.sample_rate)
+                if agreement is not None:
+                    metrics["agreement"] = agreement(estimate)
+                del estimate  # of a long song the report needs the room
         metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts | {"warnings": warnings}
         write_json(folder / "metrics.json", metrics)
         if cfg.report:
