@@ -227,8 +227,10 @@ def _chosen(rows: Rows, _: Rows) -> str:
         cells = [words, str(len(scores)), f"{np.mean(list(scores.values())):.2f}"]
         if name != "single":
             difference = benchmark.compare(found, name, "single")
-            intervals = (f"{low:+.2f} to {high:+.2f}" for low, high in (difference["interval"], difference["interval_by_source"]))
-            cells += [f"{difference['mean']:+.2f} ({next(intervals)})", next(intervals), f"{difference['better']} of {difference['cases']}"]
+            over_cases, over_sources = (
+                f"{low:+.2f} to {high:+.2f}" for low, high in (difference["interval"], difference["interval_by_source"])
+            )
+            cells += [f"{difference['mean']:+.2f} ({over_cases})", over_sources, f"{difference['better']} of {difference['cases']}"]
         lines.append(f"| {' | '.join(cells + [''] * (6 - len(cells)))} |")
     return "\n".join(lines)
 
