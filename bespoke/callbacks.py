@@ -71,8 +71,10 @@ class TrainingFigures(Callback):
         self.times: deque[tuple[float, float]] = deque([(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         self.times.append((time.monotonic(), time.process_time()))
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # Lightning logs nothing, and the norm makes a GPU wait
+            return
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         wall_seconds, cpu_seconds = (last - first for first, last in zip(self.times[0], self.times[-1], strict=True))
         figures = {
             "train/gradient_norm": torch.nn.utils.get_total_norm(gradients),

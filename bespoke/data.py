@@ -99,7 +99,7 @@ class MixStream(IterableDataset):
         background = self.background.segment(draw.background, self.samples)
         return mix(target, background, draw.params, self.sample_rate, self.label)
 
-    def batch(self, index: int) -> dict[str, torch.Tensor]:
+    def batch(self, index: int) -> dict[str, Any]:
         """Batch number `index`."""
         rng = np.random.default_rng([self.seed, self.stream, index])
         draws = [self.draw(rng) for _ in range(self.batch_size)]
@@ -107,7 +107,7 @@ class MixStream(IterableDataset):
         signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
         if self.features:
             signals["features"] = torch.stack([self.features(mix.mixture, draw.notes) for mix, draw in zip(mixes, draws, strict=True)])
-        return {"index": torch.tensor(index), **signals}
+        return {"index": index, **signals}  # a number: a tensor would go to the GPU, and reading it there wait for the step before
 
     def describe(self, index: int) -> list[dict[str, Any]]:
         """What was drawn for each example of a batch, as plain values, with the parameters of each effect as audiomentations names them."""
@@ -128,7 +128,7 @@ class MixStream(IterableDataset):
             )
         return described
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         index = self.start + number * self.stride
@@ -158,7 +158,7 @@ class _StreamLoader(DataLoader):
         super().__init__(stream, batch_size=None, **settings)
         self.position = position
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         self.dataset.start, self.dataset.stride = self.position()
         return super().__iter__()
 

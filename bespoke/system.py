@@ -54,16 +54,16 @@ class BespokeSystem(pl.LightningModule):
         mask = self.model(spectrogram[:, 0].abs(), *features)[:, None]
         return self.stft.inverse(mask.float() * spectrogram, waveform.shape[-1])
 
-    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Lightning keeps no random state in a checkpoint; a seed for each batch makes a resumed run the same as one that never stopped.
-        torch.manual_seed((self.seed << 32) + int(batch["index"]))
+        torch.manual_seed((self.seed << 32) + batch["index"])
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["mixture"]))
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         size = len(batch["mixture"])
         self.log("val/loss", self._loss(batch), batch_size=size)
         estimate = self(batch["mixture"], *self._features(batch))
@@ -76,10 +76,10 @@ class BespokeSystem(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.model.parameters())
 
-    def _features(self, batch: dict[str, Tensor]) -> list[Tensor]:
+    def _features(self, batch: dict[str, Any]) -> list[Tensor]:
         return [batch["features"]] if getattr(self.model, "uses_score", False) else []
 
-    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+    def _loss(self, batch: dict[str, Any]) -> Tensor:
         # The transform and the loss stay in 32 bits under mixed precision: 16 bits cannot hold a spectrogram's range.
         with torch.autocast(self.device.type, enabled=False):
             mixture, target = self.stft(batch["mixture"]), self.stft(batch["target"])

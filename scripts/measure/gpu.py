@@ -26,10 +26,11 @@ def measure(options: Options) -> Section:
         figures.append(Figure(f"A step of recipe=paper in {name}{chosen}", seconds, " s"))
     steps = 20 if options.is_quick else 300
     settings = ["recipe=paper", f"trainer.max_steps={2 * steps}", f"curve_steps={steps}"]
-    fed = step_seconds(train(options.work / "one", *settings, "trainer=gpu").curve)
     alone = next(figure.value for figure in figures if "chooses" in figure.what)
-    what = "A step of train.py over the step alone: what data and Lightning cost"
-    figures.append(Figure(what, fed / alone, " ×", 1.2, detail=f"{fed:.4f} s"))
+    for policy in ("paper", "heavy"):
+        fed = step_seconds(train(options.work / policy, *settings, f"aug={policy}", "trainer=gpu").curve)
+        what = f"A step of train.py with aug={policy} over the step alone: what data and Lightning cost"
+        figures.append(Figure(what, fed / alone, " ×", 1.2, detail=f"{fed:.4f} s"))
     count = torch.cuda.device_count()
     if count > 1:
         each = step_seconds(train(options.work / "several", *settings, "trainer=ddp").curve)

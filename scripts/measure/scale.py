@@ -29,7 +29,7 @@ PANELS = {
 def measure(options: Options) -> Section:
     """Time each at a few sizes, fit the exponent and the cost of one more, and draw them."""
     found = [length(options), patches(options), parts(options), workers(options), jobs(options)]
-    picture = options.out / "speed" / "scale.png"
+    picture = options.out / "speed" / f"scale{'_gpu' * options.on_gpu}.png"
     draw(found, picture)
     lines = ["| cost of | sizes | seconds | exponent | one more costs |", "| --- | --- | --- | --- | --- |"]
     figures = []
@@ -43,7 +43,7 @@ def measure(options: Options) -> Section:
             f"{slope:.3g} s",
         )
         lines.append(f"| {what} | {' | '.join(cells)} |")
-    return Section(figures, "\n".join([*lines, "", "![Cost against size](speed/scale.png)"]))
+    return Section(figures, "\n".join([*lines, "", f"![Cost against size](speed/{picture.name})"]))
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -85,7 +86,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "16-mixed")
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compiled else self.model
 
-    def __call__(self, batch: dict[str, Tensor]) -> None:
+    def __call__(self, batch: dict[str, Any]) -> None:
         mixture, target = self.stft(batch["mixture"])[:, 0], self.stft(batch["target"])[:, 0]
         with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
             mask = self.forward(mixture.abs())
@@ -170,7 +171,7 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
     return found
 
 
-def bare_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], steps: int, options: Options) -> float:
+def bare_seconds(cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options) -> float:
     """Seconds a step of a plain loop over the same batches."""
     step = Step(cfg, options.device, precision(options.trainer))
     step(batches[0])
@@ -180,7 +181,7 @@ def bare_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], steps: i
     return timer.timeit(1).mean / steps
 
 
-def lightning_seconds(cfg: DictConfig, batches: Sequence[dict[str, Tensor]], steps: int, options: Options) -> float:
+def lightning_seconds(cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options) -> float:
     """Seconds a step of Lightning's loop, as train.py sets it up, the first left out."""
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(0)
@@ -204,7 +205,7 @@ class _Clock(pl.Callback):
             self.seconds = _now(module.device) - self.began
 
 
-def profile_table(step: Step, batches: Sequence[dict[str, Tensor]], rows: int = 14) -> str:
+def profile_table(step: Step, batches: Sequence[dict[str, Any]], rows: int = 14) -> str:
     """The operations that a step spends most of its time in."""
     is_gpu = step.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
@@ -257,8 +258,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def to_device(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}
+def to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _repeat(batches: Sequence, count: int) -> list:
