@@ -24,7 +24,7 @@ def measure(options: Options) -> Section:
         seconds = time_of(step, minimum, batch)
         chosen = ", what trainer=gpu chooses here" * (name == precision("gpu"))
         figures.append(Figure(f"A step of recipe=paper in {name}{chosen}", seconds, " s"))
-    steps = 20 if options.is_quick else 300
+    steps = 20 if options.is_quick else 100
     settings = ["recipe=paper", f"trainer.max_steps={2 * steps}", f"curve_steps={steps}"]
     alone = next(figure.value for figure in figures if "chooses" in figure.what)
     for policy in ("paper", "heavy"):
