@@ -10,7 +10,6 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 from bespoke.dsp import frame_power, resample
 from bespoke.errors import BespokeError
@@ -43,6 +42,8 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
     if not reference.any() or not estimate.any():
         return None
     if estimate.shape[-1] <= LONG_SAMPLES:
+        from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio  # slow to import
+
         return float(scale_invariant_signal_distortion_ratio(_mono(estimate), _mono(reference)))
 
     # Of a long recording the same in blocks: an hour in 64 bits would be several times what else a run holds.
