@@ -429,9 +429,16 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, float | None]]:
-    """A table of numbers; no rows where there is no file."""
-    if not path.is_file():
+def read_csv(path: str | Path) -> list[dict[str, Any]]:
+    """A table: numbers as numbers, empty cells as None; no rows where there is no file."""
+
+    def value(text: str) -> Any:
+        try:
+            return float(text) if text else None
+        except ValueError:
+            return text
+
+    if not Path(path).is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(text) if text else None for name, text in row.items()} for row in csv.DictReader(file)]
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: value(text) for name, text in row.items()} for row in csv.DictReader(file)]

@@ -5,7 +5,6 @@ by Hydra's own multirun, so that every launcher serves. A finished cell has a `r
 """
 
 import contextlib
-import csv
 import fnmatch
 import hashlib
 import itertools
@@ -27,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bespoke.agreement import Agreement
 from bespoke.align import align, onset_errors
-from bespoke.audio import atomic_path, write_csv, write_json, write_wav
+from bespoke.audio import atomic_path, read_csv, write_csv, write_json, write_wav
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.evaluate import evaluate_fully, oracle, ratio_oracle
 from bespoke.rivals import RIVALS
@@ -322,21 +321,8 @@ def write_curves(out: Path) -> None:
     for file in sorted((out / FOLDER).rglob("curve.csv")):
         if (file.parent / "row.json").is_file():
             row = json.loads((file.parent / "row.json").read_text())
-            curves += [{**{label: row[label] for label in ("case", "method", "seed")}, **point} for point in read_rows(file)]
+            curves += [{**{label: row[label] for label in ("case", "method", "seed")}, **point} for point in read_csv(file)]
     write_csv(out / "curves.csv", curves)
-
-
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Read rows.csv; numbers become numbers, empty cells None."""
-
-    def value(text: str) -> Any:
-        try:
-            return float(text) if text else None
-        except ValueError:
-            return text
-
-    with open(path, newline="") as file:
-        return [{column: value(text) for column, text in row.items()} for row in csv.DictReader(file)]
 
 
 def trained(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,6 +22,7 @@ from matplotlib import pyplot
 from scipy.stats import spearmanr
 
 from bespoke import benchmark
+from bespoke.audio import read_csv
 from bespoke.errors import BespokeError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +76,7 @@ def read_set(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     found: tuple[dict, dict] = {}, {}
     for file in sorted(folder.glob("*.csv")):
         kept = found[file.stem.endswith("curves")]
-        for row in benchmark.read_rows(file):
+        for row in read_csv(file):
             cell = tuple(row.get(label) for label in ("case", "method", "seed", "step"))
             first, _ = kept.setdefault(cell, (file, row))
             if first != file and (row.get("steps") or row.get("step")):

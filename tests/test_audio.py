@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from bespoke.audio import atomic_path, file_hash, open_audio, read_audio, write_like, write_wav
+from bespoke.audio import atomic_path, file_hash, open_audio, read_audio, read_csv, write_csv, write_like, write_wav
 from bespoke.errors import BespokeError
 
 RATE = 8000
@@ -182,3 +182,12 @@ def test_format_that_cannot_hold_the_stem_is_refused(name, complaint, stereo, tm
     with pytest.raises(BespokeError, match=complaint):
         write_like(tmp_path / name, tmp_path / "target.wav", tmp_path / "target.wav")
     assert [path.name for path in tmp_path.iterdir()] == ["target.wav"]
+
+
+def test_a_table_comes_back_with_numbers_words_and_gaps(tmp_path):
+    rows = [{"case": "a, b", "step": 1, "si_sdr": -0.25}, {"case": "c", "step": 2, "agreement": 3.5}]
+    write_csv(tmp_path / "rows.csv", rows)
+    first, second = read_csv(tmp_path / "rows.csv")
+    assert first == {"case": "a, b", "step": 1.0, "si_sdr": -0.25, "agreement": None}
+    assert second == {"case": "c", "step": 2.0, "si_sdr": None, "agreement": 3.5}
+    assert read_csv(tmp_path / "none.csv") == []

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bespoke import benchmark
-from bespoke.audio import read_audio, write_wav
+from bespoke.audio import read_audio, read_csv, write_wav
 from bespoke.background import SynthBackground
 from bespoke.errors import BespokeError
 from bespoke.score import Note, Part, write_midi
@@ -136,7 +136,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
     assert "cells 2 of 2, 00:00 left: toy_one/flat/0, SI-SDR improved by" in stderr
     assert "| flat | quick | 1 |" in stdout
     assert "GPU available" not in (out / "benchmark.log").read_text()
-    rows = benchmark.read_rows(out / "rows.csv")
+    rows = read_csv(out / "rows.csv")
     assert [row["method"] for row in rows] == ["comb_aligned", "comb_auto", "flat", "mixture", "oracle_ratio", "oracle_tpsa", "quick"]
     figures = {row["method"]: row for row in rows}
     assert figures["mixture"]["si_sdr_improvement"] == 0
@@ -144,7 +144,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
     assert figures["quick"]["config"] != figures["flat"]["config"]
     assert figures["quick"]["steps"] == 20
 
-    curve = benchmark.read_rows(out / "curves.csv")
+    curve = read_csv(out / "curves.csv")
     assert [(point["method"], point["step"]) for point in curve] == [("flat", 10), ("flat", 20)]
     assert 0 < curve[0]["seconds"] < curve[1]["seconds"]
     assert curve[-1]["si_sdr"] == pytest.approx(figures["flat"]["si_sdr"], abs=1e-6)
@@ -155,7 +155,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
     code, _, stderr = run(out, *ARGUMENTS, "--only", "toy_one,toy_two", "--", *SETTINGS)
     assert code == 0, stderr
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in finished.rglob("*") if file.is_file()} == before
-    assert len(benchmark.read_rows(out / "rows.csv")) == 14
+    assert len(read_csv(out / "rows.csv")) == 14
 
 
 def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, tmp_path):
@@ -184,7 +184,7 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
     assert code == 0, stderr
     assert (finished / "row.json").stat().st_mtime_ns == before
     assert json.loads((begun / "metrics.json").read_text())["resumed_from_step"] > 0
-    whole, killed = (benchmark.read_rows(folder / "rows.csv") for folder in (out, tmp_path))
+    whole, killed = (read_csv(folder / "rows.csv") for folder in (out, tmp_path))
     assert len(killed) == 8
 
     def lasting(row):

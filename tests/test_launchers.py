@@ -5,7 +5,7 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from bespoke.benchmark import read_rows
+from bespoke.audio import read_csv
 from conftest import ROOT
 
 
@@ -37,7 +37,7 @@ def test_submitit_runs_a_sweep_of_which_a_job_fails(run_train, tiny_song, tmp_pa
     overrides = [*tiny_song.overrides, "data.batch_size=0,2", "hydra/launcher=submitit_local", f"hydra.sweep.dir={sweep}"]
     result = run_train("-m", *overrides, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
-    rows = read_rows(sweep / "sweep.csv")
+    rows = read_csv(sweep / "sweep.csv")
     assert [row["steps"] for row in rows] == [None, 3]
     assert "data.batch_size=0 is not possible" in rows[0]["error"]
     assert json.loads((sweep / "1" / "metrics.json").read_text())["steps"] == 3
@@ -53,6 +53,6 @@ def test_a_search_goes_on_with_the_same_proposals(run_train, tiny_song, tmp_path
     second = run_train(*overrides, "hydra.sweeper.n_trials=2", "ckpt=last", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert (sweep / "0" / "target.wav").stat().st_mtime_ns == stem
-    rows = read_rows(sweep / "sweep.csv")
+    rows = read_csv(sweep / "sweep.csv")
     assert [row["steps"] for row in rows] == [3, 3]
     assert rows[0]["aug.target.eq.p"] != rows[1]["aug.target.eq.p"]

@@ -17,8 +17,7 @@ import pytest
 import torch
 
 import bespoke
-from bespoke.audio import read_audio
-from bespoke.benchmark import read_rows
+from bespoke.audio import read_audio, read_csv
 from bespoke.run import _objective
 from bespoke.score import Note, Part, write_midi
 from bespoke.separate import load_separator
@@ -160,11 +159,11 @@ def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
     expected = weights(tmp_path / "whole")
     assert all(torch.equal(value, expected[name]) for name, value in weights(folder).items())
     assert (folder / "target.wav").read_bytes() == (tmp_path / "whole" / "target.wav").read_bytes()
-    curves = [[(row["step"], row["si_sdr"]) for row in read_rows(run / "curve.csv")] for run in (folder, tmp_path / "whole")]
+    curves = [[(row["step"], row["si_sdr"]) for row in read_csv(run / "curve.csv")] for run in (folder, tmp_path / "whole")]
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[0]] == list(range(2, 41, 2))
-    losses = read_rows(folder / "training.csv")
-    assert losses == read_rows(tmp_path / "whole" / "training.csv")
+    losses = read_csv(folder / "training.csv")
+    assert losses == read_csv(tmp_path / "whole" / "training.csv")
     assert [row["step"] for row in losses] == list(range(1, 41))
     assert sum(row["val_loss"] is not None for row in losses) >= 1
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -176,7 +175,7 @@ def test_the_step_that_agrees_most_with_the_score_can_be_kept(run_train, tiny_so
     best = ("trainer.max_steps=12", "curve_steps=2", "keep=best", "optimizer.lr=0.05", "checkpoint_steps=1")
     result = run_train(*tiny_song.overrides, *best, f"song.reference={tiny_song.reference}", f"hydra.run.dir={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    curve, metrics = read_rows(folder / "curve.csv"), json.loads((folder / "metrics.json").read_text())
+    curve, metrics = read_csv(folder / "curve.csv"), json.loads((folder / "metrics.json").read_text())
     kept = max(curve, key=lambda row: row["agreement"])
     assert metrics["kept_step"] == kept["step"] < 12
     assert f"kept      step {metrics['kept_step']}" in result.stdout
@@ -212,11 +211,11 @@ def test_without_a_reference_a_search_goes_by_the_agreement(run_train, tiny_song
     result = run_train("-m", *tiny_song.overrides, "seed=0,1", "curve_steps=3", f"hydra.sweep.dir={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for job in ("0", "1"):
-        (row,) = read_rows(folder / job / "curve.csv")
+        (row,) = read_csv(folder / job / "curve.csv")
         assert row.keys() == {"step", "seconds", "agreement"}
         metrics = json.loads((folder / job / "metrics.json").read_text())
         assert "si_sdr" not in metrics
-        (listed,) = (row for row in read_rows(folder / "sweep.csv") if row["run"] == int(job))
+        (listed,) = (row for row in read_csv(folder / "sweep.csv") if row["run"] == int(job))
         assert _objective(metrics) == listed["agreement"] == metrics["agreement"] == pytest.approx(row["agreement"], abs=1e-3)
     assert _objective({"si_sdr": None, "si_sdr_mixture": 1.0, "si_sdr_improvement": None, "agreement": 3.0}) == -np.inf
 
@@ -410,13 +409,13 @@ def test_an_interrupt_ends_a_sweep_which_goes_on_with_what_is_not_finished(run_t
     assert "Interrupted at step" in output
     assert f"hydra.sweep.dir={sweep} ckpt=last" in output
     assert not (sweep / "2").exists()
-    assert [(row["seed"], row["error"]) for row in read_rows(sweep / "sweep.csv")] == [(0, None), (1, "not finished")]
+    assert [(row["seed"], row["error"]) for row in read_csv(sweep / "sweep.csv")] == [(0, None), (1, "not finished")]
     finished = (sweep / "0" / "target.wav").stat().st_mtime_ns
     resumed = run_train(*overrides, "ckpt=last", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert (sweep / "0" / "target.wav").stat().st_mtime_ns == finished
     steps = [json.loads((sweep / str(job) / "metrics.json").read_text())["resumed_from_step"] for job in range(3)]
     assert steps[0] == steps[2] == 0 < steps[1]
-    rows = read_rows(sweep / "sweep.csv")
+    rows = read_csv(sweep / "sweep.csv")
     assert [(row["seed"], row["steps"], row["error"]) for row in rows] == [(seed, 150, None) for seed in range(3)]
     assert "ckpt" not in rows[0]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bespoke.benchmark import Case, compare, read_cases, read_rows
+from bespoke.audio import read_csv
+from bespoke.benchmark import Case, compare, read_cases
 from measure.runs import ROOT, TrainingRun, song_of, train
 from measure.table import Figure, Options, Section
 
@@ -67,7 +68,7 @@ def paper_best(results: Path) -> dict[str, tuple[float, float]]:
     """
     best: dict[str, tuple[float, float]] = {}
     for file in sorted(results.glob("*_curves.csv")):
-        for row in read_rows(file):
+        for row in read_csv(file):
             if row["method"] in PAPER and row["si_sdr"] is not None:  # a silent estimate has none
                 score, steps = best.get(row["case"], (-NEVER, 0))
                 best[row["case"]] = max(score, row["si_sdr"]), max(steps, row["step"])
@@ -122,7 +123,7 @@ def against_committed(rows: list[dict[str, Any]], cases: Sequence[Case], options
     committed = RESULTS / "auto.csv"
     if not committed.is_file():
         return []
-    result = compare([*now, *(row for row in read_rows(committed) if row["method"] == "auto")], "now", "auto")
+    result = compare([*now, *(row for row in read_csv(committed) if row["method"] == "auto")], "now", "auto")
     low, high = result["interval"]
     detail = f"mean {result['mean']:+.3f}, {result['cases']} cases, {len(options.seeds)} seed{'s' * (len(options.seeds) > 1)}"
     if np.isnan(low):

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bespoke.audio import read_audio, write_wav
-from bespoke.benchmark import Case, read_rows
+from bespoke.audio import read_audio, read_csv, write_wav
+from bespoke.benchmark import Case
 from bespoke.dsp import resample
 from bespoke.errors import BespokeError
 from bespoke.launch import setting
@@ -71,7 +71,7 @@ class TrainingRun:
 
     @property
     def curve(self) -> list[dict[str, float]]:
-        return read_rows(self.folder / "curve.csv")
+        return read_csv(self.folder / "curve.csv")
 
     def until(self, name: str) -> float:
         """Seconds from the start of the command, imports and all, until it had written a file."""
