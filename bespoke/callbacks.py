@@ -152,7 +152,7 @@ class LossCurve(Callback):
         self.rows: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self._plain()}
+        return {"rows": list(self._plain())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
@@ -172,7 +172,8 @@ class LossCurve(Callback):
             write_csv(self.path, self._plain(), ("step", "loss", "val_loss", "val_si_sdr"))
 
     def _plain(self) -> list[dict[str, float]]:
-        return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
+        self.rows = [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
+        return self.rows
 
 
 class QualityCurve(Callback):
@@ -213,6 +214,8 @@ class QualityCurve(Callback):
         step = trainer.global_step
         if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= self.rows[-1]["step"]):
             return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # what is still under way is training
         paused = time.monotonic()
         estimate = _separate(pl_module, self.song, self.settings)
         row: dict[str, Any] = {"step": step, "seconds": round(paused - self.began, 3)}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bespoke.augment import MixParams, Policy
@@ -53,8 +54,8 @@ class MixStream(IterableDataset):
             alignment, drawn for each mix, so that it does not rely on them blindly.
         features: makes what such a network sees of a mix and its notes.
 
-    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, the batch's `index` and, if they
-    are asked for, `features`, beginning with batch `start`, every `stride`-th.
+    Iterating yields dictionaries of `mixture` and `target`, each float32 `[batch, 1, time]`, the batch's `index` and, if they are asked
+    for, `features`, beginning with batch `start`, every `stride`-th.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class MixStream(IterableDataset):
         rng = np.random.default_rng([self.seed, self.stream, index])
         draws = [self.draw(rng) for _ in range(self.batch_size)]
         mixes = [self.example(draw) for draw in draws]
-        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target")}
         if self.features:
             signals["features"] = torch.stack([self.features(mix.mixture, draw.notes) for mix, draw in zip(mixes, draws, strict=True)])
         return {"index": index, **signals}  # a number: a tensor would go to the GPU, and reading it there wait for the step before
@@ -151,6 +152,11 @@ def _starts(target: np.ndarray, samples: int, sample_rate: int) -> tuple[np.ndar
     return (starts[is_active] if is_active.any() else starts), starts[~is_active]
 
 
+def _use_one_thread(worker: int) -> None:
+    """Of NumPy's and SciPy's too: the loader sees to torch's only, and workers with a thread for each core are in each other's way."""
+    threadpool_limits(1)
+
+
 class _StreamLoader(DataLoader):
     """A loader whose stream, each time an iteration begins, starts at the batch that training has come to."""
 
@@ -187,8 +193,9 @@ class MixDataModule(pl.LightningDataModule):
             self.train,
             self._position,
             num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
             prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_use_one_thread,
         )
 
     def val_dataloader(self) -> DataLoader:

@@ -1,6 +1,7 @@
 """Mask networks, from magnitude (and what the score tells, where a network wants it) to mask; plain PyTorch."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,7 +47,10 @@ class MaskBLSTM(nn.Module):
 
     def forward(self, magnitude: Tensor) -> Tensor:
         level_db = 20 * torch.log10(magnitude.float().clamp(min=self.floor))
-        hidden, _ = self.lstm(self.norm(level_db).transpose(1, 2))
+        # Under autocast cuDNN's LSTM computes in float16 even where bfloat16 is asked for, whose gradients nobody scales.
+        is_bfloat16 = level_db.is_cuda and torch.get_autocast_dtype("cuda") == torch.bfloat16
+        with torch.autocast("cuda", enabled=False) if is_bfloat16 else nullcontext():
+            hidden, _ = self.lstm(self.norm(level_db).transpose(1, 2))
         return torch.sigmoid(self.linear(hidden)).transpose(1, 2)
 
 

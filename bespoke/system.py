@@ -60,7 +60,7 @@ class BespokeSystem(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["mixture"]))
+        self.log("train/loss", loss, batch_size=len(batch["mixture"]))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

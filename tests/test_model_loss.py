@@ -34,6 +34,16 @@ def test_the_mask_lies_between_0_and_1_and_looks_both_ways():
     assert difference[11] > 0
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float16, torch.float16), (torch.bfloat16, torch.float32)])
+def test_the_lstm_on_a_gpu_never_computes_in_float16_unless_it_is_asked_to(dtype, expected):
+    network, dtypes = MaskBLSTM(9, hidden_size=8).cuda(), []
+    network.lstm.register_forward_hook(lambda module, inputs, outputs: dtypes.append(outputs[0].dtype))
+    with torch.autocast("cuda", dtype):
+        network(torch.rand(2, 9, 5, device="cuda"))
+    assert dtypes == [expected]
+
+
 def test_a_batch_equals_its_singles():
     model = MaskBLSTM(bins=33, hidden_size=8).eval()
     magnitude = torch.rand(3, 33, 20)
