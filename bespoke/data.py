@@ -54,8 +54,8 @@ class MixStream(IterableDataset):
             alignment, drawn for each mix, so that it does not rely on them blindly.
         features: makes what such a network sees of a mix and its notes.
 
-    Iterating yields dictionaries of `mixture` and `target`, each float32 `[batch, 1, time]`, the batch's `index` and, if they are asked
-    for, `features`, beginning with batch `start`, every `stride`-th.
+    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, the batch's `index` and, if they
+    are asked for, `features`, beginning with batch `start`, every `stride`-th.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class MixStream(IterableDataset):
         rng = np.random.default_rng([self.seed, self.stream, index])
         draws = [self.draw(rng) for _ in range(self.batch_size)]
         mixes = [self.example(draw) for draw in draws]
-        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target")}
+        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
         if self.features:
             signals["features"] = torch.stack([self.features(mix.mixture, draw.notes) for mix, draw in zip(mixes, draws, strict=True)])
         return {"index": index, **signals}  # a number: a tensor would go to the GPU, and reading it there wait for the step before

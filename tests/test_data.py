@@ -49,7 +49,7 @@ def take(loader, count):
 
 
 def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in ("mixture", "target"))
+    return all(torch.equal(first[name], second[name]) for name in ("mixture", "target", "background"))
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +114,12 @@ def test_batches_differ_between_indices_seeds_and_streams(expected):
     assert not same(expected[0], stream(stream=VALIDATION).batch(0))
 
 
-def test_a_batch_has_shapes(expected):
+def test_a_batch_has_shapes_and_adds_up(expected):
     batch = expected[0]
     assert batch["mixture"].shape == batch["target"].shape == (3, 1, RATE // 2)
     assert batch["mixture"].dtype == torch.float32
     assert batch["index"] == 0
+    assert torch.allclose(batch["mixture"], batch["target"] + batch["background"], atol=1e-6)
 
 
 def test_validation_is_a_fixed_list():
@@ -139,7 +140,7 @@ def test_what_was_drawn_can_be_read_and_says_what_was_made(expected):
         start = round(example["start_seconds"] * RATE)
         power = np.square(cut(made.targets[0], start, made.samples)).mean() * 10 ** (example["target_gain_db"] / 10)
         background = np.square(cut(Noise.track, round(example["background_start_seconds"] * RATE), made.samples)).mean()
-        ratio = batch["target"][number].square().mean() / (batch["mixture"] - batch["target"])[number].square().mean()
+        ratio = batch["target"][number].square().mean() / batch["background"][number].square().mean()
         assert ratio.item() == pytest.approx(power / background, rel=1e-3)
 
 
