@@ -152,7 +152,7 @@ class LossCurve(Callback):
         self.rows: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": list(self._plain())}
+        return {"rows": self._plain()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
@@ -172,8 +172,7 @@ class LossCurve(Callback):
             write_csv(self.path, self._plain(), ("step", "loss", "val_loss", "val_si_sdr"))
 
     def _plain(self) -> list[dict[str, float]]:
-        self.rows = [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
-        return self.rows
+        return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
 
 
 class QualityCurve(Callback):
