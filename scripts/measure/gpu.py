@@ -1,12 +1,13 @@
 """What a GPU makes of it: each precision, whether the stream keeps up, and several GPUs together."""
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 
 from bespoke.run import precision
 from measure.quality import step_seconds
 from measure.runs import train
 from measure.setup import config, stream
-from measure.step import RECIPE, Step, time_of, to_device
+from measure.step import RECIPE, Step, time_of
 from measure.table import Figure, Options, Section
 
 
@@ -16,7 +17,7 @@ def measure(options: Options) -> Section:
         return Section([], "Not measured: no GPU.")
     cfg = config(RECIPE, "trainer=gpu")
     source = stream(cfg)
-    batch = to_device(source.batch(0), "cuda")
+    batch = move_data_to_device(source.batch(0), "cuda")
     minimum = 0.3 if options.is_quick else 2.0
     figures = []
     for name in ("32-true", "16-mixed", "bf16-mixed"):

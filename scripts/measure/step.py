@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as functional
 from hydra.utils import instantiate
+from lightning_fabric.utilities import move_data_to_device
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -35,7 +36,7 @@ def measure(options: Options) -> Section:
     """Profile the step, hold it against the machine's matrix throughput in the same run, and try what may be cheaper."""
     cfg = config(RECIPE, f"trainer={options.trainer}")
     source = stream(cfg)
-    batches = [to_device(source.batch(index), options.device) for index in range(4)]
+    batches = [move_data_to_device(source.batch(index), options.device) for index in range(4)]
     step = Step(cfg, options.device, precision(options.trainer))
     minimum = 0.3 if options.is_quick else 1.5
     seconds = time_of(lambda: step(batches[0]), minimum)
@@ -155,8 +156,8 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
     for name, make in tried.items():
         if options.is_quick and name == "torch.compile":
             continue
-        batch = to_device(stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device)
-        usual = to_device(stream(base).batch(0), options.device)
+        batch = move_data_to_device(stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device)
+        usual = move_data_to_device(stream(base).batch(0), options.device)
         step, reference = make(), Step(base, options.device)
         if step is None:
             continue
@@ -257,10 +258,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def to_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _repeat(batches: Sequence, count: int) -> list:
