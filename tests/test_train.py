@@ -51,6 +51,15 @@ def test_a_run_leaves_the_files_of_the_interface(finished):
     assert not list(folder.rglob(".*.wav"))
 
 
+def test_figures_of_training_are_logged_at_the_steps_of_the_loss(run_train, tiny_song, tmp_path):
+    every_second = ("trainer.max_steps=5", "trainer.log_every_n_steps=2", "logger=csv", "hydra.run.dir=run")
+    result = run_train(*tiny_song.overrides, *every_second, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = read_csv(tmp_path / "run" / "csv" / "version_0" / "metrics.csv")
+    for name in ("train/loss", "train/gradient_norm", "train/steps_per_second"):
+        assert [row["step"] for row in rows if row[name] is not None] == [1, 3]
+
+
 def test_metrics_hold_the_figures_and_the_facts(finished):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
     assert metrics["si_sdr_improvement"] == pytest.approx(metrics["si_sdr"] - metrics["si_sdr_mixture"])
