@@ -41,7 +41,7 @@ NOISE = {"AddBackgroundNoise", "AddColorNoise", "AddGaussianNoise", "AddGaussian
 
 @dataclass(frozen=True)
 class CompressorParams:
-    """One setting of the compressor; see `bespoke.dsp.compressor_gain`."""
+    """One setting of the compressor; see `bespoke.compressor.compressor_gain`."""
 
     ratio: float
     threshold_db: float = -18.0

@@ -332,16 +332,16 @@ def patches(
     word: str | None, score: Path | None, instruments: tuple[str, ...], soundfont: str | None, out: Path, force: bool, as_json: bool
 ) -> None:
     """List patches, all or those with WORD in their name or that number; with --render, hear them before training."""
-    from bespoke.audio import write_wav
-    from bespoke.dsp import peak
-    from bespoke.stems import check_free
-    from bespoke.synth import SYNTH_RATE, render
-
     found = _find_patches(word, _font(soundfont))
     if not found:
         raise BespokeError(f"No patch has {word!r} in its name: `bespoke patches` lists all.")
     files: list[Path] = []
     if score is not None:
+        from bespoke.audio import write_wav
+        from bespoke.dsp import peak
+        from bespoke.stems import check_free
+        from bespoke.synth import SYNTH_RATE, render
+
         chosen = _choose(score, instruments)
         if len(chosen) > 1:
             raise click.UsageError("Choose one --instrument to hear.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bespoke.dsp import frame_power, resample
+from bespoke.dsp import frame_power, import_torchaudio, resample
 from bespoke.errors import BespokeError
 from bespoke.loss import tpsa_target
 from bespoke.stft import STFT
@@ -199,8 +199,9 @@ def log_wmse(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
     Raises:
         BespokeError: torch-log-wmse is not installed.
     """
+    import_torchaudio()  # which torch-log-wmse, an extra, imports
     try:
-        from torch_log_wmse import LogWMSE  # an extra; imports torchaudio, which bespoke.dsp has made importable
+        from torch_log_wmse import LogWMSE
     except ImportError as error:
         raise BespokeError("logWMSE needs torch-log-wmse: pip install 'bespoke[benchmark]'.") from error
     signals = (resample(_mono(signal)[None].numpy(), sample_rate, 44100) for signal in (mixture, estimate, reference))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bespoke.augment import NOISE, EffectParams, MixParams
-from bespoke.dsp import compressor_gain, gain, peak
+from bespoke.compressor import compressor_gain
+from bespoke.dsp import gain, peak
 
 MAX_RESTORED_GAIN = 10 ** (12 / 20)
 

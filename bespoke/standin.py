@@ -15,9 +15,11 @@ from scipy.signal import oaconvolve
 
 from bespoke.audio import write_wav
 from bespoke.compositions import Composition, compose
-from bespoke.dsp import active_rms, peak, torchaudio
+from bespoke.dsp import active_rms, import_torchaudio, peak
 from bespoke.score import Note, Part, write_midi
 from bespoke.synth import DRUM_BANK, Patch, SoundFont, cache_folder, render
+
+torchaudio = import_torchaudio()
 
 VERSION = 2  # part of the cache's key: raise it when the code below changes what is heard
 SAMPLE_RATE = 44100

@@ -257,13 +257,31 @@ def test_what_is_wrong_is_one_sentence_before_any_work(bespoke, band, tmp_path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_help_is_quick_and_there_for_all(bespoke):
-    code = "import sys; from bespoke.cli import main; main({}); sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'scipy')))"
-    for arguments in (["--help"], ["separate", "--help"], ["train", "--help"]):
-        script = code.format(arguments) if arguments[0] != "train" else code.replace("'numpy', 'scipy'", "'scipy'").format(arguments)
-        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert "train" in result.stdout
+SLOW = ("torch", "scipy", "numba", "pytorch_lightning", "wandb")  # to import: a second or more
+QUICK = {
+    "help": (["--help"], (*SLOW, "numpy", "hydra")),
+    "help of separate": (["separate", "--help"], (*SLOW, "numpy", "hydra")),
+    "help of train": (["train", "--help"], SLOW),
+    "a score": (["inspect", "band.mid"], (*SLOW, "hydra")),
+    "a recording": (["inspect", "song.wav"], (*SLOW, "hydra")),
+    "patches": (["patches", "guitar"], (*SLOW, "hydra")),
+}
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_what_only_looks_imports_nothing_slow(bespoke, band, case):
+    arguments, slow = QUICK[case]
+    code = (
+        "import atexit, sys; from bespoke.cli import main\n"
+        f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], file=sys.stderr))\n"
+        f"sys.exit(main({arguments}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "[]\n")
+    assert result.stdout
+
+
+def test_there_is_help_where_nothing_is_asked(bespoke):
     assert bespoke()[0] == 0
     assert bespoke("--version")[1].startswith("bespoke, version ")
 

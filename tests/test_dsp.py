@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from bespoke.dsp import OCTAVES_HZ, active_rms, compressor_gain, equalize, frame_power, gain, peak, resample
+from bespoke.compressor import compressor_gain
+from bespoke.dsp import OCTAVES_HZ, active_rms, equalize, frame_power, gain, peak, resample
 
 RATE = 16000
 

@@ -6,7 +6,8 @@ from audiomentations import AddGaussianSNR, LowPassFilter, SevenBandParametricEQ
 from audiomentations.core.transforms_interface import BaseWaveformTransform
 
 from bespoke.augment import CompressorParams, DecayingNoiseReverb, Effect, EffectParams, MixParams
-from bespoke.dsp import compressor_gain, peak
+from bespoke.compressor import compressor_gain
+from bespoke.dsp import peak
 from bespoke.mixer import mix
 
 RATE = 16000
