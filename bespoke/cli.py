@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bespoke import __version__
+from bespoke import __version__, processor
 from bespoke.errors import INTERRUPTED, BespokeError, Interrupted
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Seconds(click.ParamType):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 2 for what the user can put right, 130 after Ctrl-C."""
+    processor.wait_without_spinning()
     try:
         return bespoke.main(arguments, "bespoke", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -262,6 +263,7 @@ def apply(
     from bespoke.stems import check_free, publish, suffix_for
 
     keep_freed_memory()
+    processor.use_free_cores()
     _check_device(device)
     recording = open_audio(song)
     suffix = suffix_for(kind, recording)

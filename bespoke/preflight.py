@@ -1,6 +1,7 @@
 """What is checked of a config and a run's folder before anything expensive."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -9,16 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import move_data_to_device
 
 from bespoke.allowed import check_targets
 from bespoke.audio import Recording, atomic_path, write_json
 from bespoke.errors import BespokeError, one_sentence
+from bespoke.features import ScoreFeatures
+from bespoke.score import Note
 from bespoke.separate import Separator
 from bespoke.stft import STFT
 from bespoke.synth import cache_folder
+from bespoke.system import BespokeSystem
 
 _INPUTS = "hashes.json"
 _ROLES = {"mixture": "recording", "audio": "rendered target"}
@@ -52,6 +58,37 @@ def hold(folder: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise BespokeError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from error
+
+
+def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
+    """Try one training step on noise: not every processor computes every network in less than 32 bits.
+
+    Args:
+        system: what is to be trained; it is not changed.
+        trainer: whose precision and device are tried.
+
+    Raises:
+        BespokeError: the step is not possible.
+    """
+    if trainer.precision == "32-true":
+        return
+    plugin, device = trainer.precision_plugin, trainer.strategy.root_device
+    with torch.random.fork_rng(devices=[]):  # the run draws what it would have drawn without
+        noise = torch.rand(1, 1, 2 * system.stft.window_samples)
+        batch = {"mixture": noise, "target": noise, "index": 0}
+        if system.model.uses_score:
+            batch["features"] = ScoreFeatures(system.stft)(noise[0].numpy(), [Note(0.0, 1.0, 69)])[None]
+        try:
+            trial = plugin.convert_module(copy.deepcopy(system)).to(device).train()
+            batch = plugin.convert_input(move_data_to_device(batch, device))
+            with plugin.train_step_context():
+                loss = trial.loss_of(batch)
+            loss.backward()
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise BespokeError(
+                f"trainer.precision={trainer.precision} is not possible: {type(system.model).__name__} cannot be trained in it on this"
+                f" {device.type.upper()} ({one_sentence(error)}). Leave trainer.precision out, or set it to 32-true."
+            ) from error
 
 
 def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> bool:
@@ -145,6 +182,8 @@ def _check_settings(cfg: DictConfig) -> None:
             raise BespokeError(f"{name}={value} is not possible: give a whole number from {lowest}.")
     if cfg.seed >= 2**31:
         raise BespokeError(f"seed={cfg.seed} is not possible: give a whole number below 2147483648.")
+    if cfg.threads != "auto" and (isinstance(cfg.threads, bool) or not isinstance(cfg.threads, int) or cfg.threads < 1):
+        raise BespokeError(f"threads={cfg.threads} is not possible: give auto, or a whole number from 1.")
     if cfg.data.workers != "auto" and not (isinstance(cfg.data.workers, int) and cfg.data.workers >= 0):
         raise BespokeError(f"data.workers={cfg.data.workers} is not possible: give auto, or a whole number from 0.")
     for name, lowest, highest in (
@@ -179,7 +218,7 @@ class _AnyNetwork(torch.nn.Module):
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
     plain = OmegaConf.to_container(cfg, resolve=True)
-    for name in ("ckpt", "log_audio_steps", "report"):
+    for name in ("ckpt", "log_audio_steps", "report", "threads"):
         plain.pop(name)
     if plain["keep"] == "last":  # as runs did before there was a choice
         plain.pop("keep")

@@ -24,7 +24,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 import bespoke
-from bespoke import logs, preflight, progress, report
+from bespoke import logs, preflight, processor, progress, report
 from bespoke.agreement import Agreement
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json
@@ -63,6 +63,8 @@ def train(cfg: DictConfig) -> float | None:
 def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     seconds: dict[str, float] = {}
     preflight.check(cfg)
+    if "LOCAL_RANK" not in os.environ:  # of several processes that train together Lightning gives each its share
+        processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
     resume = preflight.prepare_folder(cfg, folder, in_sweep=_sweep_name() is not None)
     if resume and _sweep_name() and (folder / "metrics.json").is_file():  # written last
         log.info("%s is finished already.", folder)
@@ -115,6 +117,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         # Of several processes that train together, one logs.
         loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
         trainer = _trainer(cfg, folder, loggers, song, separate, system.model, agreement)
+        preflight.check_precision(system, trainer)
         with _timed(seconds, "render"):
             data = _data(cfg, heard, policy, system)
         preflight.write_config(cfg, folder, song.hashes)

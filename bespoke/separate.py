@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bespoke import processor
 from bespoke.audio import HIGHEST_RATE, Recording, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
@@ -200,14 +201,8 @@ class Separator:
 
 
 def uses_bfloat16(model: nn.Module | None) -> bool:
-    """Whether a network is better computed in bfloat16 on this CPU: it was trained in it, and the processor has instructions for it. There
-    it takes half the time, elsewhere several times as long."""
-    return getattr(model, "trained_in_bfloat16", False) and _multiplies_bfloat16()
-
-
-def _multiplies_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """Whether a network is better computed in bfloat16 on this CPU: it was trained in it, and the processor multiplies it."""
+    return getattr(model, "trained_in_bfloat16", False) and processor.multiplies_bfloat16()
 
 
 def _sounding(notes: Sequence[Note], times_seconds: Tensor) -> Tensor:

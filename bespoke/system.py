@@ -59,13 +59,13 @@ class BespokeSystem(pl.LightningModule):
         torch.manual_seed((self.seed << 32) + batch["index"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self._loss(batch)
+        loss = self.loss_of(batch)
         self.log("train/loss", loss, batch_size=len(batch["mixture"]))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         size = len(batch["mixture"])
-        self.log("val/loss", self._loss(batch), batch_size=size)
+        self.log("val/loss", self.loss_of(batch), batch_size=size)
         estimate = self(batch["mixture"], *self._features(batch))
         # Where the target rests SI-SDR means nothing.
         sounding = batch["target"].square().mean(dim=(1, 2)) > 1e-8
@@ -79,7 +79,8 @@ class BespokeSystem(pl.LightningModule):
     def _features(self, batch: dict[str, Any]) -> list[Tensor]:
         return [batch["features"]] if getattr(self.model, "uses_score", False) else []
 
-    def _loss(self, batch: dict[str, Any]) -> Tensor:
+    def loss_of(self, batch: dict[str, Any]) -> Tensor:
+        """The loss of a batch, a scalar."""
         # The transform and the loss stay in 32 bits under mixed precision: 16 bits cannot hold a spectrogram's range.
         with torch.autocast(self.device.type, enabled=False):
             mixture, target = self.stft(batch["mixture"]), self.stft(batch["target"])

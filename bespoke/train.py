@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from bespoke import processor
 from bespoke.launch import execute, explained, guard, launch, quieten, setting
 
 _HERE = Path(__file__).resolve().parent
@@ -18,6 +19,7 @@ OWN_CONF = "conf"
 """The user's own configs: this folder where the command is started, unless --config-dir names another."""
 
 
+processor.wait_without_spinning()
 guard()  # here: a launcher's workers import this module to find `run_job`, and load their jobs' configs themselves
 
 

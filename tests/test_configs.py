@@ -213,7 +213,7 @@ def test_precision_without_a_card_is_full_but_for_what_was_trained_in_less(monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run.precision("auto") == "32-true"
     for is_there in (False, True):
-        monkeypatch.setattr("bespoke.separate._multiplies_bfloat16", lambda is_there=is_there: is_there)
+        monkeypatch.setattr("bespoke.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
         found = [run.precision("auto", network) for network in (MaskBLSTM(9), ScoreUNet())]
         assert found == ["32-true", "bf16-mixed" if is_there else "32-true"]
 

@@ -169,7 +169,7 @@ def test_only_the_network_that_was_trained_in_bfloat16_separates_in_it(network, 
     mixture = (np.sin(2 * np.pi * 440 * time) + 0.1 * RNG.normal(size=16000))[None].astype(np.float32)
     estimates = []
     for is_there in (False, True):
-        monkeypatch.setattr("bespoke.separate._multiplies_bfloat16", lambda is_there=is_there: is_there)
+        monkeypatch.setattr("bespoke.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
         estimates.append(Separator(stft, model, notes=[Note(0.2, 1.8, 69)]).separate(mixture, 8000)[0])
     difference = np.std(estimates[1] - estimates[0]) / np.std(estimates[0])
     assert difference == 0 if network == "paper" else 0 < difference < 0.01
