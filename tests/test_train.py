@@ -297,6 +297,7 @@ def test_several_processes_train_together_and_one_writes(run_train, tiny_song, t
         "logger=wandb",
         f"hydra.run.dir={tmp_path / 'run'}",
         cwd=tmp_path,
+        own_process=True,  # Lightning starts the second with the first one's command
     )
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 3
