@@ -16,6 +16,7 @@ from bespoke import compare, media, page, report, run_page
 from bespoke.errors import BespokeError
 from bespoke.score import Note
 from bespoke.song import Song
+from bespoke.song_page import write_song_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -236,6 +237,21 @@ def test_every_track_plays_and_switching_keeps_the_position(open_page, sweep, tm
     assert picture.stat().st_size > 50_000
     waited = [tab.get_attribute(".player", f"data-{moment}") for moment in ("interactive", "ready")]
     print("interactive after {} ms, all tracks after {} ms".format(*waited))
+
+
+def test_a_songs_page_is_a_mixer_of_its_stems(open_page, sweep):
+    stems = {name: sweep / "0" / f"{name}.wav" for name in ("target", "residual")}
+    write_song_page(sweep / "song.report.html", "song", stems, stems, {"target": sweep / "0"})
+    tab = open_page(sweep / "song.report.html")
+    heard = "[...Player.current.heard].map(lane => lane.name)"
+    assert tab.evaluate(heard) == ["Target", "Residual"]
+    tab.keyboard.press("Space")
+    until(tab, "Player.current.clock.currentTime > 0.3")
+    assert tab.evaluate(LOUDNESS) > 1e-3
+    tab.get_by_role("button", name="Hear Residual together with others").click()
+    assert tab.evaluate(heard) == ["Target"]
+    tab.keyboard.press("1")
+    assert tab.evaluate(heard) == ["Recording"]
 
 
 def test_loops_cursor_and_seeking_are_shared_by_all_lanes(open_page, sweep):
