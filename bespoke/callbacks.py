@@ -126,9 +126,8 @@ class Listening(Callback):
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             estimate = _separate(pl_module, self.song, self.settings)
-            logs.log_separation(
-                trainer.loggers, self.song.mixture, estimate, self.song.sample_rate, trainer.global_step, self.song.reference
-            )
+            step, song = trainer.global_step, self.song
+            logs.log_separation(trainer.loggers, song.mixture, estimate, song.sample_rate, step, song.reference, again=step > 0)
 
 
 def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:

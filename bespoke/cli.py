@@ -115,6 +115,9 @@ _strength = click.option(
 )
 _reference = click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
 _force = click.option("--force", is_flag=True, help="Replace what is there.")
+_start_over = click.option(
+    "--force", is_flag=True, help="Replace stems that are there; where SONG, MIDI or a setting is another, start over."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 
 
@@ -140,7 +143,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the results 
 @_format
 @_reference
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="How many parts to work on at once. Default: as many as fit.")
-@_force
+@_start_over
 @_json
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of train.py, as in trainer.max_steps=100.")
 def separate(
@@ -165,9 +168,9 @@ def separate(
 ) -> None:
     """Take the part in MELODY.mid out of SONG.
 
-    Writes SONG.target.wav, SONG.residual.wav, which is the rest, and SONG.report.html; with several parts a SONG.PART.wav for each. The
-    MIDI need not be in time with the recording. Whatever else a run makes is in SONG.bespoke. The same command goes on where it was
-    interrupted.
+    Writes SONG.target.wav, SONG.residual.wav, which is the rest, and SONG.report.html, where you hear them; with several parts a
+    SONG.PART.wav for each. The MIDI need not be in time with the recording. Whatever else a run makes is in SONG.bespoke. The same
+    command goes on where it was interrupted, and does nothing twice: with another --format it only writes the stems anew.
     """
     from bespoke import request
     from bespoke.audio import open_audio
@@ -219,7 +222,7 @@ def separate(
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    for file in (*result["stems"].values(), result["residual"], *result["reports"].values()):
+    for file in (*result["stems"].values(), result["residual"], *filter(None, [result["report"]])):
         click.echo(file)
     _say_softer(result["gain"], suffix)
 

@@ -163,17 +163,10 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
                 "run": run,
                 "values": [(run.values.get(key, ""), run.values.get(key) != usual[key]) for key in varying],
                 "cells": cells,
-                "report": _relative(link, place) if link.is_file() else None,
+                "report": page.address(link, place) if link.is_file() else None,
             }
         )
     return rows
-
-
-def _relative(path: Path, place: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, place)).as_posix()
-    except ValueError:  # another drive of Windows
-        return path.resolve().as_uri()
 
 
 def _best(runs: Sequence[Run], column: Column) -> float | None:

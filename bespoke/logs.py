@@ -5,6 +5,7 @@ import math
 import netrc
 import os
 import shlex
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from bespoke import media
 from bespoke.errors import BespokeError
+from bespoke.separate import write_network
 
 log = logging.getLogger(__name__)
 
 MAX_COLUMNS = 2000  # of a spectrogram's picture
 MAX_SECONDS = 120  # of audio sent to a logger; the stems are in the run's folder
 STEMS = ("target.wav", "residual.wav", "aligned.mid")
-CHECKPOINT = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "config.yaml", "metrics.json")
+CHECKPOINT = ("config.yaml", "metrics.json")
+KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
 
 
 def auto(folder: Path, group: str | None, **wandb_settings: Any) -> list[Logger]:
@@ -67,7 +71,7 @@ def wandb(
         group: the sweep's name.
         project, entity: where on the server.
         timeout_seconds: how long to wait for the server.
-        artifacts: whether the checkpoint and the stems are uploaded too.
+        artifacts: whether the network and the stems are uploaded too.
     """
     import wandb as client  # half a second, and only here
 
@@ -107,17 +111,33 @@ class _WandbLogger(WandbLogger):
         pass
 
     def upload(self, folder: Path) -> None:
-        """The checkpoint and the stems, as two artifacts of the run."""
+        """The network that made the stems, and the stems, as two artifacts of the run."""
         import wandb as client
 
-        if self._log_model and not self.experiment.disabled:
-            for kind, names in (("checkpoint", CHECKPOINT), ("stems", STEMS)):
-                artifact = client.Artifact(f"{kind}-{self.experiment.id}", type=kind)
-                for file in (folder / name for name in names):
-                    if file.is_file():
-                        artifact.add_file(str(file), policy="immutable", skip_cache=True)  # no copy of it
-                if artifact.manifest.entries:
-                    self.experiment.log_artifact(artifact)
+        if not self._log_model or self.experiment.disabled:
+            return
+        for kind, names in (("checkpoint", CHECKPOINT), ("stems", STEMS)):
+            artifact = client.Artifact(f"{kind}-{self.experiment.id}", type=kind)
+            files = {name: folder / name for name in names if (folder / name).is_file()}
+            if kind == "checkpoint":
+                files |= self._network(folder)
+            for name, file in files.items():
+                # no copy of it
+                artifact.add_file(str(file), Path(name).name, policy="immutable", skip_cache=True)
+            if files:
+                self.experiment.log_artifact(artifact)
+
+    def _network(self, folder: Path) -> dict[str, Path]:
+        """The checkpoint that made the stems, without what only going on with the training needs,
+        which is two thirds of it: beside W&B's files of this leg, until it is uploaded."""
+        best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        if best.is_file():
+            return {best.name: best}
+        if not last.is_file():
+            return {}
+        network = Path(self.experiment.dir).parent / last.name
+        write_network(last, network)
+        return {last.name: network}
 
 
 def can_play(loggers: Sequence[Logger]) -> bool:
@@ -157,6 +177,7 @@ def log_separation(
     sample_rate: int,
     step: int,
     reference: np.ndarray | None = None,
+    again: bool = False,
 ) -> None:
     """Send the first two minutes of a separation, to be heard and seen, to the loggers that can show them.
 
@@ -165,6 +186,7 @@ def log_separation(
         mixture, estimate, reference: `[channel, time]`; the residual is what is left of the mixture.
         sample_rate: in Hz.
         step: of the training.
+        again: mixture and reference, which stay the same, were sent before, and are left out.
     """
     if not can_play(loggers):
         return
@@ -172,15 +194,22 @@ def log_separation(
     signals = {"mixture": mixture, "estimate": estimate, "residual": mixture - estimate}
     if reference is not None:
         signals["reference"] = reference[:, : mixture.shape[-1]]
+    if again:
+        signals = {name: signals[name] for name in ("estimate", "residual")}
     images = {f"spectrogram/{name}": spectrogram_image(signal, sample_rate) for name, signal in signals.items()}
     images["mask/estimate"] = mask_image(estimate, mixture, sample_rate)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb as client
 
-            media = {f"audio/{name}": client.Audio(signal.T, sample_rate) for name, signal in signals.items()}
-            media |= {name: client.Image(image) for name, image in images.items()}
-            logger.experiment.log({**media, "trainer/global_step": step})
+            sent = {name: client.Image(image, file_type="jpg") for name, image in images.items()}
+            with tempfile.TemporaryDirectory() as folder:
+                for name, signal in signals.items():
+                    file = Path(folder, f"{name}.ogg")
+                    heard = signal if len(signal) <= 2 else signal.mean(axis=0, keepdims=True)
+                    file.write_bytes(media.opus(heard, sample_rate, KBPS))
+                    sent[f"audio/{name}"] = client.Audio(str(file))
+                logger.experiment.log({**sent, "trainer/global_step": step})  # which copies the files
         elif isinstance(logger, TensorBoardLogger):
             for name, signal in signals.items():
                 logger.experiment.add_audio(f"audio/{name}", signal.mean(axis=0)[None], step, sample_rate)
@@ -263,6 +292,7 @@ def finish(loggers: Sequence[Logger], failed: bool) -> None:
             run = logger.experiment
             run.finish(exit_code=int(failed))
             if run.settings.mode == "online":
+                Path(run.dir).with_name("last.ckpt").unlink(missing_ok=True)  # it is uploaded
                 log.info("Weights & Biases: %s", run.url)
             elif not run.disabled:
                 log.info("To upload this run: wandb sync %s", shlex.quote(str(Path(run.dir).parent.parent)))  # all legs of it

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -26,13 +27,24 @@ SMOOTH_STEPS = 50  # of the loss, on longer trainings
 
 @dataclass(frozen=True)
 class Track:
-    """What a lane of the player plays: `waveform` `[channel, time]` at the recording's rate; `run` is the run that it belongs to."""
+    """What a lane of the player plays.
+
+    Attributes:
+        name, note: what it is, in a word and in a sentence.
+        file: what it is called where it is saved.
+        waveform: `[channel, time]`, at the recording's rate.
+        run: the run that it belongs to.
+        notes: its own, drawn over it instead of the player's.
+        together: heard from the start, together with all others that are.
+    """
 
     name: str
     note: str
     file: str
     waveform: np.ndarray
     run: str | None = None
+    notes: Sequence[Note] | None = None
+    together: bool = False
 
 
 def read_stem(path: Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
@@ -86,6 +98,8 @@ def player(
                 "outline": media.outline(waveform),
                 "picture": pictures.spectrogram(power, top),
                 "alt": f"Spectrogram of {track.name}",
+                "score": None if track.notes is None else score_path(track.notes, pictures, seconds),
+                "together": track.together,
             }
         )
     if mask is not None:
@@ -102,16 +116,17 @@ def player(
         )
     score = score_path(notes, pictures, seconds)
     ticks = [(text, round(100 * pictures.height(hz), 1)) for hz, text in TICKS_HZ.items() if hz < 0.9 * pictures.highest_hz]
+    shown = ("name", "file", "audio", "outline", "run", "score", "together")
     for_script = {
         "duration": seconds,
         "score": score,
         "wave_height": wave_height,
         "highest": max((abs(value) for lane in lanes for value in lane["outline"] or ()), default=1) or 1,
-        "lanes": [{name: lane.get(name) for name in ("name", "file", "audio", "outline", "run")} for lane in lanes],
+        "lanes": [{name: lane.get(name) for name in shown} for lane in lanes],
     }
     return {
         "duration": seconds,
-        "score": score,
+        "score": score or any(lane.get("score") for lane in lanes),
         "lanes": lanes,
         "ticks": ticks,
         "highest": f"{pictures.highest_hz / 1000:g}",
@@ -119,6 +134,20 @@ def player(
         "picture_height": picture_height,
         "for_script": for_script,
     }
+
+
+def address(path: Path, place: Path) -> str:
+    """A link to a file from a page in the folder `place`."""
+    try:
+        return quote(Path(os.path.relpath(path, place)).as_posix())
+    except ValueError:  # another drive of Windows
+        return path.resolve().as_uri()
+
+
+def size(file: Path) -> str:
+    """How large a file is, in words."""
+    bytes_ = file.stat().st_size
+    return f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e5 else f"{bytes_ / 1e3:.1f} kB"
 
 
 def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) -> str:

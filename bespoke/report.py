@@ -49,18 +49,21 @@ def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
 
 
 def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
-    """What a run made, where, how good it is, and what to try next, for the end of the log."""
-    lines = [
-        f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s",
-        f"  target    {folder / 'target.wav'}",
-        f"  residual  {folder / 'residual.wav'}",
-    ]
-    if "kept_step" in metrics:
-        lines.append(f"  kept      step {metrics['kept_step']}, which agrees most with the score: {folder / 'checkpoints' / 'best.ckpt'}")
-    if (folder / "aligned.mid").is_file():
-        lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {metrics['alignment']['confidence']:.2f}")
-    if (folder / "report.html").is_file():
-        lines.append(f"  report    {folder / 'report.html'}")
+    """What a run made, where, how good it is, and what to try next, for the end of the log.
+
+    A run that is part of a request does not say where: the request ends with its own files.
+    """
+    lines = [f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s"]
+    if not (folder / "inputs.json").is_file():  # which a request writes before its runs
+        lines += [f"  target    {folder / 'target.wav'}", f"  residual  {folder / 'residual.wav'}"]
+        if "kept_step" in metrics:
+            best = folder / "checkpoints" / "best.ckpt"
+            lines.append(f"  kept      step {metrics['kept_step']}, which agrees most with the score: {best}")
+        if (folder / "aligned.mid").is_file():
+            confidence = metrics["alignment"]["confidence"]
+            lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {confidence:.2f}")
+        if (folder / "report.html").is_file():
+            lines.append(f"  report    {folder / 'report.html'}")
     if metrics.get("si_sdr") is not None:
         lines.append(
             f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"

@@ -1,10 +1,15 @@
 """What a musician asks for: a recording, a score and the parts wanted, carried out by runs like train.py's.
 
-The runs keep their folders beside the stems (`SONG.bespoke`, or `SONG.bespoke-parts/PART`), so that the same request goes on where it was
-interrupted, and stems appear under their final names only when all is done.
+The runs keep their folders beside the stems (`SONG.bespoke`, or `SONG.bespoke-parts/PART`), so that
+the same request goes on where it was interrupted, and stems appear under their final names only when
+all is done. What a request has written it knows again: it does nothing twice, and replaces nothing
+that somebody else wrote or changed.
 """
 
 import concurrent.futures
+import contextlib
+import functools
+import hashlib
 import json
 import os
 import re
@@ -13,17 +18,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 import bespoke
 from bespoke import preflight, train
 from bespoke.audio import file_hash, write_json
-from bespoke.errors import BespokeError
+from bespoke.errors import BespokeError, one_sentence
 from bespoke.launch import setting
-from bespoke.stems import check_free, publish, write_shared
+from bespoke.stems import Published, check_free, publish, write_shared
 
 QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
 """The recipe of each."""
@@ -40,6 +47,8 @@ _OPTIONS = {
 _GO_ON = re.compile(r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on")
 _MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
 _INPUTS = "inputs.json"
+_STEMS = "stems.json"  # the hashes of a run's stems, as it made them
+_PUBLISHED = "published.json"
 
 
 @dataclass(frozen=True)
@@ -56,34 +65,74 @@ class Job:
     folder: Path
     overrides: tuple[str, ...]
 
-    def arguments(self, inputs: Mapping[str, str], force: bool) -> list[str] | None:
-        """The command line of train.py for what is still to be done; None where nothing is.
+    @functools.cached_property
+    def config(self) -> DictConfig:
+        """The run's config.
+
+        Raises:
+            BespokeError: there is no such setting or choice.
+        """
+        return train.compose(self.overrides)
+
+    def arguments(self, inputs: Mapping[str, str], force: bool) -> tuple[list[str] | None, bool]:
+        """What is still to be done.
+
+        Returns:
+            The command line of train.py, None where the run is finished; and whether the folder's
+            run is another, which is to be deleted first.
 
         Raises:
             BespokeError: another run has the folder, and may not be replaced.
         """
         fresh = [*self.overrides, setting("hydra.run.dir", self.folder)]
-        present = [name for name in preflight.RESULTS if (self.folder / name).exists()]
-        if not present:
-            return fresh
+        if not any((self.folder / name).exists() for name in preflight.RESULTS):
+            return fresh, False
         known = _read(self.folder / _INPUTS)
+        if not known:
+            raise BespokeError(
+                f"{self.folder} has results that `bespoke separate` did not make, and will not replace: choose another --out."
+            )
         changed = [f"the {role} is another" for role in inputs if inputs[role] != known.get(role)]
-        changed += preflight.changes(train.compose(self.overrides), self.folder)
+        changed += preflight.changes(self.config, self.folder)
+        if changed and not force:
+            raise BespokeError(
+                f"{self.folder} has results of other settings ({'; '.join(changed[:5])}): repeat those, choose another --out, or start"
+                " over with --force."
+            )
         if changed:
-            if not force or not known:  # what has no inputs.json was not made by a request
-                raise BespokeError(
-                    f"{self.folder} has results of other settings ({'; '.join(changed[:5])}): repeat those, choose another --out, or start"
-                    " over with --force."
-                )
-            shutil.rmtree(self.folder)
-            return fresh
-        return None if (self.folder / "metrics.json").exists() and "residual.wav" in present else [*fresh, "ckpt=last"]
+            return fresh, True
+        finished = (self.folder / "metrics.json").is_file() and (self.checkpoint.is_file() or _are_whole(self.folder))
+        return None if finished else [*fresh, "ckpt=last"], False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Of the network that made the stems."""
+        name = "best.ckpt" if "kept_step" in _read(self.folder / "metrics.json") else "last.ckpt"
+        return self.folder / "checkpoints" / name
+
+    def stems(self) -> dict[str, Path]:
+        """The finished run's stems as it made them. Those that were changed since, or are gone, are
+        made anew by its checkpoint: a stem that is edited under its final name may be the run's own.
+
+        Raises:
+            BespokeError: they cannot be.
+        """
+        stems = _stem_files(self.folder)
+        if not _are_whole(self.folder):
+            from bespoke.separate import load_separator
+            from bespoke.song import Song
+
+            _say(f"The stems in {self.folder} were changed since they were made: they are made anew, without training.")
+            song = Song.load(OmegaConf.to_container(self.config.song, resolve=True), max(22050, self.config.data.sample_rate))
+            load_separator(self.checkpoint, _device(self.folder)).write_stems(song.source, *stems.values())
+            _note_stems(self.folder)
+        return stems
 
 
 def separate(
     jobs: Sequence[Job], out: Path, stem: str, inputs: Mapping[str, Path], *, suffix: str, exact: bool, force: bool, processes: int
 ) -> dict[str, Any]:
-    """Carry out a request.
+    """Carry out a request, as far as it is not done.
 
     Args:
         jobs: one for each part.
@@ -96,19 +145,36 @@ def separate(
         processes: how many runs at once, where there are several.
 
     Returns:
-        What was made: `stems` by label, `residual`, `reports` and `runs` by label, `metrics` by label, and the `gain` of the stems.
+        What there is now: `stems` by label, `residual`, the `report` or None, `runs` by label,
+        `metrics` by label, and the `gain` of the stems.
 
     Raises:
         BespokeError: something the user can put right.
         KeyboardInterrupt: Ctrl-C; the same request goes on.
     """
-    labels = [*(job.label for job in jobs), "residual"]
-    finals = {label: out / f"{stem}.{label}{suffix}" for label in labels}
-    pages = {job.label: out / (f"{stem}.report.html" if len(jobs) == 1 else f"{stem}.{job.label}.report.html") for job in jobs}
-    check_free([*finals.values(), *pages.values()], force)
+    finals = {label: out / f"{stem}.{label}{suffix}" for label in [*(job.label for job in jobs), "residual"]}
+    page = out / f"{stem}.report.html" if all(job.config.report for job in jobs) else None
     hashes = {"version of Bespoke": bespoke.__version__, **{role: file_hash(path) for role, path in inputs.items()}}
-    todo = {job: arguments for job in jobs if (arguments := job.arguments(hashes, force)) is not None}
+    plans = {job: job.arguments(hashes, force) for job in jobs}
+    outdated = [job for job, (_, is_another) in plans.items() if is_another]
+    todo = {job: arguments for job, (arguments, _) in plans.items() if arguments is not None}
+    published = Published(jobs[0].folder / _PUBLISHED)
+    of = None if outdated else _identity(jobs)
+    if of and len(jobs) == 1:
+        _adopt(jobs[0].folder, finals if exact else {}, page, published, of)
+    wanted = force or not all(published.is_current(final, of) for final in finals.values())
+    page_wanted = page is not None and (force or not _is_up_to_date(page, published, of))
+    taken = [final for final in finals.values() if wanted and not published.is_current(final, of)]
+    taken += [page] if page_wanted and not published.is_unchanged(page) else []
+    check_free(taken, force, [file for file in taken if file.name in published.files])
+    if not wanted and not page_wanted:
+        _say("This is done already: nothing was changed. --force replaces the stems.")
+        return _result(jobs, finals, page, published)
+
+    for job in outdated:
+        shutil.rmtree(job.folder)
     for job in todo:
+        (job.folder / _STEMS).unlink(missing_ok=True)
         write_json(job.folder / _INPUTS, hashes)
     try:
         if len(jobs) > 1:
@@ -118,27 +184,14 @@ def separate(
     finally:
         for job in todo:
             _tidy(job.folder)
-    reports = {job.label: job.folder / "report.html" for job in jobs if (job.folder / "report.html").is_file()}
-    copies = {report: pages[label] for label, report in reports.items()}
-    if len(jobs) == 1:
-        sources = [jobs[0].folder / "target.wav", jobs[0].folder / "residual.wav"]
-        gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
-    else:
-        shared = out / f"{stem}.bespoke-parts" / "stems"
-        shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
-        try:
-            sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
-            gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
-        finally:
-            shutil.rmtree(shared, ignore_errors=True)
-    return {
-        "stems": {job.label: str(finals[job.label]) for job in jobs},
-        "residual": str(finals["residual"]),
-        "reports": {label: str(pages[label]) for label in reports},
-        "runs": {job.label: str(job.folder) for job in jobs},
-        "metrics": {job.label: _read(job.folder / "metrics.json") for job in jobs},
-        "gain": gain,
-    }
+    with _sources(jobs, out / f"{stem}.bespoke-parts" / "stems") as sources:
+        of = _identity(jobs)
+        if wanted:
+            note = functools.partial(published.note, of=of)
+            publish([*sources.values()], [*finals.values()], inputs["recording"], exact, note)
+        if page_wanted:
+            _write_page(page, stem, sources, finals, jobs, published, of)
+    return _result(jobs, finals, page, published)
 
 
 def in_options(message: str) -> str:
@@ -209,6 +262,105 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
             raise
     if failed:
         raise BespokeError(f"No stems were written, as {' and '.join(failed)} failed, see above: the same command does what is left.")
+
+
+def _identity(jobs: Sequence[Job]) -> str | None:
+    """What tells these runs' stems from any others; None where they are not all made."""
+    known = {}
+    for job in jobs:
+        if not (job.folder / _STEMS).is_file():
+            if not _are_whole(job.folder):
+                return None
+            _note_stems(job.folder)
+        known[job.label] = _read(job.folder / _STEMS)
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _stem_files(folder: Path) -> dict[str, Path]:
+    return {name: folder / f"{name}.wav" for name in ("target", "residual")}
+
+
+def _note_stems(folder: Path) -> None:
+    write_json(folder / _STEMS, {name: file_hash(file) for name, file in _stem_files(folder).items()})
+
+
+def _are_whole(folder: Path) -> bool:
+    """Whether a run's stems are there, and as they were made where that is known."""
+    known = _read(folder / _STEMS)
+    return all(file.is_file() and known.get(name) in (None, file_hash(file)) for name, file in _stem_files(folder).items())
+
+
+def _adopt(folder: Path, finals: Mapping[str, Path], page: Path | None, published: Published, of: str) -> None:
+    """Know as our own what is the same as in the run's folder: it was put there by a request that was
+    killed before it could note that, or by one of a version that noted nothing."""
+    made = _read(folder / _STEMS)
+    for final, made_hash in zip(finals.values(), (made["target"], made["residual"]), strict=False):
+        if final.name not in published.files and final.is_file() and file_hash(final) == made_hash:
+            published.note(final, 1.0, of=of)
+    report = folder / "report.html"
+    if page and page.name not in published.files and page.is_file() and report.is_file() and file_hash(page) == file_hash(report):
+        published.note(page, of="")
+
+
+def _is_up_to_date(page: Path, published: Published, of: str | None) -> bool:
+    """Whether the page is there, of these stems, and what it links to is there."""
+    known = published.files.get(page.name, {})
+    return page.is_file() and known.get("of") == of and all((page.parent / link).exists() for link in known["links"])
+
+
+@contextlib.contextmanager
+def _sources(jobs: Sequence[Job], shared: Path) -> Iterator[dict[str, Path]]:
+    """The stems as float WAV, by label: a single part's are the run's own, those of several are made
+    from their runs' for the time being, in a folder for that."""
+    if len(jobs) == 1:
+        stems = jobs[0].stems()
+        yield {jobs[0].label: stems["target"], "residual": stems["residual"]}
+        return
+    for job in jobs:
+        job.stems()
+    shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
+    try:
+        yield write_shared({job.label: job.folder for job in jobs}, shared)
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+
+
+def _write_page(
+    page: Path, song: str, sources: Mapping[str, Path], finals: Mapping[str, Path], jobs: Sequence[Job], published: Published, of: str
+) -> None:
+    """Write the song's page. One that cannot be made is a warning, and never costs the stems."""
+    gain = published.files[next(iter(finals.values())).name].get("gain", 1.0)
+    try:
+        from bespoke.song_page import write_song_page  # with a template engine, which only this needs
+
+        links = write_song_page(page, song, sources, finals, {job.label: job.folder for job in jobs}, gain, in_options)
+    except Exception as error:
+        _say(f"{page} could not be made ({type(error).__name__}: {one_sentence(error)}); the stems are whole.")
+    else:
+        published.note(page, of=of, links=[Path(os.path.relpath(link, page.parent)).as_posix() for link in links])
+
+
+def _result(jobs: Sequence[Job], finals: Mapping[str, Path], page: Path | None, published: Published) -> dict[str, Any]:
+    return {
+        "stems": {job.label: str(finals[job.label]) for job in jobs},
+        "residual": str(finals["residual"]),
+        "report": str(page) if page and page.is_file() else None,
+        "runs": {job.label: str(job.folder) for job in jobs},
+        "metrics": {job.label: _read(job.folder / "metrics.json") for job in jobs},
+        "gain": published.files[finals["residual"].name].get("gain", 1.0),
+    }
+
+
+def _device(folder: Path) -> str:
+    """Where a run's network was trained, if that is here."""
+    import torch
+
+    kind = str(_read(folder / "metrics.json").get("device")).partition(":")[0]
+    return kind if kind == "cuda" and torch.cuda.is_available() else "cpu"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _tidy(folder: Path) -> None:

@@ -153,7 +153,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
             write_json(folder / "metrics.json", metrics | _facts(cfg, song, trainer, seconds))
         if logs.can_play(loggers):
             target = song.read_stem(folder / "target.wav", logs.MAX_SECONDS)
-            logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference)
+            logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference, again=True)
         logs.log_results(loggers, folder, metrics, trainer.global_step)
         log.info(report.summary(folder, metrics))
         failed = False

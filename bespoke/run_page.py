@@ -1,6 +1,6 @@
 """A run's page: what the run made, to hear and to see, how good it is, what speaks against it, and all that it was made with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,15 +10,17 @@ import numpy as np
 import yaml
 
 from bespoke import media
+from bespoke.align import LOW_CONFIDENCE
 from bespoke.evaluate import gap_closed
 from bespoke.excerpt import take_notes
-from bespoke.page import MAX_SECONDS, Track, charts, player, write
-from bespoke.score import program_name
+from bespoke.page import MAX_SECONDS, Track, charts, player, size, write
+from bespoke.score import Note, program_name
 from bespoke.song import Song
 from bespoke.synth import DRUM_BANK, Patch, render
 
 MAX_PATCHES = 3  # synthesized targets that a page plays
 FADED_DB = -30.0  # below this the target is as good as gone
+SILENT_DB = -100.0
 STAGES = {
     "load": "read the song",
     "align": "align the score",
@@ -64,7 +66,8 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
     ]
     seconds = target.shape[-1] / song.sample_rate
     notes = song.target.part.notes if song.target and not song.target.part.is_drum else ()  # a drum's number is no pitch
-    warnings = [*metrics.get("warnings", []), *doubts(metrics, target, target + residual)]
+    level = level_db(target, target + residual)
+    warnings = [*metrics.get("warnings", []), *doubts(metrics, level)]
     if metrics["song_seconds"] > seconds + 0.1:
         warnings.append(f"This page plays the first {MAX_SECONDS // 60} minutes; the stems in the run's folder are whole.")
     return write(
@@ -76,7 +79,7 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         target_name=_target_name(song),
         lead=_lead(metrics),
         warnings=warnings,
-        tiles=_tiles(metrics),
+        tiles=tiles(metrics, song.target.part.notes if song.target else (), level),
         player=player(tracks, song.sample_rate, notes, mask=(target, target + residual), seconds=seconds),
         charts=charts({"": folder}),
         rows=_rows(metrics),
@@ -88,18 +91,22 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
     )
 
 
-def doubts(metrics: Mapping[str, Any], target: np.ndarray, mixture: np.ndarray) -> list[str]:
-    """What the figures themselves say against a result, in plain words."""
+def level_db(target: np.ndarray, mixture: np.ndarray) -> float:
+    """How much louder the target is than the recording, as a rule less than 0."""
+    energies = [float(np.square(signal, dtype=np.float64).mean()) for signal in (target, mixture)]
+    return float(10 * np.log10(max(energies[0], 1e-20) / max(energies[1], 1e-20)))
+
+
+def doubts(metrics: Mapping[str, Any], level: float) -> list[str]:
+    """What the figures themselves say against a result, in plain words; `level` as of `level_db`."""
     found = []
     if (metrics.get("si_sdr_improvement") or 0) < 0:
         found.append(
             f"The target is further from the true stem than the recording itself is ({metrics['si_sdr_improvement']:.1f} dB): this"
             " separation is worse than doing nothing. As a rule recipe=auto, or background=synth with the other parts' scores, does better."
         )
-    energies = [float(np.square(signal, dtype=np.float64).mean()) for signal in (target, mixture)]
-    level_db = 10 * np.log10(max(energies[0], 1e-20) / max(energies[1], 1e-20))
-    if level_db < FADED_DB:
-        found.append(f"The target is {-level_db:.0f} dB below the recording: next to nothing was separated.")
+    if level < FADED_DB:
+        found.append(f"The target is {-level:.0f} dB below the recording: next to nothing was separated.")
     return found
 
 
@@ -138,12 +145,14 @@ def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) ->
         name = "Aligned score" if aligned else "Score"
         note = "as a piano plays it" if aligned else "as given, not aligned, as a piano plays it"
         tracks.append((name, note, "score", render(song.target.part.notes, piano, rate)))
-    return [Track(name, note, file, media.at_level(_fit(waveform, mixture.shape[-1]), mixture)) for name, note, file, waveform in tracks]
+    return [Track(name, note, file, beside(mixture, waveform)) for name, note, file, waveform in tracks]
 
 
-def _fit(waveform: np.ndarray, samples: int) -> np.ndarray:
+def beside(mixture: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+    """What was synthesized, as long as the mixture and a little softer, to be heard beside it."""
+    samples = mixture.shape[-1]
     waveform = waveform[:, :samples]
-    return np.pad(waveform, ((0, 0), (0, samples - waveform.shape[-1])))
+    return media.at_level(np.pad(waveform, ((0, 0), (0, samples - waveform.shape[-1]))), mixture)
 
 
 def _target_name(song: Song) -> str:
@@ -157,11 +166,18 @@ def _lead(metrics: Mapping[str, Any]) -> str:
     return f"{metrics['song_seconds']:.1f} seconds of audio; {how}."
 
 
-def _tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tiles = []
+def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> list[dict[str, Any]]:
+    """The cards at the top of a page: what is known of a target, and how good it is if that is known.
+
+    Args:
+        metrics: of the run.
+        notes: the target's, in seconds of the recording if the run aligned them.
+        level: of the target, as of `level_db`.
+    """
+    found = []
 
     def tile(name: str, value: str, unit: str, says: str, tone: str = "", share: float | None = None) -> None:
-        tiles.append({"name": name, "value": value, "unit": unit, "says": says, "tone": tone, "share": share})
+        found.append({"name": name, "value": value, "unit": unit, "says": says, "tone": tone, "share": share})
 
     if metrics.get("si_sdr") is not None:
         gain, closed = metrics["si_sdr_improvement"], gap_closed(*(metrics[name] for name in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle")))
@@ -185,12 +201,43 @@ def _tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         tile("Oracle mask", f"{metrics['si_sdr_oracle']:.2f}", "dB", "the most that masking can give")
     elif "si_sdr" in metrics:
         tile("Target", "silent", "", "there is nothing to measure", "bad")
-    else:
-        tile("Metrics", "none", "", "they need the true stem (song.reference): listen instead")
+    if where := place(metrics, notes):
+        tile("It plays", where, "", f"where the {len(notes)} notes of the score are in the recording")
     if "alignment" in metrics:
-        tile("Alignment", f"{metrics['alignment']['confidence']:.2f}", "of 1", "how sure the score's place in the recording is")
-    tile("Time", f"{metrics['seconds']['total']:.0f}", "s", f"{metrics['steps']} training steps")
-    return tiles
+        confidence = metrics["alignment"]["confidence"]
+        tile("Alignment", f"{confidence:.2f}", "of 1", *trust(metrics["alignment"]))
+    if level < FADED_DB:
+        tile("Level", "silent" if level < SILENT_DB else f"{level:.0f} dB", "", "next to nothing was found", "bad")
+    else:
+        tile("Level", f"{level:+.1f}", "dB", "of the target, beside the whole recording")
+    tile("What was done", f"{metrics['steps']}", "steps", f"of training for this song, in {clock(metrics['seconds']['total'])} in all")
+    return found
+
+
+def place(metrics: Mapping[str, Any], notes: Sequence[Note]) -> str:
+    """From where to where the target plays; nothing where its notes are not in time with the recording."""
+    if not notes or not metrics.get("alignment", {}).get("used"):
+        return ""
+    return f"{clock(min(note.start_seconds for note in notes))} to {clock(max(note.end_seconds for note in notes))}"
+
+
+def trust(alignment: Mapping[str, Any]) -> tuple[str, str]:
+    """What the confidence in an alignment means, and whether that is good or bad."""
+    if not alignment["used"]:
+        return "the score does not fit: only its pitches were used", "bad"
+    if alignment["confidence"] < LOW_CONFIDENCE:
+        return "unsure that the notes are in time: listen before you trust it", ""
+    return "sure that the notes are in time with the recording", "good"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds.
+
+    >>> clock(62.4), clock(59.7), clock(3605)
+    ('1:02', '1:00', '60:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -251,11 +298,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
                 "what": what,
                 "address": address,
                 "inside": name in INSIDE,
-                "size": _size(path.stat().st_size),
+                "size": size(path),
             }
         )
     return files
-
-
-def _size(bytes_: int) -> str:
-    return f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e5 else f"{bytes_ / 1e3:.1f} kB"

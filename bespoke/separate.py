@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bespoke import processor
-from bespoke.audio import HIGHEST_RATE, Recording, existing, wav_writer
+from bespoke.audio import HIGHEST_RATE, Recording, atomic_path, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
@@ -298,3 +298,15 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
     except Exception as error:  # anything can be wrong in a file from elsewhere
         raise BespokeError(f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__}).") from error
     return Separator(stft.to(device), model.to(device), **settings)
+
+
+def write_network(checkpoint: Path, path: Path) -> None:
+    """Write what `load_separator` needs of a run's checkpoint: the network, without the optimizer's
+    state, which is twice as large and only there to go on with the training.
+
+    Raises:
+        BespokeError: it cannot be written.
+    """
+    whole = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    with atomic_path(path) as temporary:
+        torch.save({name: whole[name] for name in ("state_dict", "hyper_parameters", "global_step")}, temporary)

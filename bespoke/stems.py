@@ -1,16 +1,27 @@
 """Stems under their final names: several parts share out what they claim together, and a file is there whole or not at all."""
 
 import contextlib
+import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
-from bespoke.audio import WRITABLE, Recording, atomic_path, wav_writer, write_like
+from bespoke.audio import (
+    WRITABLE,
+    Recording,
+    atomic_path,
+    file_hash,
+    wav_writer,
+    write_json,
+    write_like,
+)
 from bespoke.errors import BespokeError
 from bespoke.evaluate import ORACLE_WINDOW_SECONDS
 from bespoke.stft import STFT
@@ -37,8 +48,13 @@ def suffix_for(kind: str, recording: Recording) -> str:
     return suffix
 
 
-def check_free(files: Sequence[Path], force: bool) -> None:
+def check_free(files: Sequence[Path], force: bool, changed: Sequence[Path] = ()) -> None:
     """Replace nothing unasked.
+
+    Args:
+        files: that are to be written.
+        force: whether they may be replaced.
+        changed: those of them that are ours, and were changed since.
 
     Raises:
         BespokeError: some of the files are there, and `force` is not set.
@@ -46,7 +62,9 @@ def check_free(files: Sequence[Path], force: bool) -> None:
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         is_ = "is" if len(there) == 1 else "are"
-        raise BespokeError(f"{' and '.join(there)} {is_} already there: choose another --out, or replace with --force.")
+        edited = [str(file) for file in changed if file.exists()]
+        why = f" ({' and '.join(edited)} changed since this command made it)" if edited else ""
+        raise BespokeError(f"{' and '.join(there)} {is_} already there{why}: choose another --out, or replace with --force.")
 
 
 def share(estimates: Tensor, mixture: Tensor, stft: STFT) -> Tensor:
@@ -109,18 +127,24 @@ def _read(file: soundfile.SoundFile, start: int, end: int) -> np.ndarray:
 
 
 def publish(
-    sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool, pages: Mapping[Path, Path] | None = None
+    sources: Sequence[Path],
+    finals: Sequence[Path],
+    recording: Path,
+    exact: bool,
+    done: Callable[[Path, float], None] = lambda final, gain: None,
 ) -> float:
-    """Put float WAV stems, and pages, under their final names: all of them, or, if one cannot be written, none that was not there.
+    """Put float WAV stems under their final names: all of them, or, if one cannot be written,
+    none that was not there.
 
-    What is no float file holds nothing above full scale: where a stem goes above it, all are made softer alike, so that they still add up.
+    What is no float file holds nothing above full scale: where a stem goes above it, all are made
+    softer alike, so that they still add up.
 
     Args:
         sources: the stems.
         finals: what they will be called, in the same order.
         recording: that they are of; its bit depth and tags are theirs.
         exact: leave them float WAV.
-        pages: what else is copied, with what it will be called.
+        done: is told each file that is there, and the gain.
 
     Returns:
         The gain that all were given.
@@ -128,44 +152,83 @@ def publish(
     Raises:
         BespokeError: the folder cannot be written, or the disk is full.
     """
-    pages = pages or {}
-    new = [final for final in (*finals, *pages.values()) if not final.exists()]
+    new = [final for final in finals if not final.exists()]
     try:
-        gain = _publish(sources, finals, recording, exact)
-        for page, final in pages.items():
-            copy(page, final)
-        return gain
+        return _publish(sources, finals, recording, exact, done)
     except BaseException:
         for final in new:
             final.unlink(missing_ok=True)
         raise
 
 
-def _publish(sources: Sequence[Path], finals: Sequence[Path], recording: Path, exact: bool) -> float:
-    if exact:
-        for source, final in zip(sources, finals, strict=True):
-            copy(source, final)
-        return 1.0
-    gain = min(1.0, 1 / max(float(np.abs(block).max()) for source in sources for block in _blocks(source)))
+def _publish(
+    sources: Sequence[Path],
+    finals: Sequence[Path],
+    recording: Path,
+    exact: bool,
+    done: Callable[[Path, float], None],
+) -> float:
+    gain = 1.0
+    if not exact:
+        highest = max(float(np.abs(block).max()) for source in sources for block in _blocks(source))
+        gain = min(1.0, 1 / max(highest, 1e-12))
     for source, final in zip(sources, finals, strict=True):
-        if gain == 1:
+        if exact:
+            place(source, final)
+        elif gain == 1:
             write_like(final, source, recording)
-            continue
-        info, softer = soundfile.info(source), source.with_name(f".softer.{source.name}")
-        try:
-            with wav_writer(softer, info.samplerate, info.channels, info.frames) as write:
-                for block in _blocks(source):
-                    write(gain * block.T)
-            write_like(final, softer, recording)
-        finally:
-            softer.unlink(missing_ok=True)
+        else:
+            info, softer = soundfile.info(source), source.with_name(f".softer.{source.name}")
+            try:
+                with wav_writer(softer, info.samplerate, info.channels, info.frames) as write:
+                    for block in _blocks(source):
+                        write(gain * block.T)
+                write_like(final, softer, recording)
+            finally:
+                softer.unlink(missing_ok=True)
+        done(final, gain)
     return gain
 
 
-def copy(source: Path, final: Path) -> None:
-    """Copy a file, whole or not at all."""
+def place(source: Path, final: Path) -> None:
+    """Give a file a second name, whole or not at all: a hard link, which takes no room, or a copy
+    where the file system has none or the other folder is on another one."""
     with atomic_path(final) as temporary:
-        shutil.copyfile(source, temporary)
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+class Published:
+    """What was put under final names, with the hash of each and what it was made of: so that a
+    request knows its own files again, and those that somebody has changed since.
+
+    Args:
+        path: of the JSON file that keeps it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.files: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            self.files = json.loads(path.read_text(encoding="utf-8"))
+
+    def note(self, file: Path, gain: float = 1.0, *, of: str, links: Sequence[str] = ()) -> None:
+        """Keep that this file, as it is now, was made of these stems, with this gain, and with these
+        links to others."""
+        self.files[file.name] = {"sha256": file_hash(file), "of": of, "gain": gain, "links": [*links]}
+        write_json(self.path, self.files)
+
+    def is_unchanged(self, file: Path) -> bool:
+        """Whether the file is there as it was made."""
+        known = self.files.get(file.name)
+        return known is not None and file.is_file() and known["sha256"] == file_hash(file)
+
+    def is_current(self, file: Path, of: str | None) -> bool:
+        """Whether the file is there as it was made, of these stems."""
+        return self.files.get(file.name, {}).get("of") == of and self.is_unchanged(file)
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:

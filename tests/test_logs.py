@@ -9,10 +9,17 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from bespoke import logs
 from bespoke.audio import write_wav
+from bespoke.loss import TPSALoss
+from bespoke.model import MaskBLSTM
+from bespoke.separate import load_separator
+from bespoke.stft import STFT
+from bespoke.system import BespokeSystem
 from conftest import read_wandb
 
 RATE = 16000
@@ -39,9 +46,42 @@ def test_an_offline_run_holds_config_figures_media_and_files(tmp_path, caplog):
     media = {*(f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in names), "mask/estimate"}
     assert {key for key in run.history if key.partition("/")[0] in ("audio", "spectrogram", "mask")} == media
     assert all(set(run.history[key]) == {20} for key in media)
+    files = [file for file in tmp_path.glob("wandb/offline-run-*/files/media/**/*") if file.is_file()]
+    heard = [soundfile.info(file) for file in files if file.suffix == ".ogg"]
+    assert [(info.subtype, info.channels) for info in heard] == [("OPUS", 2)] * 3
+    assert all(info.duration == pytest.approx(1, abs=0.01) for info in heard)
+    assert sum(file.suffix == ".jpg" for file in files) == 4 == len(files) - len(heard)
     assert run.artifacts["stems"] == {"target.wav": str(tmp_path / "target.wav")}
     assert run.exit_code == 0
     assert caplog.messages[-1] == f"To upload this run: wandb sync {tmp_path / 'wandb'}"
+
+
+def test_what_stays_the_same_is_sent_once(tmp_path):
+    loggers = logs.wandb(tmp_path, None)
+    for step in (0, 5):
+        logs.log_separation(loggers, SIGNALS["mixture"], SIGNALS["estimate"], RATE, step, SIGNALS["estimate"], again=step > 0)
+    logs.finish(loggers, failed=False)
+    history = read_wandb(tmp_path).history
+    steps = {name: {*history[f"audio/{name}"]} for name in ("mixture", "estimate", "residual", "reference")}
+    assert steps == {"mixture": {0}, "estimate": {0, 5}, "residual": {0, 5}, "reference": {0}}
+
+
+def test_the_network_alone_is_uploaded_and_separates_the_same(tmp_path):
+    torch.manual_seed(0)
+    stft = STFT(RATE)
+    system = BespokeSystem(stft, MaskBLSTM(stft.bins, 8, 1), TPSALoss(), torch.optim.Adam, 0, {"strength": 1.5})
+    whole = {"state_dict": system.state_dict(), "hyper_parameters": dict(system.hparams), "global_step": 7}
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    torch.save({**whole, "optimizer_states": [{"state": torch.zeros(1 << 20)}]}, checkpoint)
+    loggers = logs.wandb(tmp_path, None)
+    logs.log_results(loggers, tmp_path, {}, 7)
+    logs.finish(loggers, failed=False)
+    ((name, file),) = read_wandb(tmp_path).artifacts["checkpoint"].items()
+    assert name == "last.ckpt"
+    assert os.path.getsize(file) < checkpoint.stat().st_size - 4_000_000
+    stems = [load_separator(path).separate(SIGNALS["mixture"], RATE)[0] for path in (file, checkpoint)]
+    assert np.array_equal(*stems)
 
 
 def test_a_resumed_offline_run_keeps_its_id_and_both_legs_are_uploaded_together(tmp_path):

@@ -16,6 +16,7 @@ from bespoke import compare, media, page, report, run_page
 from bespoke.errors import BespokeError
 from bespoke.score import Note
 from bespoke.song import Song
+from bespoke.song_page import write_song_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -48,6 +49,11 @@ def test_a_report_has_all_tracks_and_stands_alone(sweep, tiny_song):
     assert "default-src 'none'" in text  # and the browser is told so
     for name in ("target.wav", "metrics.json", "checkpoints/last.ckpt", "seed: 0", "SI-SDR on the way"):
         assert name in text
+    links = [
+        link for link in re.findall(r'(?:href|src)="([^"]*)"', text.partition("<script>")[0]) if not link.startswith(("data:", "https:"))
+    ]
+    assert "checkpoints/last.ckpt" in links
+    assert [link for link in links if not (sweep / "0" / link).is_file()] == []
     metrics = json.loads((sweep / "0" / "metrics.json").read_text())
     assert metrics["seconds"]["report"] > 0
     assert f"{metrics['si_sdr_improvement']:+.2f}" in text
@@ -113,10 +119,28 @@ def test_warnings_are_collected_and_a_page_that_fails_is_one(tmp_path, tiny_song
 
 def test_figures_that_speak_against_a_result_are_put_in_words():
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 1000))
-    assert run_page.doubts({"si_sdr_improvement": 1.0}, 0.5 * noise, noise) == []
-    worse, faded = run_page.doubts({"si_sdr_improvement": -3.0}, 0.001 * noise, noise)
+    assert run_page.level_db(0.5 * noise, noise) == pytest.approx(-6.02, abs=0.01)
+    assert run_page.doubts({"si_sdr_improvement": 1.0}, -6.0) == []
+    worse, faded = run_page.doubts({"si_sdr_improvement": -3.0}, run_page.level_db(0.001 * noise, noise))
     assert "worse than doing nothing" in worse
     assert "60 dB below" in faded
+
+
+def test_the_first_card_tells_a_musician_where_the_part_is():
+    metrics = {"steps": 300, "seconds": {"total": 65.0}, "alignment": {"confidence": 0.94, "used": True}}
+    notes = [Note(62.4, 70.0, 60), Note(65.0, 125.2, 62)]
+    cards = {tile["name"]: (tile["value"], tile["tone"]) for tile in run_page.tiles(metrics, notes, -7.42)}
+    assert list(cards.items()) == [
+        ("It plays", ("1:02 to 2:05", "")),
+        ("Alignment", ("0.94", "good")),
+        ("Level", ("-7.4", "")),
+        ("What was done", ("300", "")),
+    ]
+    metrics["alignment"] = {"confidence": 0.1, "used": False}
+    cards = {tile["name"]: (tile["value"], tile["tone"]) for tile in run_page.tiles(metrics, notes, -250.0)}
+    assert cards["Alignment"] == ("0.10", "bad")
+    assert cards["Level"] == ("silent", "bad")
+    assert "It plays" not in cards
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +237,21 @@ def test_every_track_plays_and_switching_keeps_the_position(open_page, sweep, tm
     assert picture.stat().st_size > 50_000
     waited = [tab.get_attribute(".player", f"data-{moment}") for moment in ("interactive", "ready")]
     print("interactive after {} ms, all tracks after {} ms".format(*waited))
+
+
+def test_a_songs_page_is_a_mixer_of_its_stems(open_page, sweep):
+    stems = {name: sweep / "0" / f"{name}.wav" for name in ("target", "residual")}
+    write_song_page(sweep / "song.report.html", "song", stems, stems, {"target": sweep / "0"})
+    tab = open_page(sweep / "song.report.html")
+    heard = "[...Player.current.heard].map(lane => lane.name)"
+    assert tab.evaluate(heard) == ["Target", "Residual"]
+    tab.keyboard.press("Space")
+    until(tab, "Player.current.clock.currentTime > 0.3")
+    assert tab.evaluate(LOUDNESS) > 1e-3
+    tab.get_by_role("button", name="Hear Residual together with others").click()
+    assert tab.evaluate(heard) == ["Target"]
+    tab.keyboard.press("1")
+    assert tab.evaluate(heard) == ["Recording"]
 
 
 def test_loops_cursor_and_seeking_are_shared_by_all_lanes(open_page, sweep):

@@ -150,7 +150,9 @@ class Player {
     Player.current ??= this;
     section.addEventListener("pointerdown", () => (Player.current = this));
     this.#controls();
-    this.listen(this.playable[0]);
+    const mix = this.playable.filter((lane) => lane.together);
+    this.listen(mix[0] ?? this.playable[0]);
+    for (const lane of mix.slice(1)) this.listen(lane, true);
     this.ready = this.#decode();
   }
 
@@ -186,10 +188,11 @@ class Player {
       style.textContent = LANE_STYLE;
       wrapper.getRootNode().append(style);
       wrapper.append(picture);
-      if (this.data.score) {
+      const score = data.score ?? this.data.score;
+      if (score) {
         picture.insertAdjacentHTML(
           "beforeend",
-          `<svg viewBox="0 0 ${this.data.duration} 1" preserveAspectRatio="none" aria-hidden="true"><path d="${this.data.score}"/></svg>`,
+          `<svg viewBox="0 0 ${this.data.duration} 1" preserveAspectRatio="none" aria-hidden="true"><path d="${score}"/></svg>`,
         );
       }
     }
