@@ -36,6 +36,7 @@ from bespoke.song import hold as hold_audio
 
 FOLDER = "cells"
 CONF = ROOT / "conf"
+SPLIT = ROOT / "benchmark" / "split.yaml"
 ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
 
 
@@ -60,6 +61,12 @@ class Case:
         return self.name.partition("_")[0]
 
     @property
+    def half(self) -> str | None:
+        """`development`, where settings are chosen, or `test`; None of a song in neither (benchmark/split.yaml)."""
+        halves = yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
+        return next((half for half, songs in halves.items() if any(_is_of(self.name, song) for song in songs)), None)
+
+    @property
     def song(self) -> dict[str, Any]:
         """The song's config, with nothing that a user would not have but the reference."""
         return {
@@ -76,6 +83,11 @@ class Case:
         family = self.program // 8
         others = [8 * other for other in range(14) if other != family]  # the last two hold percussion and noises
         return {"own": [self.program], "family": list(range(8 * family, 8 * family + 8)), "wide": [self.program, *others]}
+
+
+def _is_of(case: str, song: str) -> bool:
+    """Whether a case is of a song, by their names."""
+    return case == song or case.startswith(f"{song}_")
 
 
 @dataclass(frozen=True)

@@ -347,3 +347,25 @@ def test_a_method_without_figures_is_left_out_of_the_tables():
     assert [line.split(" | ")[0] for line in benchmark.table(rows).splitlines()[2:]] == ["| b", "| a"]
     assert benchmark.case_table(rows).splitlines()[0] == "| case | b | a |"
     assert len(benchmark.table([]).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "half"),
+    [
+        ("fof_muldjord_armygeddon_guitar_stereo", "development"),
+        ("feelings_stereo", "development"),
+        ("trk_pk2-song01_saw-lead", "test"),
+        ("trk_pk2-song10_synth-strings", "development"),  # not song1
+        ("toy_one", None),
+    ],
+)
+def test_all_cases_of_a_song_are_in_one_half(case, half, tmp_path):
+    assert benchmark.Case(tmp_path / case, 0).half == half
+
+
+def test_no_song_is_in_both_halves():
+    halves = yaml.safe_load(benchmark.SPLIT.read_text())
+    songs = [song for half in ("development", "test") for song in halves[half]]
+    assert halves.keys() == {"development", "test"}
+    for one in songs:
+        assert [other for other in songs if other == one or other.startswith(f"{one}_")] == [one]
