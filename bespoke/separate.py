@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bespoke import progress
 from bespoke.audio import HIGHEST_RATE, Recording, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
@@ -146,9 +147,15 @@ class Separator:
         """
         shape = (recording.sample_rate, recording.channels, recording.samples)
         with wav_writer(target, *shape) as write_target, wav_writer(residual, *shape) as write_residual:
+            done = 0
+            if recording.seconds > self.block_seconds:
+                progress.advance(done, recording.samples)
             for parts in self.stream(recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]):
                 write_target(parts[0])
                 write_residual(parts[1])
+                done += parts[0].shape[1]
+                if recording.seconds > self.block_seconds:
+                    progress.advance(done, recording.samples)
                 give_back()
 
     @torch.inference_mode()
