@@ -219,7 +219,7 @@ def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, 
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
     report.plot_alignment(folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate)
-    log.info("The score is aligned (confidence %.2f): %s", alignment.confidence, folder / "aligned.mid")
+    log.info("The score is aligned (confidence %.2f).", alignment.confidence)
     return replace(song, target=replace(song.target, part=part)), notes, {**facts, "used": True}
 
 
