@@ -75,7 +75,7 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """What is most likely to help, or else where to go on: one or two sentences."""
+    """What is most likely to help, where something is wrong."""
     recipe, alignment = metrics["recipe"], metrics.get("alignment")
     advice = []
     if alignment and alignment["confidence"] < LOW_CONFIDENCE:
