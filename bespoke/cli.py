@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
     except BespokeError as error:
-        from bespoke.request import in_options
+        from bespoke.options import in_options
 
         print(f"error: {in_options(str(error))}", file=sys.stderr)
     except (click.Abort, KeyboardInterrupt) as error:  # click makes the one of the other
@@ -168,8 +168,9 @@ def separate(
     MIDI need not be in time with the recording. Whatever else a run makes is in SONG.bespoke. The same command goes on where it was
     interrupted.
     """
-    from bespoke import request
+    from bespoke import progress, request
     from bespoke.audio import open_audio
+    from bespoke.options import QUALITIES, logged_in_options
     from bespoke.stems import suffix_for
 
     parts = _choose(score, instruments)
@@ -185,7 +186,7 @@ def separate(
         request.setting("song.target.soundfonts", soundfont),
         request.setting("song.excerpt", _excerpt(recording, start, end)),
         request.setting("song.reference", reference and reference.resolve()),
-        f"recipe={request.QUALITIES[quality]}",
+        f"recipe={QUALITIES[quality]}",
         f"seed={seed}",
         f"trainer={'gpu' if device == 'cuda' else device}",
         *([f"separate.strength={strength}"] if strength is not None else []),
@@ -205,16 +206,17 @@ def separate(
         folder = out / (f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}")
         work.append(request.Job(label, folder, (*own, *fixed)))
         _say(f"{label}: {_sound(part, programs)}")
-    result = request.separate(
-        work,
-        out,
-        song.stem,
-        {"recording": song, "score": score},
-        suffix=suffix,
-        exact=kind == "wav",
-        force=force,
-        processes=jobs or request.processes_at_once(len(work)),
-    )
+    with progress.on_stderr(), logged_in_options():
+        result = request.separate(
+            work,
+            out,
+            song.stem,
+            {"recording": song, "score": score},
+            suffix=suffix,
+            exact=kind == "wav",
+            force=force,
+            processes=jobs or request.processes_at_once(len(work)),
+        )
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -428,6 +430,17 @@ def train(overrides: tuple[str, ...]) -> int:
     from bespoke.train import main
 
     return main(overrides)
+
+
+@bespoke.command(hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def part(overrides: tuple[str, ...]) -> None:
+    """One of the runs of `separate` with several parts, in a process of its own."""
+    from bespoke.options import logged_in_options
+    from bespoke.train import train
+
+    with logged_in_options():
+        train(overrides)
 
 
 def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Part"]]:

@@ -7,7 +7,6 @@ interrupted, and stems appear under their final names only when all is done.
 import concurrent.futures
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,25 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import bespoke
-from bespoke import preflight, train
+from bespoke import preflight, progress, train
 from bespoke.audio import file_hash, write_json
 from bespoke.errors import BespokeError
 from bespoke.launch import setting
+from bespoke.options import changes_in_options
 from bespoke.stems import check_free, publish, write_shared
 
-QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
-"""The recipe of each."""
-# What a run's messages call by the name of a setting, a request has as an option.
-_OPTIONS = {
-    "song.target.instrument": "--instrument",
-    "song.target.patches": "--patch",
-    "song's patches": "--patch",
-    "song.target.soundfonts": "--soundfont",
-    "song.excerpt": "--start and --end",
-    "song.reference": "--reference",
-    "train.py --cfg job lists": "bespoke train --cfg job lists",
-}
-_GO_ON = re.compile(r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on")
 _MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
 _INPUTS = "inputs.json"
 
@@ -68,7 +55,7 @@ class Job:
             return fresh
         known = _read(self.folder / _INPUTS)
         changed = [f"the {role} is another" for role in inputs if inputs[role] != known.get(role)]
-        changed += preflight.changes(train.compose(self.overrides), self.folder)
+        changed += changes_in_options(preflight.changes(train.compose(self.overrides), self.folder))
         if changed:
             if not force or not known:  # what has no inputs.json was not made by a request
                 raise BespokeError(
@@ -122,13 +109,16 @@ def separate(
     copies = {report: pages[label] for label, report in reports.items()}
     if len(jobs) == 1:
         sources = [jobs[0].folder / "target.wav", jobs[0].folder / "residual.wav"]
-        gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
+        with progress.stage("publish"):
+            gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
     else:
         shared = out / f"{stem}.bespoke-parts" / "stems"
         shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
         try:
-            sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
-            gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
+            with progress.stage("share"):
+                sources = [*write_shared({job.label: job.folder for job in jobs}, shared).values()]
+            with progress.stage("publish"):
+                gain = publish(sources, [*finals.values()], inputs["recording"], exact, copies)
         finally:
             shutil.rmtree(shared, ignore_errors=True)
     return {
@@ -139,18 +129,6 @@ def separate(
         "metrics": {job.label: _read(job.folder / "metrics.json") for job in jobs},
         "gain": gain,
     }
-
-
-def in_options(message: str) -> str:
-    """A run's message in the words of the `bespoke` command.
-
-    >>> in_options("Interrupted at step 3: repeat the command with hydra.run.dir=OUT ckpt=last to go on.")
-    'Interrupted at step 3: give the same command again to go on from the last checkpoint.'
-    """
-    message = _GO_ON.sub("give the same command again to go on from the last checkpoint", message)
-    for setting_name, option in {**_OPTIONS, "hydra.run.dir": "--out"}.items():
-        message = message.replace(setting_name, option)
-    return message
 
 
 def processes_at_once(parts: int) -> int:
@@ -183,7 +161,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         # Ctrl-C comes to this process alone, which hands it on once.
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         process = subprocess.Popen(
-            [sys.executable, "-m", "bespoke", "train", *todo[job]],
+            [sys.executable, "-m", "bespoke", "part", *todo[job]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -194,7 +172,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         )
         running[job.label] = process
         for line in process.stdout:
-            print(f"[{job.label}] {in_options(line)}", end="", file=sys.stderr, flush=True)
+            print(f"[{job.label}] {line}", end="", file=sys.stderr, flush=True)
         return process.wait()
 
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
