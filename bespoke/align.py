@@ -41,7 +41,7 @@ _BLOCK_SECONDS, _MARGIN_FRAMES = 120.0, 344  # of the recording that is transfor
 _LONG_SCORE_SECONDS, _ANCHOR_SECONDS, _LONG_RECORDING_SECONDS = 300.0, 120.0, 1200.0
 _STRAIGHT_SECONDS, _WANDER, _COARSE = 60.0, 0.03, 8  # scores longer than this may be off a straight line by this share of their length
 _LATENESS_SECONDS = 0.015  # energy has risen halfway this long after a note begins
-# Of `find_offset`, chosen on every second of 28 recordings; on the others, with nine masterings of each, and on 378 wrong pairs see there.
+# Of `find_offset`, chosen on every second of 28 recordings; what was measured on the others is said there.
 _ENOUGH_HERE = 3.5  # standard deviations above chance, where the notes are already
 _ENOUGH_ELSEWHERE = 2.0  # times the best fit of wrong scores
 _BETTER, _SLACK = 1.2, 0.9  # what another place must be to be preferred, and how much less the old one may be to be kept
@@ -136,8 +136,10 @@ def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) ->
     Nothing is stretched and no key is tried, as for another performance there is `align`. Wrong notes lie best somewhere too. Where they
     are already, chance gives no more than anywhere else; the best of all places has to be far better than wrong scores' best ones.
 
-    On 14 recordings of 5 to 25 s that nothing was chosen by, it found 14 of 14 with their own notes, and 126 of 126 masterings of them
-    (filtered, limited, noisy, soft, in mono, at another rate, as MP3), and took the notes for another recording's in 0 of 364 pairs.
+    Measured on 14 recordings of 5 to 25 s that nothing was chosen by: with their own notes 14 of 14 fit as they are, of eight masterings
+    of each (filtered, limited, noisy, soft, in mono, at another rate, as MP3) 112 of 112; of those that begin 0.05, 0.5 and 3.21 s later 41
+    of 42 are found, and in a longer recording 14 of 14. Of 378 pairs of notes with another recording 377 are refused; the one that is
+    not has the same tune.
 
     Args:
         notes: in seconds of the one recording.
