@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -60,7 +60,7 @@ def stage(name: str) -> Iterator[None]:
             print(f"{title} ...", file=_file(), flush=True)
         yield
         return
-    bar = tqdm(desc=title.ljust(18), bar_format=_UNCOUNTED, file=_file(), dynamic_ncols=True)
+    bar = tqdm(desc=title.ljust(18), bar_format=_UNCOUNTED, file=_file(), **_size())
     ended = threading.Event()
 
     def tick() -> None:  # a stage may be long without a step to count
@@ -111,6 +111,15 @@ def track(items: Sequence[Item]) -> Iterator[Item]:
 def on_terminal() -> bool:
     """Whether there is somebody to see a line that changes: not in a process that a launcher started."""
     return _file().isatty() and _is_first() and multiprocessing.current_process().name == "MainProcess"
+
+
+def _size() -> dict[str, Any]:
+    """For tqdm: the size of the terminal, or a usual one where that does not know its own (in a container, under `script`)."""
+    try:
+        columns = os.get_terminal_size(_file().fileno()).columns
+    except OSError:
+        columns = None
+    return {"ncols": 80, "nrows": 24} if columns == 0 else {"dynamic_ncols": True}
 
 
 def _is_first() -> bool:
