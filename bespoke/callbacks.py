@@ -60,8 +60,10 @@ class StepLog(Callback):
             progress.advance(step, trainer.max_steps, f"step {step} of {trainer.max_steps}, loss {loss:.4f}")
             return
         rate = (step - self.first_step) / max(now - self.began, 1e-9)
-        left = (trainer.max_steps - step) / max(rate, 1e-9)
-        log.info("step %d of %d, loss %.5f, %.1f steps/s, %.0f s left", step, trainer.max_steps, loss, rate, left)
+        left_seconds = (trainer.max_steps - step) / max(rate, 1e-9)
+        # Of the last step no time left: there is more to come than training.
+        left = f", {left_seconds:.0f} s of training left" if step < trainer.max_steps else ""
+        log.info("Step %d of %d%s (loss %.5f, %.1f steps/s)", step, trainer.max_steps, left, loss, rate)
 
 
 class TrainingFigures(Callback):

@@ -19,7 +19,7 @@ from bespoke.errors import INTERRUPTED, BespokeError, Interrupted
 if TYPE_CHECKING:
     from bespoke.audio import Recording
     from bespoke.request import Job
-    from bespoke.score import Part
+    from bespoke.score import Note, Part
     from bespoke.synth import Patch, SoundFont
 
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
     except BespokeError as error:
-        from bespoke.request import in_options
+        from bespoke.options import in_options
 
         print(f"error: {in_options(str(error))}", file=sys.stderr)
     except (click.Abort, KeyboardInterrupt) as error:  # click makes the one of the other
@@ -172,8 +172,9 @@ def separate(
     SONG.PART.wav for each. The MIDI need not be in time with the recording. Whatever else a run makes is in SONG.bespoke. The same
     command goes on where it was interrupted, and does nothing twice: with another --format it only writes the stems anew.
     """
-    from bespoke import request
+    from bespoke import progress, request
     from bespoke.audio import open_audio
+    from bespoke.options import QUALITIES, logged_in_options
     from bespoke.stems import suffix_for
 
     parts = _choose(score, instruments)
@@ -189,7 +190,7 @@ def separate(
         request.setting("song.target.soundfonts", soundfont),
         request.setting("song.excerpt", _excerpt(recording, start, end)),
         request.setting("song.reference", reference and reference.resolve()),
-        f"recipe={request.QUALITIES[quality]}",
+        f"recipe={QUALITIES[quality]}",
         f"seed={seed}",
         f"trainer={'gpu' if device == 'cuda' else device}",
         *([f"separate.strength={strength}"] if strength is not None else []),
@@ -209,16 +210,17 @@ def separate(
         folder = out / (f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}")
         work.append(request.Job(label, folder, (*own, *fixed)))
         _say(f"{label}: {_sound(part, programs)}")
-    result = request.separate(
-        work,
-        out,
-        song.stem,
-        {"recording": song, "score": score},
-        suffix=suffix,
-        exact=kind == "wav",
-        force=force,
-        processes=jobs or request.processes_at_once(len(work)),
-    )
+    with progress.on_stderr(), logged_in_options():
+        result = request.separate(
+            work,
+            out,
+            song.stem,
+            {"recording": song, "score": score},
+            suffix=suffix,
+            exact=kind == "wav",
+            force=force,
+            processes=jobs or request.processes_at_once(len(work)),
+        )
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
@@ -232,6 +234,7 @@ def separate(
 @click.argument("song", type=_existing)
 @click.argument("score", type=_existing, required=False, metavar="[MELODY.mid]")
 @_instrument
+@click.option("--trust-notes", is_flag=True, help="Take the checkpoint's notes as they are: do not look whether they fit SONG.")
 @_strength
 @_out
 @_device
@@ -243,6 +246,7 @@ def apply(
     song: Path,
     score: Path | None,
     instruments: tuple[str, ...],
+    trust_notes: bool,
     strength: float | None,
     out: Path,
     device: str,
@@ -252,17 +256,15 @@ def apply(
 ) -> None:
     """Separate SONG with the CHECKPOINT of another run, without training.
 
-    The checkpoint is SONG.bespoke/checkpoints/last.ckpt. It knows where the notes are in the recording that it was trained on, which may be
-    another mastering of it; for another recording, or the whole song after an excerpt, give its MIDI too.
+    The checkpoint is SONG.bespoke/checkpoints/last.ckpt. It knows where the notes are in the recording that it was trained on. They are
+    looked for in SONG, which may be another mastering of it, begin later, or be longer; for another recording give its MIDI too.
     """
     import tempfile
 
-    from bespoke.align import NO_CONFIDENCE, align, within
+    from bespoke import progress
     from bespoke.audio import open_audio
     from bespoke.memory import keep_freed_memory
-    from bespoke.score import without_key_switches
-    from bespoke.separate import load_separator
-    from bespoke.song import hold
+    from bespoke.separate import load_separator, silent_elsewhere
     from bespoke.stems import check_free, publish, suffix_for
 
     keep_freed_memory()
@@ -272,24 +274,27 @@ def apply(
     suffix = suffix_for(kind, recording)
     finals = [out / f"{song.stem}.{label}{suffix}" for label in ("target", "residual")]
     check_free(finals, force)
-    settings: dict[str, Any] = {} if strength is None else {"strength": strength}
+    part = None
     if score is not None:
         parts = _choose(score, instruments)
         if len(parts) > 1:
             raise click.UsageError("A checkpoint is for one part: choose one --instrument.")
         ((_, part),) = parts.values()
-        notes = part.notes if part.is_drum else without_key_switches(part.notes)
-        alignment = align(notes, *hold(recording, ALIGNMENT_RATE))
-        settings["notes"] = within(alignment.notes, recording.seconds)
-        if alignment.confidence < NO_CONFIDENCE or not settings["notes"]:
-            raise BespokeError(f"{score} does not fit {song} (confidence {alignment.confidence:.2f}): is it of this song, in its key?")
-        _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
-    separator = load_separator(checkpoint, _torch_device(device), **settings)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        sources = [Path(folder, f"{label}.wav") for label in ("target", "residual")]
-        separator.write_stems(recording, *sources)
-        gain = publish(sources, finals, song, kind == "wav")
+    separator = load_separator(checkpoint, _torch_device(device), **({} if strength is None else {"strength": strength}))
+    with progress.on_stderr():
+        if part is not None:
+            separator.notes = _aligned(part, score, recording)
+        elif separator.notes and not trust_notes:
+            separator.notes = _found(separator.notes, checkpoint, recording)
+        if separator.notes and (notice := silent_elsewhere(separator.notes, recording.seconds)):
+            _say(notice)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out) as folder:
+            sources = [Path(folder, f"{label}.wav") for label in ("target", "residual")]
+            with progress.stage("separate"):
+                separator.write_stems(recording, *sources)
+            with progress.stage("publish"):
+                gain = publish(sources, finals, song, kind == "wav")
     if as_json:
         click.echo(json.dumps({"stems": {"target": str(finals[0])}, "residual": str(finals[1]), "gain": gain}, indent=2))
     else:
@@ -435,6 +440,17 @@ def train(overrides: tuple[str, ...]) -> int:
     return main(overrides)
 
 
+@bespoke.command(hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def part(overrides: tuple[str, ...]) -> None:
+    """One of the runs of `separate` with several parts, in a process of its own."""
+    from bespoke.options import logged_in_options
+    from bespoke.train import train
+
+    with logged_in_options():
+        train(overrides)
+
+
 def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Part"]]:
     """The parts wanted, with their index in the score, by the label of their stem; a single one's is `target`."""
     from bespoke.score import choose_part, program_name, read_score
@@ -455,6 +471,60 @@ def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Pa
         label = _slug(parts[index].name) or _slug(program_name(parts[index]))
         labels[f"{label}-{index}" if label in (*labels, *RESERVED) else label] = (index, parts[index])
     return labels
+
+
+def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple["Note", ...]:
+    """A part's notes in seconds of the recording.
+
+    Raises:
+        BespokeError: they do not fit it.
+    """
+    from bespoke import progress
+    from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, within
+    from bespoke.score import without_key_switches
+    from bespoke.song import hold
+
+    with progress.stage("align"):
+        notes = part.notes if part.is_drum else without_key_switches(part.notes)
+        alignment = align(notes, *hold(recording, ALIGNMENT_RATE))
+    notes = within(alignment.notes, recording.seconds)
+    if alignment.confidence < NO_CONFIDENCE or not notes:
+        raise BespokeError(
+            f"{score} does not fit {recording.path} (confidence {alignment.confidence:.2f}): is it of this song, in its key?"
+        )
+    if alignment.confidence < LOW_CONFIDENCE:
+        _say(f"The score fits the recording badly (confidence {alignment.confidence:.2f}): listen before you trust it.")
+    else:
+        _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
+    return notes
+
+
+def _found(notes: Sequence["Note"], checkpoint: Path, recording: "Recording") -> tuple["Note", ...]:
+    """A checkpoint's notes in seconds of this recording, which may be another one of the same performance.
+
+    Raises:
+        BespokeError: they do not fit it, or have no place at all.
+    """
+    from bespoke import progress
+    from bespoke.align import find_offset, is_anywhere, within
+    from bespoke.score import shift
+    from bespoke.song import hold
+
+    remedy = "give the MIDI of this song too (bespoke apply CHECKPOINT SONG MELODY.mid), or --trust-notes to use them as they are"
+    if is_anywhere(notes):
+        raise BespokeError(
+            f"Where the notes of {checkpoint} lie was not known when it was trained, so that they cannot be looked for in {recording.path}:"
+            f" {remedy}."
+        )
+    with progress.stage("place"):
+        offset_seconds = find_offset(notes, *hold(recording, ALIGNMENT_RATE))
+    found = () if offset_seconds is None else within(shift(notes, offset_seconds), recording.seconds)
+    if not found:
+        raise BespokeError(f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do not fit it: {remedy}.")
+    if offset_seconds:
+        _say(f"The notes are {abs(offset_seconds):.2f} s {'later' if offset_seconds > 0 else 'earlier'} here, and are moved there.")
+        return found
+    return tuple(notes)
 
 
 def _font(name: str | None) -> "SoundFont":

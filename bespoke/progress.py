@@ -1,4 +1,4 @@
-"""On a terminal: a line for each stage of a run, with how much of it is done and the time left. Elsewhere nothing."""
+"""What a command is doing: on a terminal a line for each stage, with how much of it is done, elsewhere a line as each begins."""
 
 import contextlib
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -16,6 +16,7 @@ Item = TypeVar("Item")
 STAGES = {
     "load": "Reading the song",
     "align": "Aligning the score",
+    "place": "Finding the notes",
     "estimate": "First estimate",
     "patches": "Choosing patches",
     "agreement": "Factorizing, to judge by",
@@ -24,11 +25,25 @@ STAGES = {
     "separate": "Separating",
     "evaluate": "Measuring",
     "report": "Writing the report",
+    "share": "Sharing out",
+    "publish": "Writing the stems",
 }
 _UNCOUNTED = "{desc} {elapsed}"
 _COUNTED = "{desc} {percentage:3.0f}% {bar:20} {elapsed}, {remaining} left{postfix}"
 _ENDED = "{desc} {elapsed_s:.1f} s"
 _bar: tqdm | None = None
+_stream = "stdout"
+
+
+@contextlib.contextmanager
+def on_stderr() -> Iterator[None]:
+    """Show the stages inside the block on stderr, for a command whose stdout holds its results alone."""
+    global _stream
+    before, _stream = _stream, "stderr"
+    try:
+        yield
+    finally:
+        _stream = before
 
 
 @contextlib.contextmanager
@@ -39,10 +54,13 @@ def stage(name: str) -> Iterator[None]:
         name: one of `STAGES`, or any other.
     """
     global _bar
+    title = STAGES.get(name, name)
     if not on_terminal():
+        if _is_first():
+            print(f"{title} ...", file=_file(), flush=True)
         yield
         return
-    bar = tqdm(desc=STAGES.get(name, name).ljust(18), bar_format=_UNCOUNTED, file=sys.stdout, dynamic_ncols=True)
+    bar = tqdm(desc=title.ljust(18), bar_format=_UNCOUNTED, file=_file(), **_size())
     ended = threading.Event()
 
     def tick() -> None:  # a stage may be long without a step to count
@@ -85,11 +103,29 @@ def advance(done: int, total: int, note: str = "") -> None:
 def track(items: Sequence[Item]) -> Iterator[Item]:
     """The items, while the line of the stage under way tells how many are left."""
     for number, item in enumerate(items):
-        advance(number, len(items))
+        if len(items) > 1:
+            advance(number, len(items))
         yield item
 
 
 def on_terminal() -> bool:
-    """Whether there is somebody to see it: not in a process that a launcher started, or the second of several that train together."""
-    is_first = multiprocessing.current_process().name == "MainProcess" and int(os.environ.get("LOCAL_RANK", 0)) == 0
-    return sys.stdout.isatty() and is_first
+    """Whether there is somebody to see a line that changes: not in a process that a launcher started."""
+    return _file().isatty() and _is_first() and multiprocessing.current_process().name == "MainProcess"
+
+
+def _size() -> dict[str, Any]:
+    """For tqdm: the size of the terminal, or a usual one where that does not know its own (in a container, under `script`)."""
+    try:
+        columns = os.get_terminal_size(_file().fileno()).columns
+    except OSError:
+        columns = None
+    return {"ncols": 80, "nrows": 24} if columns == 0 else {"dynamic_ncols": True}
+
+
+def _is_first() -> bool:
+    """Whether this is the first of several processes that train together, or the only one."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def _file() -> TextIO:
+    return getattr(sys, _stream)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
 
 
 def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
-    """What a run made, where, how good it is, and what to try next, for the end of the log.
+    """What a run made, where, how good it is, and what to try where something is wrong, for the end of the log.
 
     A run that is part of a request does not say where: the request ends with its own files.
     """
@@ -71,23 +70,24 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
         )
     elif "si_sdr" in metrics:
         lines.append("  SI-SDR    none: the target is silent")
-    else:
-        lines.append("  SI-SDR    not measured: there is no song.reference")
     if metrics.get("agreement") is not None:
         lines.append(f"  agreement {metrics['agreement']:.2f} dB with the score's own estimate: to compare runs of this song by")
+    if notice := (metrics.get("alignment") or {}).get("notice"):
+        lines.append(f"  note      {notice}")
     return "\n".join([*lines, *(f"  next      {advice}" for advice in _advice(folder, metrics))])
 
 
 def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """What is most likely to help, or else where to go on: one or two sentences."""
+    """What is most likely to help, where something is wrong."""
     recipe, alignment = metrics["recipe"], metrics.get("alignment")
     advice = []
     if alignment and alignment["confidence"] < LOW_CONFIDENCE:
-        advice.append("look at alignment.png: is song.target.score of this song and key, and song.target.instrument the right one?")
+        picture = folder / "alignment.png"
+        look = f"look at {picture}: " if picture.is_file() else ""
+        advice.append(f"{look}is song.target.score of this song and key, and song.target.instrument the right one?")
     if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
         advice.append("recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (README)")
-    checkpoint = shlex.quote(str(folder / "checkpoints" / ("best.ckpt" if "kept_step" in metrics else "last.ckpt")))
-    return advice or [f"another mastering of the song: bespoke apply {checkpoint} OTHER.wav --out STEMS"]
+    return advice
 
 
 def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> None:

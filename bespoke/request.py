@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -26,25 +25,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import bespoke
-from bespoke import preflight, train
+from bespoke import preflight, progress, train
 from bespoke.audio import file_hash, write_json
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.launch import setting
+from bespoke.options import changes_in_options, in_options
 from bespoke.stems import Published, check_free, publish, write_shared
 
-QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
-"""The recipe of each."""
-# What a run's messages call by the name of a setting, a request has as an option.
-_OPTIONS = {
-    "song.target.instrument": "--instrument",
-    "song.target.patches": "--patch",
-    "song's patches": "--patch",
-    "song.target.soundfonts": "--soundfont",
-    "song.excerpt": "--start and --end",
-    "song.reference": "--reference",
-    "train.py --cfg job lists": "bespoke train --cfg job lists",
-}
-_GO_ON = re.compile(r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on")
 _MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
 _INPUTS = "inputs.json"
 _STEMS = "stems.json"  # the hashes of a run's stems, as it made them
@@ -93,7 +80,7 @@ class Job:
                 f"{self.folder} has results that `bespoke separate` did not make, and will not replace: choose another --out."
             )
         changed = [f"the {role} is another" for role in inputs if inputs[role] != known.get(role)]
-        changed += preflight.changes(self.config, self.folder)
+        changed += changes_in_options(preflight.changes(self.config, self.folder))
         if changed and not force:
             raise BespokeError(
                 f"{self.folder} has results of other settings ({'; '.join(changed[:5])}): repeat those, choose another --out, or start"
@@ -188,22 +175,12 @@ def separate(
         of = _identity(jobs)
         if wanted:
             note = functools.partial(published.note, of=of)
-            publish([*sources.values()], [*finals.values()], inputs["recording"], exact, note)
+            with progress.stage("publish"):
+                publish([*sources.values()], [*finals.values()], inputs["recording"], exact, note)
         if page_wanted:
-            _write_page(page, stem, sources, finals, jobs, published, of)
+            with progress.stage("report"):
+                _write_page(page, stem, sources, finals, jobs, published, of)
     return _result(jobs, finals, page, published)
-
-
-def in_options(message: str) -> str:
-    """A run's message in the words of the `bespoke` command.
-
-    >>> in_options("Interrupted at step 3: repeat the command with hydra.run.dir=OUT ckpt=last to go on.")
-    'Interrupted at step 3: give the same command again to go on from the last checkpoint.'
-    """
-    message = _GO_ON.sub("give the same command again to go on from the last checkpoint", message)
-    for setting_name, option in {**_OPTIONS, "hydra.run.dir": "--out"}.items():
-        message = message.replace(setting_name, option)
-    return message
 
 
 def processes_at_once(parts: int) -> int:
@@ -236,7 +213,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         # Ctrl-C comes to this process alone, which hands it on once.
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
         process = subprocess.Popen(
-            [sys.executable, "-m", "bespoke", "train", *todo[job]],
+            [sys.executable, "-m", "bespoke", "part", *todo[job]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -247,7 +224,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         )
         running[job.label] = process
         for line in process.stdout:
-            print(f"[{job.label}] {in_options(line)}", end="", file=sys.stderr, flush=True)
+            print(f"[{job.label}] {line}", end="", file=sys.stderr, flush=True)
         return process.wait()
 
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
@@ -320,7 +297,9 @@ def _sources(jobs: Sequence[Job], shared: Path) -> Iterator[dict[str, Path]]:
         job.stems()
     shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
     try:
-        yield write_shared({job.label: job.folder for job in jobs}, shared)
+        with progress.stage("share"):
+            stems = write_shared({job.label: job.folder for job in jobs}, shared)
+        yield stems
     finally:
         shutil.rmtree(shared, ignore_errors=True)
 

@@ -36,7 +36,7 @@ from bespoke.evaluate import evaluate
 from bespoke.features import ScoreFeatures
 from bespoke.memory import give_back
 from bespoke.score import Note, write_midi
-from bespoke.separate import Separator, load_separator, uses_bfloat16
+from bespoke.separate import Separator, load_separator, silent_elsewhere, uses_bfloat16
 from bespoke.song import Song
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
@@ -85,6 +85,10 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     system = _system(cfg, notes)
     separate = {**OmegaConf.to_container(cfg.separate), "notes": notes}
     is_aligned = facts.get("alignment", {}).get("used", False)
+    if is_aligned and system.model.uses_score and (notice := silent_elsewhere(notes, song.seconds)):
+        facts["alignment"]["notice"] = notice
+        covered_seconds = max(note.end_seconds for note in notes) - min(note.start_seconds for note in notes)
+        log.log(logging.WARNING if covered_seconds < song.seconds / 2 else logging.INFO, notice)
     heard = song.to_train_on(cfg.data.listen_seconds, is_aligned)
     heard_notes: Sequence[Note] = ()
     if system.model.uses_score:
@@ -222,7 +226,7 @@ def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, 
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
     report.plot_alignment(folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate)
-    log.info("The score is aligned (confidence %.2f): %s", alignment.confidence, folder / "aligned.mid")
+    log.info("The score is aligned (confidence %.2f).", alignment.confidence)
     return replace(song, target=replace(song.target, part=part)), notes, {**facts, "used": True}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bespoke import processor
+from bespoke import processor, progress
 from bespoke.audio import HIGHEST_RATE, Recording, atomic_path, existing, wav_writer
 from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
@@ -22,6 +22,7 @@ from bespoke.stft import STFT
 
 _EARLY, _LATE, _FADE = 0.5, 2.0, 0.5  # seconds that a note may be heard before and after it is written, and of the fade to silence
 _LONGEST_WINDOW_SECONDS = 2.0
+_WORTH_A_WORD = 10.0  # seconds without a target
 _FAR = 4.0  # seconds from which on a note does not matter
 _MOST_PLACED = 8  # channels; of more, whose spectrograms would not be held together, each is masked by itself
 
@@ -147,9 +148,15 @@ class Separator:
         """
         shape = (recording.sample_rate, recording.channels, recording.samples)
         with wav_writer(target, *shape) as write_target, wav_writer(residual, *shape) as write_residual:
+            done = 0
+            if recording.seconds > self.block_seconds:
+                progress.advance(done, recording.samples)
             for parts in self.stream(recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]):
                 write_target(parts[0])
                 write_residual(parts[1])
+                done += parts[0].shape[1]
+                if recording.seconds > self.block_seconds:
+                    progress.advance(done, recording.samples)
                 give_back()
 
     @torch.inference_mode()
@@ -198,6 +205,20 @@ class Separator:
             spectrogram = stft(torch.from_numpy(np.ascontiguousarray(channel)).to(device)[None, None])
             estimate[:] = stft.inverse(mask * spectrogram, len(channel))[0, 0].cpu().numpy()
         return target
+
+
+def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
+    """A sentence that says where a score lies in a recording, if more than ten seconds before and after it have no target.
+
+    >>> silent_elsewhere([Note(152.0, 153.0, 60), Note(170.0, 172.4, 62)], 175.0)
+    'The score covers 2:32 to 2:52 of 2:55; the target is silent elsewhere.'
+    >>> silent_elsewhere([Note(4.0, 172.4, 60)], 175.0)
+    """
+    first, last = max(0.0, min(note.start_seconds for note in notes)), min(seconds, max(note.end_seconds for note in notes))
+    if seconds - (last - first) <= _WORTH_A_WORD:
+        return None
+    first, last, end = (f"{round(place) // 60}:{round(place) % 60:02d}" for place in (first, last, seconds))
+    return f"The score covers {first} to {last} of {end}; the target is silent elsewhere."
 
 
 def uses_bfloat16(model: nn.Module | None) -> bool:

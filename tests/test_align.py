@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bespoke.align import LOW_CONFIDENCE, align, anywhere, evidence, onset_errors, within
+from bespoke.align import LOW_CONFIDENCE, align, anywhere, evidence, find_offset, is_anywhere, onset_errors, within
+from bespoke.dsp import resample
 from bespoke.errors import BespokeError
-from bespoke.score import Note, stretch, transpose
+from bespoke.score import Note, shift, stretch, transpose
 from bespoke.synth import Patch, render
 
 RATE = 22050
@@ -214,3 +215,47 @@ def test_notes_are_cut_to_the_recording():
 
 def test_a_score_without_a_place_keeps_its_pitches():
     assert anywhere([Note(9, 10, 64), Note(1, 2, 60), Note(3, 4, 64)], 5.0) == (Note(0.0, 5.0, 60), Note(0.0, 5.0, 64))
+
+
+MASTERINGS = {
+    "the same": lambda mixture: (mixture, RATE),
+    "soft, in mono": lambda mixture: (0.01 * mixture[:1], RATE),
+    "at another rate": lambda mixture: (resample(mixture, RATE, 44100), 44100),
+    "without bass": lambda mixture: (np.diff(mixture, prepend=0), RATE),
+    "limited": lambda mixture: (np.tanh(2 * mixture / mixture.std()), RATE),
+    "noisy": lambda mixture: (mixture + np.random.default_rng(1).normal(0, mixture.std(), mixture.shape), RATE),
+}
+
+
+@pytest.mark.parametrize("name", MASTERINGS)
+def test_notes_fit_another_mastering_as_they_are(truth, mixture, name):
+    other, rate = MASTERINGS[name](mixture)
+    assert find_offset(truth, other.astype(np.float32), rate) == 0
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.21, -2.3])
+def test_what_begins_later_or_earlier_is_found(truth, mixture, seconds):
+    samples = round(abs(seconds) * RATE)
+    other = np.pad(mixture, ((0, 0), (samples, 0))) if seconds > 0 else mixture[:, samples:]
+    assert find_offset(truth, other, RATE) == pytest.approx(seconds, abs=0.04)
+
+
+def test_an_excerpt_is_found_in_the_whole(truth, mixture):
+    part = [note for note in truth if note.start_seconds >= 8]
+    assert find_offset(shift(part, -8.0), mixture, RATE) == pytest.approx(8, abs=0.04)
+
+
+def test_notes_of_another_song_or_key_fit_nowhere(truth, mixture):
+    for wrong in (melody(7), melody(8, 20), transpose(truth, 2), stretch(truth, 1.2), tuple(reversed_in_time(truth))):
+        assert find_offset(wrong, mixture, RATE) is None
+    assert find_offset([Note(0.0, 1.0, 0)], mixture, RATE) is None  # too low to be looked for
+
+
+def reversed_in_time(notes):
+    return [replace(note, start_seconds=SECONDS - note.end_seconds, end_seconds=SECONDS - note.start_seconds) for note in notes]
+
+
+def test_notes_without_a_place_are_known(truth):
+    assert is_anywhere(anywhere(truth, 20.0))
+    assert not is_anywhere(truth)
+    assert not is_anywhere(shift(anywhere(truth, 20.0), 1.0))

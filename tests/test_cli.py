@@ -4,12 +4,14 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from bespoke import stems
-from bespoke.align import Alignment
+from bespoke import progress, stems
+from bespoke.align import Alignment, anywhere
 from bespoke.audio import read_audio, write_wav
 from bespoke.cli import main
 from bespoke.launch import setting
@@ -122,6 +124,89 @@ def test_apply_leaves_key_switches_out_and_says_when_stems_are_softer(bespoke, m
     assert code == 0, err
     assert seen == [60, 61, 62, 63, 64]
     assert "The stems are softer by 6.0 dB, as FLAC holds nothing above full scale." in err
+
+
+OTHER_SONG = (Note(0.1, 0.8, 65), Note(0.9, 1.6, 57), Note(1.7, 2.5, 62))
+
+
+@pytest.fixture
+def separator(monkeypatch):
+    """In place of what a checkpoint holds: a separator with notes, which halves the recording."""
+
+    class Halves:
+        notes = MELODY
+
+        def write_stems(self, recording, *files):
+            for file in files:
+                write_wav(file, 0.5 * recording.read(), recording.sample_rate)
+
+    found = Halves()
+    monkeypatch.setattr("bespoke.separate.load_separator", lambda *_, **__: found)
+    return found
+
+
+def pad(name, seconds):
+    waveform, rate = read_audio("song.wav")
+    write_wav(name, np.pad(waveform, ((0, 0), (round(seconds * rate), 0))), rate)
+
+
+def test_apply_leaves_notes_that_fit_and_moves_those_that_are_elsewhere(bespoke, separator):
+    waveform, rate = read_audio("song.wav")
+    write_wav("remaster.wav", np.tanh(8 * waveform), rate)
+    code, out, err = bespoke("apply", "melody.mid", "remaster.wav")
+    assert (code, out.split()) == (0, ["remaster.target.wav", "remaster.residual.wav"]), err
+    assert err.splitlines() == ["Finding the notes ...", "Separating ...", "Writing the stems ..."]
+    assert separator.notes == MELODY
+    pad("later.wav", 14.5)
+    code, _, err = bespoke("apply", "melody.mid", "later.wav")
+    assert code == 0, err
+    starts = [note.start_seconds for note in separator.notes]
+    assert starts == pytest.approx([14.5 + note.start_seconds for note in MELODY], abs=0.03)
+    assert "are 14.5" in err
+    assert "The score covers 0:15 to 0:17 of 0:18; the target is silent elsewhere." in err
+
+
+def test_apply_refuses_notes_of_another_song_unless_they_are_to_be_trusted(bespoke, separator, monkeypatch):
+    separator.notes = OTHER_SONG
+    code, out, err = bespoke("apply", "melody.mid", "song.wav", "--out", "stems")
+    assert (code, out, os.path.exists("stems")) == (2, "", False)
+    assert [word for word in ("song.wav", "MIDI", "--trust-notes") if word not in err.splitlines()[-1]] == []
+    code, _, err = bespoke("apply", "melody.mid", "song.wav", "--out", "stems", "--trust-notes")
+    assert (code, separator.notes) == (0, OTHER_SONG), err
+    code, _, err = bespoke("apply", "melody.mid", "song.wav", "melody.mid", "--out", "aligned")
+    assert (code, [note.pitch for note in separator.notes]) == (0, [note.pitch for note in MELODY]), err
+
+    separator.notes = anywhere(MELODY, 3.0)  # of a run whose score did not fit its own recording
+    code, _, err = bespoke("apply", "melody.mid", "song.wav", "--out", "pitches")
+    assert (code, "MIDI" in err, os.path.exists("pitches")) == (2, True, False)
+
+    separator.notes = ()  # of a network that uses none
+    monkeypatch.setattr("bespoke.align.find_offset", lambda *_: pytest.fail("there is nothing to look for"))
+    assert bespoke("apply", "melody.mid", "song.wav", "--out", "free")[0] == 0
+
+
+def test_separate_says_what_it_does_and_where_the_target_is(bespoke):
+    """The recipe of the command, a step of it, on a song of which the score covers two seconds."""
+    pad("late.wav", 12.0)
+    small = [
+        "data.batch_size=1",
+        "data.segment_seconds=1",
+        "trainer.max_steps=1",
+        "trainer=cpu",
+        "report=false",
+        "data.validation_batches=1",
+    ]
+    code, out, err = bespoke("separate", "late.wav", "melody.mid", "--patch=80", *(f"--set={one}" for one in small))
+    assert (code, out.splitlines()) == (0, ["late.target.wav", "late.residual.wav"]), err
+    lines = err.splitlines()
+    stages = ["load", "align", "estimate", "render", "train", "separate", "publish"]
+    assert [line for line in lines if line.endswith(" ...")] == [f"{progress.STAGES[stage]} ..." for stage in stages]
+    notice = "The score covers 0:12 to 0:14 of 0:15; the target is silent elsewhere."
+    assert sum(notice in line for line in lines) == 2  # as it is found, and in the summary
+    metrics = json.loads(Path("late.bespoke", "metrics.json").read_text())
+    assert (metrics["alignment"]["notice"], metrics["warnings"]) == (notice, [notice])
+    assert [line for line in lines if re.search(r"\b(song|hydra|trainer|data)\.(?!wav)[a-z]|ckpt=|another mastering", line)] == []
+    assert "0 s left" not in err
 
 
 def test_every_part_becomes_a_stem_and_all_add_up(bespoke, band, tmp_path):
