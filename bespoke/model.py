@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from bespoke import processor
 from bespoke.features import AROUND, CHANNELS, FACTORIZATIONS
 
 PRIOR = Path(__file__).with_name("prior.pt")
@@ -113,7 +114,8 @@ class ScoreUNet(nn.Module):
         level, odds = _level(magnitude.float()), torch.log((masks + 0.02) / (1.02 - masks)) / 4
         changes = level - level.mean(dim=2, keepdim=True)  # at each frequency
         hidden = torch.cat([level[:, None], _level(short)[:, None], changes[:, None], odds, bands], dim=1)
-        hidden = hidden.contiguous(memory_format=torch.channels_last)  # else CPUs convolve at half the speed
+        if not (torch.is_grad_enabled() and processor.trains_contiguous()):
+            hidden = hidden.contiguous(memory_format=torch.channels_last)  # else CPUs convolve at half the speed
         size = 2 ** len(self.down)
         padding = (0, -frames % size, 0, -bins % size)
         hidden, sounding = (functional.pad(signal, padding, mode="replicate") for signal in (hidden, features[:, AROUND : AROUND + 1]))

@@ -15,7 +15,7 @@ import soundfile
 from markupsafe import Markup
 
 import bespoke
-from bespoke import media
+from bespoke import media, processor
 from bespoke.audio import atomic_path, read_csv
 from bespoke.score import Note
 
@@ -81,7 +81,7 @@ def player(
     if kbps < STEREO_KBPS:
         waveforms = [waveform.mean(axis=0, keepdims=True) for waveform in waveforms]
         kbps = media.bit_rate(seconds * len(waveforms) / share)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the encoder leaves Python alone
+    with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder leaves Python alone
         encoded = list(pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms))
     powers = [pictures.power(waveform) for waveform in waveforms]
     top = max(powers[0].max(), 1e-12)

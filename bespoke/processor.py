@@ -82,6 +82,14 @@ def multiplies_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def trains_contiguous() -> bool:
+    """Whether convolutions are trained faster with channels first than with channels last: with AVX2
+    alone, oneDNN's gradients of channels last take twice the time."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def _times() -> tuple[float, float, float]:
     """Of the clock, of all cores at work, and of this process and its children, in seconds."""
     times, own = psutil.cpu_times(), os.times()

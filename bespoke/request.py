@@ -25,7 +25,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import bespoke
-from bespoke import preflight, progress, train
+from bespoke import preflight, processor, progress, train
 from bespoke.audio import file_hash, write_json
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.launch import setting
@@ -184,7 +184,7 @@ def separate(
 
 
 def processes_at_once(parts: int) -> int:
-    """How many runs this machine has cores and memory for; one where there is a GPU, which one run fills."""
+    """How many runs this machine has free cores and memory for; one where there is a GPU, which one run fills."""
     import torch
 
     if torch.cuda.is_available():
@@ -193,7 +193,7 @@ def processes_at_once(parts: int) -> int:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         memory = 8_000_000_000
-    return max(1, min(parts, os.cpu_count() or 1, memory // _MEMORY_BYTES))
+    return max(1, min(parts, processor.free_cores(), memory // _MEMORY_BYTES))
 
 
 def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None:
@@ -202,7 +202,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
     Raises:
         BespokeError: some failed, and said why.
     """
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, processor.free_cores() // processes)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     running: dict[str, subprocess.Popen] = {}
     stopped = threading.Event()

@@ -297,7 +297,7 @@ def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) ->
     )
     workers = cfg.data.workers
     if workers == "auto":  # on a CPU the mixes compete with the training for the cores
-        workers = min(4, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else 0
+        workers = min(4, processor.cores() - 1) if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else 0
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 

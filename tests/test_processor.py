@@ -13,8 +13,9 @@ from threadpoolctl import threadpool_info
 
 from bespoke import preflight, processor
 from bespoke.errors import BespokeError
+from bespoke.features import CHANNELS
 from bespoke.loss import RelativeErrorLoss, TPSALoss
-from bespoke.model import MaskBLSTM, ScoreUNet
+from bespoke.model import MaskBLSTM, ScoreUNet, pretrained_score_unet
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
 from conftest import ROOT
@@ -162,3 +163,18 @@ def test_what_passes_works_on_this_processor_and_on_an_older_one():
         text=True,
     )
     assert result.stdout in ("True True\n", "False False\n"), result.stderr
+
+
+def test_the_gradients_are_the_same_with_channels_first_and_last(monkeypatch):
+    torch.manual_seed(0)
+    network = pretrained_score_unet().train()
+    magnitude, features = torch.rand(1, 65, 40), torch.rand(1, CHANNELS, 65, 40)
+    gradients = []
+    for level in ("AVX2", "AVX512", "DEFAULT"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
+        network.zero_grad()
+        (network(magnitude, features) * magnitude).square().mean().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert torch.equal(gradients[1], gradients[2])  # channels last
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+    assert gradients[0].abs().max() > 1e-4
