@@ -215,3 +215,9 @@ def song_config(compose_config):
         return OmegaConf.to_container(compose_config(*overrides).song, resolve=True)
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the suite costs, its processes included: seconds of the clock say little on a busy machine."""
+    seconds = sum(os.times()[:4])
+    terminalreporter.write_line(f"{seconds:.0f} CPU seconds")
