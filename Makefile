@@ -26,6 +26,8 @@ $(VENV)/.fluidsynth: $(VENV)/.created scripts/install_fluidsynth.sh
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.fluidsynth pyproject.toml
+	@# Under this name are earlier versions, whose removal would take the new command along, and another project.
+	$(BIN)/python -m pip --quiet --quiet uninstall --yes bespoke
 	$(BIN)/python -m pip install -e .
 	touch $@
 

@@ -42,7 +42,7 @@ def tensorboard(folder: Path, group: str | None) -> list[Logger]:
     try:
         return [TensorBoardLogger(folder, name="tensorboard", default_hp_metric=False)]
     except ModuleNotFoundError as error:
-        raise BespokeError("logger=tensorboard needs TensorBoard: pip install 'bespoke[tensorboard]'.") from error
+        raise BespokeError("logger=tensorboard needs TensorBoard: pip install 'bespoke-separation[tensorboard]'.") from error
 
 
 def none(folder: Path, group: str | None) -> list[Logger]:
