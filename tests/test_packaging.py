@@ -1,7 +1,12 @@
 """What is installed: under which name, with which extras, by which commands."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from conftest import ROOT
 
@@ -34,3 +39,15 @@ def test_every_extra_that_a_text_names_is_there():
     lists = [found for text in texts().values() for found in re.findall(rf"(?:{NAME}|\.)\[([a-z,]+)\]", text)]
     named = {extra for found in lists for extra in found.split(",")}
     assert {"scores", "dev", "tensorboard"} <= named <= EXTRAS
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize(("target", "installs"), [("demo", 1), ("test", 2)])
+def test_make_hands_its_options_to_every_pip_install(target, installs, tmp_path):
+    options = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # `make test` runs this
+    command = ["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}", f"PIP_INSTALL_OPTIONS={options}"]
+    plan = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    pip = [line for line in plan.splitlines() if "-m pip" in line]
+    assert [line.count(f"pip install {options} ") for line in pip] == [0] + [1] * installs  # first the name before goes
+    assert not (tmp_path / "venv").exists()
