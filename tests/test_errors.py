@@ -6,6 +6,7 @@ Most commands run in this process, through train.py itself, which is much quicke
 import copy
 import dataclasses
 import errno
+import json
 import logging
 import re
 import resource
@@ -20,11 +21,12 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bespoke import preflight, run, synth, train
+from bespoke import cli, dsp, preflight, run, synth, train
 from bespoke.audio import write_wav
+from bespoke.dsp import torchaudio
 from bespoke.errors import BespokeError
 from bespoke.score import Note, Part, write_midi
-from bespoke.separate import Separator
+from bespoke.separate import Separator, load_separator
 from bespoke.song import Song
 
 TRAIN = Path(run.__file__).resolve().parent.parent / "train.py"
@@ -312,6 +314,35 @@ def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(command, ti
     assert result.results == []
     rendered = command("song.target.score=null", f"song.target.audio={tiny_song.reference}", "hydra.run.dir=rendered")
     assert rendered.returncode == 0, rendered.stderr
+
+
+@pytest.fixture
+def without_cuda(monkeypatch):
+    """PyTorch as its CPU-only wheels have it, as far as Python sees."""
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(f"{torch.__version__.partition('+')[0]}+cpu"))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    for name in [name for name in dir(torch._C) if name.startswith(("_cuda_", "_cudnn"))]:
+        monkeypatch.delattr(torch._C, name)
+    for name in ("_has_cuda", "_has_cudnn", "has_cuda", "has_cudnn"):
+        monkeypatch.setattr(torch._C, name, False, raising=False)
+
+
+def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compose_config):
+    assert not torch.cuda.is_available()
+    with pytest.raises(AssertionError, match="not compiled with CUDA"):
+        torch.zeros(1).cuda()
+    result = command("trainer.accelerator=auto", "trainer.precision=auto", "data.workers=auto", "curve_steps=3")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert (metrics["device"], metrics["precision"]) == ("cpu", "32-true")
+    run.make_parts(compose_config("recipe=auto"))
+    assert "trainer.accelerator=gpu" in command("trainer.accelerator=gpu", "hydra.run.dir=gpu").error
+    with pytest.raises(BespokeError, match="no device cuda"):
+        load_separator(result.folder / "checkpoints" / "last.ckpt", "cuda")
+    assert load_separator(result.folder / "checkpoints" / "last.ckpt", cli._torch_device("auto")).stft.window.device.type == "cpu"
+    with pytest.raises(BespokeError, match="no device cuda"):
+        cli._check_device("cuda")
+    assert dsp._import_torchaudio().functional.resample is torchaudio.functional.resample
 
 
 def test_full_disk_leaves_no_half_stem(command, monkeypatch):
