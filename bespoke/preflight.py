@@ -100,21 +100,6 @@ def check_device(trainer: DictConfig) -> None:
             raise BespokeError(f"trainer.devices={devices} is not possible: give at most {cores}, as many as this machine has cores.")
 
 
-def check_precision(precision: str, device: str) -> None:
-    """Find that the networks cannot be trained in this precision: spectrograms and weights keep 32 bits.
-
-    Args:
-        precision: as Lightning calls it.
-        device: its type, such as `cpu`.
-
-    Raises:
-        BespokeError: they cannot.
-    """
-    possible = ["32-true", "bf16-mixed", *(["16-mixed"] if device != "cpu" else [])]
-    if precision not in possible:
-        raise BespokeError(f"trainer.precision={precision} is not possible on this device ({device}): give {', '.join(possible)} or auto.")
-
-
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Keep a run's folder from other processes until the block, or this process, has ended. The lock lies in the cache, not in the folder.

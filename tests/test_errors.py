@@ -186,8 +186,6 @@ SETTINGS = [
         QUICK,
         [
             "trainer.precision=17",
-            "trainer.precision=16-true",
-            "trainer.precision=64-true",
             "+trainer.strategy=abc",
             "+trainer.strategy=fsdp",
         ],
