@@ -1,7 +1,10 @@
 # `make demo` separates the shipped song; `make test` lints and tests. Either sets up what it needs, once.
 PYTHON ?= python3
+# For every `pip install`, such as --extra-index-url https://download.pytorch.org/whl/cpu
+PIP_INSTALL_OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install $(PIP_INSTALL_OPTIONS)
 
 .PHONY: demo test clean
 
@@ -26,11 +29,13 @@ $(VENV)/.fluidsynth: $(VENV)/.created scripts/install_fluidsynth.sh
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.fluidsynth pyproject.toml
-	$(BIN)/python -m pip install -e .
+	@# Under this name are earlier versions, whose removal would take the new command along, and another project.
+	$(BIN)/python -m pip --quiet --quiet uninstall --yes bespoke
+	$(PIP_INSTALL) -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(PIP_INSTALL) -e '.[dev]'
 	touch $@
 
 clean:

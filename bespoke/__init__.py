@@ -1,4 +1,4 @@
-"""Bespoke: train a network for one recording to take one instrument out of it.
+"""Bespoke: train a small network, from nothing or further, for one recording, to take one instrument out of it.
 
 The names below are the public interface; each is imported when it is first used, so that `import bespoke` is quick.
 """

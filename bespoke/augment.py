@@ -10,15 +10,16 @@ import copy
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from audiomentations.core.transforms_interface import BaseWaveformTransform
 from scipy.signal import fftconvolve
 
-from bespoke.errors import BespokeError
+from bespoke.errors import BespokeError, one_sentence
 
+MAX_GAIN_DB = 120
 # On the mix, an effect must leave it the sum of its parts. These do the same to the parts as to their sum ...
 LINEAR = {
     "AirAbsorption",
@@ -140,18 +141,18 @@ class Policy:
     The default draws nothing: 0 dB, no compression, no effects. The mix is peak-normalized under every policy.
 
     Args:
-        target_gain_db, background_gain_db: uniform range of the gain in dB.
+        target_gain_db, background_gain_db: uniform range of the gain in dB, the lower end first, within 120 dB of 0.
         compressor: `ratios` to draw from, and the fixed settings of `CompressorParams`; None for no compression.
         target, background, mix: effects by name, applied in this order to the target, the background or both parts of the mix.
 
     Raises:
-        BespokeError: an effect on the mix is neither linear nor noise, so that the label would be wrong.
+        BespokeError: a setting is out of range, or an effect on the mix is neither linear nor noise, so that the label would be wrong.
     """
 
     def __init__(
         self,
-        target_gain_db: Sequence[float] = (0.0, 0.0),
-        background_gain_db: Sequence[float] = (0.0, 0.0),
+        target_gain_db: tuple[float, float] = (0.0, 0.0),
+        background_gain_db: tuple[float, float] = (0.0, 0.0),
         compressor: Mapping[str, Any] | None = None,
         target: Mapping[str, BaseWaveformTransform] | None = None,
         background: Mapping[str, BaseWaveformTransform] | None = None,
@@ -159,11 +160,7 @@ class Policy:
     ):
         self.target_gain_db = _range(target_gain_db, "aug.target_gain_db")
         self.background_gain_db = _range(background_gain_db, "aug.background_gain_db")
-        settings = dict(compressor or {})
-        self.ratios = [float(ratio) for ratio in settings.pop("ratios", [])]
-        if any(ratio < 1 for ratio in self.ratios):
-            raise BespokeError(f"aug.compressor.ratios {self.ratios}: a compressor's ratio is at least 1.")
-        self.compressor_settings = settings
+        self.ratios, self.compressor_settings = _compressor(compressor)
         self.target, self.background, self.mix = (
             _effects(effects, role) for effects, role in ((target, "target"), (background, "background"), (mix, "mix"))
         )
@@ -173,6 +170,28 @@ class Policy:
                     f"aug.mix.{effect.name}: {effect.kind} would make the mix no longer the sum of target and background;"
                     f" move it to aug.target or aug.background, or use one of {', '.join(sorted(LINEAR | NOISE))}."
                 )
+
+    def check(self, sample_rate: int) -> None:
+        """Apply every effect to a second of noise: many look at their settings only then.
+
+        Args:
+            sample_rate: of the mixes, in Hz.
+
+        Raises:
+            BespokeError: one cannot be applied, or leaves no sound that can be trained on.
+        """
+        noise = np.random.default_rng(0).normal(0, 0.1, (1, sample_rate)).astype(np.float32)
+        for role in ("target", "background", "mix"):
+            for effect in getattr(self, role):
+                name = f"aug.{role}.{effect.name}"
+                try:
+                    with np.errstate(all="ignore"):
+                        is_finite = np.isfinite(effect.apply(noise, 0, sample_rate)).all()
+                except Exception as error:  # a library's, of any kind
+                    reason = one_sentence(error).rstrip(".")
+                    raise BespokeError(f"{name} cannot be applied at {sample_rate} Hz ({reason}): change its settings.") from error
+                if not is_finite:
+                    raise BespokeError(f"{name} makes samples that are no numbers at {sample_rate} Hz: change its settings.")
 
     def sample(self, rng: np.random.Generator) -> MixParams:
         """Draw the parameters of one mix."""
@@ -206,6 +225,10 @@ class DecayingNoiseReverb(BaseWaveformTransform):
         p: float = 0.5,
     ):
         super().__init__(p)
+        if not 0.001 <= min_decay_seconds <= max_decay_seconds <= 60:
+            raise ValueError("min_decay_seconds and max_decay_seconds are from 0.001 to 60, the lower first")
+        if not -120 <= min_wet_db <= max_wet_db <= 120:
+            raise ValueError("min_wet_db and max_wet_db are from -120 to 120, the lower first")
         self.min_decay_seconds, self.max_decay_seconds = min_decay_seconds, max_decay_seconds
         self.min_wet_db, self.max_wet_db = min_wet_db, max_wet_db
 
@@ -230,7 +253,32 @@ def _range(value: Sequence[float], name: str) -> tuple[float, float]:
     low, high = (float(edge) for edge in value)
     if low > high:
         raise BespokeError(f"{name} is {[low, high]}: give the lower end first.")
+    if not (low >= -MAX_GAIN_DB and high <= MAX_GAIN_DB):
+        raise BespokeError(f"{name} is {[low, high]}: give gains from {-MAX_GAIN_DB} to {MAX_GAIN_DB} dB.")
     return low, high
+
+
+def _compressor(settings: Mapping[str, Any] | None) -> tuple[list[float], dict[str, float]]:
+    """The ratios to draw from, and all else of `CompressorParams`; no ratios where there is no compression."""
+    if not settings:
+        return [], {}
+    known = {"ratios", *(field.name for field in fields(CompressorParams))} - {"ratio"}
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise BespokeError(f"There is no setting aug.compressor.{unknown[0]}: it takes {', '.join(sorted(known))}.")
+    fixed = {name: value for name, value in settings.items() if name != "ratios"}
+    ratios = settings.get("ratios")
+    if not isinstance(ratios, list | tuple) or not all(_is_number(ratio) and 1 <= ratio <= 1e6 for ratio in ratios):
+        raise BespokeError(f"aug.compressor.ratios={ratios} is not possible: give a list of numbers, each at least 1.")
+    for name, value in fixed.items():
+        lowest, highest = (-MAX_GAIN_DB, 0) if name == "threshold_db" else (0, 60_000)
+        if not (_is_number(value) and lowest <= value <= highest):
+            raise BespokeError(f"aug.compressor.{name}={value} is not possible: give a number from {lowest} to {highest}.")
+    return [float(ratio) for ratio in ratios], fixed
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _effects(effects: Mapping[str, BaseWaveformTransform] | None, role: str) -> list[Effect]:

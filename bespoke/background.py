@@ -4,19 +4,26 @@ A background draws where a segment comes from (`sample`, random) and cuts it out
 model's rate and are brought to the same level as the target, so that the drawn gains mean the same for every song.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from bespoke.audio import open_audio
+from bespoke.audio import existing, open_audio
 from bespoke.dsp import active_rms
 from bespoke.errors import BespokeError
 from bespoke.song import Song, locate
 
 LEVEL = 0.1  # -20 dBFS: the RMS of every track, while it plays, before the drawn gains
+NO_ESTIMATE = "background=residual needs a first estimate of the target: set model=score_unet and align=true."
+NO_OTHERS = (
+    "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture,"
+    " or background.weights.synth=0 with background=mixed."
+)
 AUDIO_ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".m4a", ".aac"}
 
 
@@ -88,7 +95,7 @@ class ResidualBackground(MixtureBackground):
 
     def __init__(self, song: Song, sample_rate: int):
         if song.estimate is None:
-            raise BespokeError("background=residual needs a first estimate of the target: set model=score_unet and align=true.")
+            raise BespokeError(NO_ESTIMATE)
         estimate = song.render_estimate(sample_rate)
         residual = song.render_mixture(sample_rate) - estimate
         relative = active_rms(residual, sample_rate) / max(active_rms(estimate, sample_rate), 1e-6)
@@ -109,10 +116,7 @@ class SynthBackground:
 
     def __init__(self, song: Song, sample_rate: int, in_time: bool = True):
         if not song.others:
-            raise BespokeError(
-                "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture,"
-                " or background.weights.synth=0 with background=mixed."
-            )
+            raise BespokeError(NO_OTHERS)
         voices = [voice.render(sample_rate) for voice in song.others]
         self.length = max(renders[0].shape[-1] for renders in voices)
         # The patches of one part sound equally loud; the balance between the parts is that of their first patches.
@@ -143,15 +147,8 @@ class AudioBackground:
         BespokeError: there is no audio there, or a file cannot be read.
     """
 
-    def __init__(self, song: Song, sample_rate: int, paths: Sequence[str | Path] = ()):
-        paths = [paths] if isinstance(paths, str | Path) else paths
-        files: list[Path] = []
-        for path in paths:
-            found = locate(path)
-            files += sorted(file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS) if found.is_dir() else [found]
-        if not files:
-            where = f" in {', '.join(map(str, paths))}" if paths else ""
-            raise BespokeError(f"background=audio found no audio{where}: set background.paths to files or folders with audio.")
+    def __init__(self, song: Song, sample_rate: int, paths: str | Path | Sequence[str | Path] = ()):
+        files = find_audio(paths)
         self.tracks = []
         for file in files:
             self.tracks.append(level(open_audio(file, "background").read_mono(sample_rate), sample_rate))
@@ -178,11 +175,7 @@ class MixedBackground:
     """
 
     def __init__(self, song: Song, sample_rate: int, weights: Mapping[str, float], **backgrounds: Callable[[Song, int], Background]):
-        numbers = all(isinstance(weight, int | float) and weight >= 0 for weight in weights.values())
-        if not numbers or set(weights) - set(backgrounds) or not sum(weights.values()):
-            raise BespokeError(
-                f"background.weights must be numbers from 0 for some of {', '.join(sorted(backgrounds))}, not {dict(weights)}."
-            )
+        _check_weights(weights, backgrounds)
         self.backgrounds = {name: backgrounds[name](song, sample_rate) for name, weight in weights.items() if weight}
         total = sum(weights.values())
         self.share = [weights[name] / total for name in self.backgrounds]
@@ -193,3 +186,54 @@ class MixedBackground:
 
     def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
         return self.backgrounds[draw.source].segment(draw, samples)
+
+
+def check_background(make: partial, has_others: bool, has_estimate: bool) -> None:
+    """Find what a background cannot be made of, before there is a song.
+
+    Args:
+        make: what is to make it, of a song and a sample rate.
+        has_others: whether the song is to have other parts.
+        has_estimate: whether it is to have an estimate of the target.
+
+    Raises:
+        BespokeError: it lacks something.
+    """
+    kind, settings = make.func, make.keywords
+    if kind is MixedBackground:
+        weights = settings["weights"]
+        _check_weights(weights, [name for name in settings if name != "weights"])
+        for name, weight in weights.items():
+            if weight:
+                check_background(settings[name], has_others, has_estimate)
+    elif kind is AudioBackground:
+        find_audio(settings.get("paths", ()))
+    elif kind is SynthBackground and not has_others:
+        raise BespokeError(NO_OTHERS)
+    elif kind is ResidualBackground and not has_estimate:
+        raise BespokeError(NO_ESTIMATE)
+
+
+def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files, and all audio in the folders, of `background.paths`.
+
+    Raises:
+        BespokeError: there is none, or a path leads nowhere.
+    """
+    paths = paths if isinstance(paths, list | tuple) else [paths]
+    files: list[Path] = []
+    for found in map(locate, paths):
+        if found.is_dir():
+            files += sorted(file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS)
+        else:
+            files.append(existing(found, "background"))
+    if not files:
+        where = f" in {', '.join(map(str, paths))}" if paths else ""
+        raise BespokeError(f"background=audio found no audio{where}: set background.paths to files or folders with audio.")
+    return files
+
+
+def _check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    numbers = all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights.values())
+    if not numbers or set(weights) - set(names) or not sum(weights.values()):
+        raise BespokeError(f"background.weights must be numbers from 0 for some of {', '.join(sorted(names))}, not {dict(weights)}.")

@@ -79,7 +79,7 @@ class _Command(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def bespoke() -> None:
-    """Take one instrument out of one recording, with a network trained for it from a MIDI file."""
+    """Take one instrument out of one recording by its MIDI, with a small network that is trained further for this recording."""
 
 
 bespoke.command_class = _Command

@@ -203,7 +203,7 @@ def log_wmse(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
     try:
         from torch_log_wmse import LogWMSE
     except ImportError as error:
-        raise BespokeError("logWMSE needs torch-log-wmse: pip install 'bespoke[benchmark]'.") from error
+        raise BespokeError("logWMSE needs torch-log-wmse: pip install 'bespoke-separation[benchmark]'.") from error
     signals = (resample(_mono(signal)[None].numpy(), sample_rate, 44100) for signal in (mixture, estimate, reference))
     mixture_mono, estimate_mono, reference_mono = (torch.from_numpy(signal).double() for signal in signals)
     return float(LogWMSE(sample_rate=44100)(mixture_mono[None], estimate_mono[None, None], reference_mono[None, None]))
@@ -257,7 +257,7 @@ def _museval() -> ModuleType:
     """museval's metrics, without the rest of its package, which is slow to import and ends with a RuntimeError where FFmpeg is missing."""
     package = importlib.util.find_spec("museval")
     if package is None:
-        raise BespokeError("BSS Eval needs museval: pip install 'bespoke[benchmark]'.")
+        raise BespokeError("BSS Eval needs museval: pip install 'bespoke-separation[benchmark]'.")
     spec = importlib.util.spec_from_file_location("museval_metrics", Path(package.origin).with_name("metrics.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -24,6 +24,12 @@ from omegaconf.errors import OmegaConfBaseException
 from bespoke.allowed import check_hydra
 from bespoke.errors import INTERRUPTED, BespokeError, one_sentence
 
+# Hydra's and its plugins' own ValueErrors, and what they mean.
+_OF_VALUES = {
+    "Only one of --run, --multirun, --cfg": "--cfg and --info show one run's config, without running it: leave -m out, or leave them out.",
+    "Config group override must be": "A group is chosen by name, as in aug=none, not by a number or null: see train.py --help.",
+    "No trials are completed yet": "No trial of the search gave a result: see the table for the reasons.",  # Optuna's, at its end
+}
 # What Hydra's own mkdir of the run's folder can end with.
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
@@ -119,9 +125,10 @@ def explained() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise BespokeError(_explain(error)) from error
     except ValueError as error:
-        if "No trials are completed yet" not in str(error):  # Optuna's, at the end of its search
-            raise
-        raise BespokeError("No trial of the search gave a result: see the table for the reasons.") from error
+        for words, sentence in _OF_VALUES.items():
+            if words in str(error):
+                raise BespokeError(sentence) from error
+        raise
     except OSError as error:
         if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
             raise
@@ -163,7 +170,8 @@ def _explain(error: Exception) -> str:
     misspelt = re.match(r"Could not override '([^']+)'\.", str(error))
     if misspelt and "To append" in str(error):
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
-    return one_sentence(error)
+    name = getattr(error, "full_key", None)
+    return f"{name}: {one_sentence(error)}" if name and name not in str(error) else one_sentence(error)
 
 
 class _WithoutHydrasPreface:

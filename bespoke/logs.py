@@ -1,5 +1,6 @@
 """Loggers: which one a run gets, what goes there beside the training's figures, and how each is closed."""
 
+import importlib.util
 import logging
 import math
 import netrc
@@ -22,16 +23,24 @@ log = logging.getLogger(__name__)
 
 MAX_COLUMNS = 2000  # of a spectrogram's picture
 MAX_SECONDS = 120  # of audio sent to a logger; the stems are in the run's folder
+NO_TENSORBOARD = "logger=tensorboard needs TensorBoard: pip install 'bespoke-separation[tensorboard]'."
 STEMS = ("target.wav", "residual.wav", "aligned.mid")
 CHECKPOINT = ("config.yaml", "metrics.json")
 KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
 
 
-def auto(folder: Path, group: str | None, **wandb_settings: Any) -> list[Logger]:
-    """W&B where a key is set up, else CSV; one line says which."""
+def auto(
+    folder: Path,
+    group: str | None,
+    project: str = "bespoke",
+    entity: str | None = None,
+    timeout_seconds: float = 60,
+    artifacts: bool = True,
+) -> list[Logger]:
+    """W&B where a key is set up, with its settings as of `wandb`, else CSV; one line says which."""
     if _has_wandb_key():
         log.info("Logging to Weights & Biases (logger=csv or logger=none for less).")
-        return wandb(folder, group, **wandb_settings)
+        return wandb(folder, group, project, entity, timeout_seconds, artifacts)
     log.info("Logging to CSV files: no Weights & Biases key is set up (wandb login, or WANDB_API_KEY).")
     return csv(folder, group)
 
@@ -46,7 +55,24 @@ def tensorboard(folder: Path, group: str | None) -> list[Logger]:
     try:
         return [TensorBoardLogger(folder, name="tensorboard", default_hp_metric=False)]
     except ModuleNotFoundError as error:
-        raise BespokeError("logger=tensorboard needs TensorBoard: pip install 'bespoke[tensorboard]'.") from error
+        raise BespokeError(NO_TENSORBOARD) from error
+
+
+def check(_target_: str, project: str = "bespoke", timeout_seconds: float = 60, **_: Any) -> None:
+    """Find what a logger lacks, or W&B would refuse, before a run begins.
+
+    Args:
+        _target_: the logger's full name; with its settings, as in a config.
+
+    Raises:
+        BespokeError: its library is missing, or a setting is not possible.
+    """
+    if _target_ == "bespoke.logs.tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise BespokeError(NO_TENSORBOARD)
+    if not project or any(letter in "/\\#?%:" for letter in project):
+        raise BespokeError(f"logger.project={project} is not possible: give a name without / \\ # ? % and :.")
+    if timeout_seconds <= 0:
+        raise BespokeError(f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds above 0.")
 
 
 def none(folder: Path, group: str | None) -> list[Logger]:

@@ -65,6 +65,8 @@ class RelativeErrorLoss(nn.Module):
 
     def __init__(self, floor_db: float = -40.0):
         super().__init__()
+        if not floor_db < 0:
+            raise ValueError(f"floor_db must be less than 0, not {floor_db}")
         self.floor = 10 ** (floor_db / 10)
 
     def forward(self, mask: Tensor, target: Tensor, mixture: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class MaskBLSTM(nn.Module):
 
     def __init__(self, bins: int, hidden_size: int = 300, layers: int = 2, dropout: float = 0.3, floor_db: float = -80.0):
         super().__init__()
+        if not floor_db < 0:
+            raise ValueError(f"floor_db must be less than 0, not {floor_db}")
         self.hyperparameters = {"bins": bins, "hidden_size": hidden_size, "layers": layers, "dropout": dropout, "floor_db": floor_db}
         self.floor = 10 ** (floor_db / 20)
         self.norm = nn.BatchNorm1d(bins)
@@ -86,6 +88,8 @@ class ScoreUNet(nn.Module):
         channels, doubt_db = list(channels), list(doubt_db)
         if not (len(doubt_db) == 2 and doubt_db[0] < doubt_db[1]):
             raise ValueError(f"doubt_db must be two numbers, the lower first, not {doubt_db}")
+        if not channels or min(channels) < 1:
+            raise ValueError(f"channels must be whole numbers from 1, not {channels}")
         self.hyperparameters = {"channels": channels, "doubt_db": doubt_db}
         self.doubt_db = doubt_db
         pairs = list(pairwise(channels))
@@ -178,7 +182,7 @@ def _level(magnitude: Tensor) -> Tensor:
     return torch.log10(magnitude / magnitude.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3)
 
 
-def pretrained_score_unet(bins: int | None = None, doubt_db: Sequence[float] = (-4.0, 0.0)) -> ScoreUNet:
+def pretrained_score_unet(bins: int | None = None, doubt_db: tuple[float, float] = (-4.0, 0.0)) -> ScoreUNet:
     """`ScoreUNet` as scripts/train_prior.py left it, trained on synthesized ensembles.
 
     Args:

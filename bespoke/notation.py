@@ -60,7 +60,7 @@ def to_midi(path: Path, content: bytes) -> bytes | None:
     if code == _MISSING:
         raise BespokeError(
             f"The score {path} is of {kind}: open it there, or in MuseScore, and export it as MIDI, or have Bespoke read it"
-            " (pip install 'bespoke[scores]')."
+            " (pip install 'bespoke-separation[scores]')."
         )
     if code:
         raise BespokeError(_unreadable(path, kind, reason))

@@ -25,14 +25,24 @@ OPTIONS = {
 """What a user of the command gives in place of a setting."""
 
 SETTINGS = (
-    *("align", "aug", "background", "checkpoint_steps", "ckpt", "curve_steps", "keep", "log_audio_steps", "logger", "loss", "model"),
-    *("optimizer", "report"),
-    *("aug.background", "aug.background_gain_db", "aug.compressor.ratios", "aug.mix", "aug.target", "aug.target_gain_db"),
-    *("background.paths", "background.weights", "background.weights.synth", "optimizer.lr", "threads", "trainer.max_steps"),
-    *("trainer.precision",),
-    *("data.batch_size", "data.label", "data.listen_seconds", "data.sample_rate", "data.segment_seconds", "data.self_training"),
-    *("data.silent_share", "data.validation_batches", "data.workers", "separate.panning", "separate.resolutions"),
-    *("hydra.sweep.dir", "song.others", "song.target", "song.target.audio", "song.target.equalize"),
+    *("align", "aug", "background", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
+    *("log_audio_steps", "logger", "loss", "model", "optimizer", "report", "threads"),
+    *("aug.background", "aug.background_gain_db", "aug.compressor", "aug.compressor.ratios"),
+    *("aug.mix", "aug.target", "aug.target_gain_db"),
+    *("background.paths", "background.weights", "background.weights.synth"),
+    *("data.batch_size", "data.label", "data.listen_seconds", "data.sample_rate"),
+    *("data.segment_seconds", "data.self_training", "data.silent_share"),
+    *("data.validation_batches", "data.workers"),
+    *("hydra.sweep.dir",),
+    *("logger.project", "logger.timeout_seconds"),
+    *("optimizer.lr",),
+    *("separate.block_seconds", "separate.panning", "separate.resolutions"),
+    *("song.others", "song.target", "song.target.audio", "song.target.equalize"),
+    *("stft.window_seconds",),
+    *("trainer.accelerator", "trainer.accumulate_grad_batches"),
+    *("trainer.check_val_every_n_epoch", "trainer.devices", "trainer.gradient_clip_val"),
+    *("trainer.log_every_n_steps", "trainer.max_steps", "trainer.num_sanity_val_steps"),
+    *("trainer.precision", "trainer.val_check_interval"),
 )
 """The other settings that messages name: those who meet such a message have set one by --set KEY=VALUE."""
 

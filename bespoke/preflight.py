@@ -4,7 +4,9 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,18 +18,50 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import move_data_to_device
 
+from bespoke import processor
 from bespoke.allowed import check_targets
 from bespoke.audio import Recording, atomic_path, write_json
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.features import ScoreFeatures
 from bespoke.score import Note
-from bespoke.separate import Separator
+from bespoke.separate import LONGEST_WINDOW_SECONDS, Separator
+from bespoke.signatures import check_signatures, shown
 from bespoke.stft import STFT
 from bespoke.synth import cache_folder
 from bespoke.system import BespokeSystem
 
 _INPUTS = "hashes.json"
 _ROLES = {"mixture": "recording", "audio": "rendered target"}
+_SECTIONS = {"stft": "bespoke.stft.STFT", "separate": "bespoke.separate.Separator"}  # of the config, and what is made of each
+_GROUPS = {  # and what each may name
+    "aug": r"bespoke\.augment\.Policy",
+    "background": r"bespoke\.background\.\w+Background",
+    "model": r"bespoke\.model\.(MaskBLSTM|ScoreUNet|pretrained_score_unet)",
+    "loss": r"bespoke\.loss\.\w+Loss",
+    "optimizer": r"torch\.optim\.\w+",
+    "trainer": r"pytorch_lightning\.Trainer",
+    "logger": r"bespoke\.logs\.(auto|csv|none|tensorboard|wandb)",
+}
+_ANY = 2**63  # where there is no upper end
+_WHOLE = {
+    "seed": (0, 2**31 - 1),
+    "trainer.max_steps": (1, _ANY),
+    "trainer.accumulate_grad_batches": (1, _ANY),
+    "trainer.check_val_every_n_epoch": (1, _ANY),
+    "trainer.log_every_n_steps": (0, _ANY),
+    "trainer.num_sanity_val_steps": (-1, _ANY),
+    "data.sample_rate": (4000, 768_000),
+    "data.batch_size": (1, _ANY),
+    "data.validation_batches": (0, _ANY),
+    "data.workers": (0, 256),
+    "checkpoint_steps": (1, _ANY),
+    "curve_steps": (0, _ANY),
+    "log_audio_steps": (0, _ANY),
+}
+_OPTIONAL = {name for name in _WHOLE if name.startswith("trainer.")} - {"trainer.max_steps"}
+_DATA = {name.partition(".")[2] for name in _WHOLE if name.startswith("data.")}
+_DATA |= {"label", "listen_seconds", "segment_seconds", "self_training", "silent_share"}
+_MOST_HOURS = 6
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
 
 
@@ -35,10 +69,42 @@ def check(cfg: DictConfig) -> None:
     """Find what no run can use, or should not be asked to make.
 
     Raises:
-        BespokeError: a setting is out of range, or a `_target_` is not on the list.
+        BespokeError: a setting is unknown, of the wrong kind or out of range, or a `_target_` is not on the list.
     """
     check_targets(cfg)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    for name in (*_GROUPS, *_SECTIONS, "data", "song"):
+        if not isinstance(plain.get(name), Mapping):
+            raise BespokeError(f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py --cfg job.")
+    for group, possible in _GROUPS.items():
+        if not re.fullmatch(possible, target := str(plain[group].get("_target_"))):
+            raise BespokeError(f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see train.py --help.")
+    _check_numbers(plain)
+    sections = {name: {"_target_": target, **plain[name]} for name, target in _SECTIONS.items()}
+    check_signatures(plain | sections)
     _check_settings(cfg)
+
+
+def check_device(trainer: DictConfig) -> None:
+    """Find that the trainer's devices are not there. (What else they cannot do, the trainer says when it is made.)
+
+    Args:
+        trainer: its part of the config.
+
+    Raises:
+        BespokeError: they are not.
+    """
+    accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    is_there = {"gpu": has_cuda or has_mps, "cuda": has_cuda, "mps": has_mps}
+    if not is_there.get(accelerator, True):
+        raise BespokeError(
+            f"trainer.accelerator={accelerator} is not possible: PyTorch finds no such device here: set trainer=auto, or trainer=cpu."
+        )
+    if accelerator == "cpu" or (accelerator == "auto" and not (has_cuda or has_mps)):
+        cores = processor.cores()
+        if isinstance(devices, int) and not isinstance(devices, bool) and devices > cores:
+            raise BespokeError(f"trainer.devices={devices} is not possible: give at most {cores}, as many as this machine has cores.")
 
 
 @contextlib.contextmanager
@@ -164,28 +230,26 @@ def write_config(cfg: DictConfig, folder: Path, hashes: Mapping[str, str]) -> No
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))), encoding="utf-8")
 
 
+def _check_numbers(value: Any, name: str = "") -> None:
+    """Find what no setting can be; only blocks may be as long as they like."""
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_numbers(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, float) and not math.isfinite(value) and (name, value) != ("separate.block_seconds", math.inf):
+        raise BespokeError(f"{name}={value} is not possible: give a number.")
+
+
 def _check_settings(cfg: DictConfig) -> None:
     """Find what no run can use before anything is rendered."""
-    least = {
-        "seed": 0,
-        "trainer.max_steps": 1,
-        "data.sample_rate": 1,
-        "data.batch_size": 1,
-        "data.validation_batches": 0,
-        "checkpoint_steps": 1,
-        "curve_steps": 0,
-        "log_audio_steps": 0,
-    }
-    for name, lowest in least.items():
-        value = OmegaConf.select(cfg, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise BespokeError(f"{name}={value} is not possible: give a whole number from {lowest}.")
-    if cfg.seed >= 2**31:
-        raise BespokeError(f"seed={cfg.seed} is not possible: give a whole number below 2147483648.")
+    for name, (lowest, highest) in _WHOLE.items():
+        value = OmegaConf.select(cfg, name, default=lowest if name in _OPTIONAL else None)
+        if (name, value) == ("data.workers", "auto") or (name in _OPTIONAL and value is None):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+            wanted = f"{'auto or ' * (name == 'data.workers')}a whole number from {lowest}" + f" to {highest}" * (highest < _ANY)
+            raise BespokeError(f"{name}={shown(value)} is not possible: give {wanted}.")
     if cfg.threads != "auto" and (isinstance(cfg.threads, bool) or not isinstance(cfg.threads, int) or cfg.threads < 1):
-        raise BespokeError(f"threads={cfg.threads} is not possible: give auto, or a whole number from 1.")
-    if cfg.data.workers != "auto" and not (isinstance(cfg.data.workers, int) and cfg.data.workers >= 0):
-        raise BespokeError(f"data.workers={cfg.data.workers} is not possible: give auto, or a whole number from 0.")
+        raise BespokeError(f"threads={cfg.threads} is not possible: give auto or a whole number from 1.")
     for name, lowest, highest in (
         ("data.segment_seconds", 0.05, 600),
         ("data.listen_seconds", 20, 3600),
@@ -193,20 +257,43 @@ def _check_settings(cfg: DictConfig) -> None:
     ):
         value = OmegaConf.select(cfg, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
-            raise BespokeError(f"{name}={value} is not possible: give a number from {lowest} to {highest}.")
+            raise BespokeError(f"{name}={shown(value)} is not possible: give a number from {lowest} to {highest}.")
+    hours = cfg.data.batch_size * cfg.data.segment_seconds * max(1, cfg.data.validation_batches) / 3600
+    if hours > _MOST_HOURS:
+        raise BespokeError(
+            f"data.batch_size={cfg.data.batch_size} mixes of data.segment_seconds={cfg.data.segment_seconds} in"
+            f" data.validation_batches={cfg.data.validation_batches} are {hours:.0f} hours, which are held at once: set them lower,"
+            f" to {_MOST_HOURS} hours at most."
+        )
+    unknown = sorted(set(cfg.data) - _DATA)
+    if unknown:
+        raise BespokeError(f"There is no setting data.{unknown[0]}: it takes {', '.join(sorted(_DATA))}.")
+    clip = cfg.trainer.get("gradient_clip_val")
+    if clip is not None and clip < 0:
+        raise BespokeError(f"trainer.gradient_clip_val={clip} is not possible: give a number from 0, or null.")
+    interval, batches = cfg.trainer.get("val_check_interval"), cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1)
+    if isinstance(interval, int) and not 1 <= interval <= (batches if cfg.trainer.get("check_val_every_n_epoch") else _ANY):
+        raise BespokeError(
+            f"trainer.val_check_interval={interval} is not possible: give a whole number from 1, and with"
+            f" trainer.check_val_every_n_epoch to the {batches} batches of the run."
+        )
     for name in ("align", "report", "data.self_training"):
         if not isinstance(OmegaConf.select(cfg, name), bool):
-            raise BespokeError(f"{name}={OmegaConf.select(cfg, name)} is not possible: give true or false.")
+            raise BespokeError(f"{name}={shown(OmegaConf.select(cfg, name))} is not possible: give true or false.")
     if cfg.keep not in ("last", "best"):
         raise BespokeError(f"keep={cfg.keep} is not known: it is last or best.")
     if cfg.keep == "best" and not 1 <= cfg.curve_steps <= cfg.trainer.max_steps:
         raise BespokeError("keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps.")
     if cfg.data.label not in ("wet", "dry"):
         raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
+    if cfg.stft.window_seconds > LONGEST_WINDOW_SECONDS:
+        raise BespokeError(f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most {LONGEST_WINDOW_SECONDS}.")
     try:
         Separator(STFT(cfg.data.sample_rate, **cfg.stft), _AnyNetwork(), **OmegaConf.to_container(cfg.separate))
     except (TypeError, ValueError) as error:
         raise BespokeError(f"stft or separate: {one_sentence(error)}.") from error
+    except BespokeError as error:  # which `bespoke apply` says too
+        raise BespokeError(str(error) if "separate." in str(error) else f"separate: {error}") from error
 
 
 class _AnyNetwork(torch.nn.Module):

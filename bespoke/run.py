@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import platform
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 import bespoke
@@ -29,6 +29,7 @@ from bespoke.agreement import Agreement
 from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
 from bespoke.audio import write_json
 from bespoke.augment import Policy
+from bespoke.background import Background, check_background
 from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
 from bespoke.data import VALIDATION, MixDataModule, MixStream
 from bespoke.errors import BespokeError, Interrupted, one_sentence
@@ -69,7 +70,7 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     if resume and _sweep_name() and (folder / "metrics.json").is_file():  # written last
         log.info("%s is finished already.", folder)
         return _objective(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    policy = _instantiate(cfg.aug)
+    policy, system, make_background = make_parts(cfg)
     with _timed(seconds, "load"):
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True), max(22050, cfg.data.sample_rate))
         preflight.check_space(folder, song.source)
@@ -82,7 +83,8 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     if cfg.align:
         with _timed(seconds, "align"):
             song, notes, facts["alignment"] = _align(song, folder)
-    system = _system(cfg, notes)
+    if system.model.uses_score:
+        system.hparams.separate["notes"] = [list(astuple(note)) for note in notes]
     separate = {**OmegaConf.to_container(cfg.separate), "notes": notes}
     is_aligned = facts.get("alignment", {}).get("used", False)
     if is_aligned and system.model.uses_score and (notice := silent_elsewhere(notes, song.seconds)):
@@ -93,7 +95,6 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     heard_notes: Sequence[Note] = ()
     if system.model.uses_score:
         heard_notes = heard.target.part.notes if is_aligned else anywhere(heard.target.part.notes, heard.seconds)
-    # Which also checks what this network can take.
     first = Separator(system.stft, system.model, **{**separate, "notes": heard_notes, "strength": 1.0})
     if system.model.uses_score:
         if "TimeStretch" in OmegaConf.to_yaml(cfg.aug):
@@ -119,11 +120,10 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
     loggers, failed = [], True
     try:
         # Of several processes that train together, one logs.
-        loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg.logger, folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, folder, loggers, song, separate, system.model, agreement)
-        preflight.check_precision(system, trainer)
+        loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg, "logger", folder=folder, group=_sweep_name())
+        trainer = _trainer(cfg, system.model, folder, loggers, _callbacks(cfg, folder, loggers, song, separate, agreement))
         with _timed(seconds, "render"):
-            data = _data(cfg, heard, policy, system)
+            data = _data(cfg, heard, policy, make_background, system)
         preflight.write_config(cfg, folder, song.hashes)
         write_json(folder / "mixes.json", data.train.describe(0))
         logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
@@ -164,6 +164,26 @@ def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
         return _objective(metrics)
     finally:
         logs.finish(loggers, failed)
+
+
+def make_parts(cfg: DictConfig) -> tuple[Policy, BespokeSystem, Callable[[Song, int], Background]]:
+    """Make, or where it wants a song try, all that a config names: what cannot be made is found before anything is read or computed.
+
+    Returns:
+        The augmentation, the network with what trains it, and what makes the background.
+
+    Raises:
+        BespokeError: something cannot be made.
+    """
+    policy = _instantiate(cfg, "aug")
+    policy.check(cfg.data.sample_rate)
+    system = _system(cfg)
+    make_background = _instantiate(cfg, "background", _partial_=True)
+    check_background(make_background, bool(cfg.song.get("others")), system.model.uses_score)
+    logs.check(**cfg.logger)
+    preflight.check_device(cfg.trainer)
+    preflight.check_precision(system, _trainer(cfg, system.model, callbacks=[ModelCheckpoint()]))
+    return policy, system, make_background
 
 
 def _objective(metrics: Mapping[str, Any]) -> float | None:
@@ -263,29 +283,33 @@ def _agreement(song: Song, alignment: Mapping[str, Any] | None, keep: str) -> Ag
     return Agreement(song.mixture, song.sample_rate, notes) if is_used else None
 
 
-def _system(cfg: DictConfig, notes: Sequence[Note]) -> BespokeSystem:
-    """Make the network, with the seed's initial weights, and what trains it."""
+def _system(cfg: DictConfig) -> BespokeSystem:
+    """Make the network, with the seed's initial weights, and what trains it.
+
+    Raises:
+        BespokeError: a setting is not possible.
+    """
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(cfg.seed)
-    model = _instantiate(cfg.model, bins=stft.bins)
-    optimizer = _instantiate(cfg.optimizer)
+    model = _instantiate(cfg, "model", bins=stft.bins)
+    if model.uses_score and not cfg.align:
+        raise BespokeError("This network uses the score, which must be in time with the recording: set align=true.")
     separate = OmegaConf.to_container(cfg.separate)
-    if model.uses_score:
-        if not notes:
-            raise BespokeError("This network uses the score, which must be in time with the recording: set align=true.")
-        separate["notes"] = [list(astuple(note)) for note in notes]
-    system = BespokeSystem(stft, model, _instantiate(cfg.loss), optimizer, cfg.seed, separate)
+    Separator(stft, model, **separate)  # which checks what this network can take
+    system = BespokeSystem(stft, model, _instantiate(cfg, "loss"), _instantiate(cfg, "optimizer", _partial_=True), cfg.seed, separate)
     try:
-        system.configure_optimizers()  # its settings are checked when it is made, which would else be after the rendering
-    except (TypeError, ValueError) as error:
-        raise BespokeError(f"optimizer: {one_sentence(error)}.") from error
+        system.configure_optimizers()  # its settings are checked when it is made
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BespokeError(_not_possible("optimizer", error)) from error
     return system
 
 
-def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) -> MixDataModule:
+def _data(
+    cfg: DictConfig, song: Song, policy: Policy, make_background: Callable[[Song, int], Background], system: BespokeSystem
+) -> MixDataModule:
     """Render and load all that mixes are made of."""
     sample_rate = int(cfg.data.sample_rate)
-    background = _instantiate(cfg.background)(song, sample_rate)  # first: it may be impossible for this song
+    background = make_background(song, sample_rate)  # first: it may be impossible for this song
     targets = song.render_target(sample_rate)
     if song.estimate is not None and cfg.data.self_training:
         targets.append(song.render_estimate(sample_rate))
@@ -301,12 +325,9 @@ def _data(cfg: DictConfig, song: Song, policy: Policy, system: BespokeSystem) ->
     return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
 
 
-def _trainer(
-    cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], model: nn.Module, agreement: Agreement | None
-) -> pl.Trainer:
-    settings = dict(cfg.trainer)
-    if settings.get("precision") == "auto":
-        settings["precision"] = precision(settings.get("accelerator", "auto"), model)
+def _callbacks(
+    cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], agreement: Agreement | None
+) -> list[Callback]:
     callbacks: list[Callback] = [
         LossCurve(folder / "training.csv"),
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
@@ -319,19 +340,31 @@ def _trainer(
     if cfg.curve_steps and (song.reference is not None or agreement is not None):
         best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
         callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best))
-    try:
-        return _instantiate(
-            OmegaConf.create(settings),
-            default_root_dir=str(folder),
-            logger=loggers or False,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            # One epoch of all steps.
-            limit_train_batches=settings["max_steps"] * settings.get("accumulate_grad_batches", 1),
-        )
-    except MisconfigurationException as error:
-        raise BespokeError(f"trainer: {one_sentence(error)}") from error
+    return callbacks
+
+
+def _trainer(
+    cfg: DictConfig, model: nn.Module, folder: Path | None = None, loggers: Sequence = (), callbacks: Sequence[Callback] = ()
+) -> pl.Trainer:
+    """Lightning's trainer; with nothing but config and network, to see whether it can be made.
+
+    Raises:
+        BespokeError: it cannot.
+    """
+    settings = dict(cfg.trainer)
+    if settings.get("precision") == "auto":
+        settings["precision"] = precision(settings.get("accelerator", "auto"), model)
+    return _instantiate(
+        OmegaConf.create({"trainer": settings}),
+        "trainer",
+        default_root_dir=folder and str(folder),
+        logger=list(loggers) or False,
+        callbacks=list(callbacks),
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        # One epoch of all steps.
+        limit_train_batches=settings["max_steps"] * settings.get("accumulate_grad_batches", 1),
+    )
 
 
 def precision(accelerator: str, model: nn.Module | None = None) -> str:
@@ -342,15 +375,31 @@ def precision(accelerator: str, model: nn.Module | None = None) -> str:
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
 
 
-def _instantiate(cfg: DictConfig, **arguments: Any) -> Any:
-    """Hydra's instantiate, with lists and dictionaries as plain ones and the user's errors as themselves."""
+def _instantiate(cfg: DictConfig, group: str, /, **arguments: Any) -> Any:
+    """Hydra's instantiate, with lists and dictionaries as plain ones.
+
+    Raises:
+        BespokeError: what the group names cannot be made of its settings.
+    """
     try:
-        return instantiate(cfg, _convert_="all", **arguments)
+        return instantiate(cfg[group], _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        if isinstance(cause, BespokeError | MisconfigurationException):
+        if isinstance(cause, BespokeError):
             raise cause from None
-        raise BespokeError(f"{cfg.get('_target_')} cannot be made from its settings: {one_sentence(cause)}") from error
+        place = re.search(r"full_key: (\S+)", str(error))
+        raise BespokeError(_not_possible(place[1] if place else group, cause)) from error
+
+
+def _not_possible(place: str, error: BaseException) -> str:
+    """A library's objection, with the settings of the command line that it may be about."""
+    group = place.partition(".")[0]
+    lines = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    given = [line for line in lines if re.match(rf"[+~]*{group}[.=]", line)]
+    reason = one_sentence(error).rstrip(".!") if str(error) else "a value is out of range"
+    if given:
+        return f"{place} cannot be made with {', '.join(given)} ({reason}): change that, or leave it out."
+    return f"{place} cannot be made of its settings in the config ({reason}): change them there."
 
 
 def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, float]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from bespoke.spatial import multichannel_wiener
 from bespoke.stft import STFT
 
 _EARLY, _LATE, _FADE = 0.5, 2.0, 0.5  # seconds that a note may be heard before and after it is written, and of the fade to silence
-_LONGEST_WINDOW_SECONDS = 2.0
+LONGEST_WINDOW_SECONDS = 2.0
 _WORTH_A_WORD = 10.0  # seconds without a target
 _FAR = 4.0  # seconds from which on a note does not matter
 _MOST_PLACED = 8  # channels; of more, whose spectrograms would not be held together, each is masked by itself
@@ -304,7 +304,7 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
         kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
         settings = {**kept, **settings}
         transform = hyperparameters["stft"]
-        if not (transform["sample_rate"] <= HIGHEST_RATE and transform.get("window_seconds", 0) <= _LONGEST_WINDOW_SECONDS):
+        if not (transform["sample_rate"] <= HIGHEST_RATE and transform.get("window_seconds", 0) <= LONGEST_WINDOW_SECONDS):
             raise ValueError("its transform is too large")
         stft = STFT(**transform)
         arguments = dict(hyperparameters["model"])

@@ -3,9 +3,12 @@
 Most commands run in this process, through train.py itself, which is much quicker; some run as a user would run them.
 """
 
+import copy
 import dataclasses
 import errno
+import json
 import logging
+import re
 import resource
 import runpy
 import sys
@@ -14,11 +17,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from bespoke import preflight, run, synth
+from bespoke import cli, dsp, preflight, run, synth, train
 from bespoke.audio import write_wav
+from bespoke.errors import BespokeError
 from bespoke.score import Note, Part, write_midi
-from bespoke.separate import Separator
+from bespoke.separate import Separator, load_separator
+from bespoke.song import Song
 
 TRAIN = Path(run.__file__).resolve().parent.parent / "train.py"
 NOTES = (Note(0.0, 0.5, 60), Note(0.5, 1.0, 64))
@@ -155,25 +163,125 @@ def test_one_sentence_names_the_thing_and_the_remedy(wrong, command, files):
     assert result.results == []
 
 
+QUICK, AUTO = ["recipe=quick", "model.hidden_size=8"], ["recipe=auto"]
+MIXED = [*QUICK, "background=mixed", "background.weights.synth=0"]
+NOISE = "+aug.target.x._target_=audiomentations.AddBackgroundNoise"
+LOW = "+aug.target.x._target_=audiomentations.LowPassFilter"
+# What no run can be made of, by what it is set on; the first is what the sentence has to name.
+SETTINGS = [
+    (QUICK, ["seed=abc", "seed=-1", "seed=1.5", "seed=99999999999", "seed=nan"]),
+    (QUICK, ["checkpoint_steps=0", "curve_steps=-1", "log_audio_steps=abc", "align=maybe", "report=1", "keep=first", "keep=best"]),
+    (QUICK, ["optimizer.lr=-1", "optimizer.lr=nan", "optimizer.lr=inf", "optimizer.lr=fast", "optimizer.lr=[1]", "optimizer.lr=true"]),
+    (QUICK, ["+optimizer.momentum=0.9", "+optimizer.betas=0.9", "+optimizer.betas=[2,2]", "+optimizer.fused=true +optimizer.foreach=true"]),
+    (AUTO, ["aug.target_gain_db=5", "aug.target_gain_db=[5]", "aug.target_gain_db=[1,2,3]", "aug.target_gain_db=[6,-12]"]),
+    (QUICK, ["aug.background_gain_db=null", "aug.background_gain_db=[a,b]", "aug.background_gain_db=[0,5000]", "+aug.volume=3"]),
+    (QUICK, ["aug.compressor.ratios=5", "aug.compressor.ratios=[0.5]", "aug.compressor.ratios=[a]", "aug.compressor=soft"]),
+    (QUICK, ["aug.compressor.attack_ms=-5", "aug.compressor.release_ms=nan", "aug.compressor.knee_db=abc", "+aug.compressor.hold_ms=3"]),
+    (AUTO, ["aug.target=5", "aug.target.eq=3", "aug.target.eq.p=2", "aug.target.eq.p=often", "aug.target.eq.min_gain_db=20"]),
+    (AUTO, ["aug.target.reverb.max_decay_seconds=-3", "aug.target.reverb.max_decay_seconds=1e9", "aug.target.reverb.max_wet_db=nan"]),
+    (QUICK, [f"{NOISE} +aug.target.x.sounds_path=/nosuch", NOISE, f"{LOW} +aug.target.x.min_cutoff_freq=low"]),
+    (QUICK, ["trainer.devices=0", "trainer.devices=100000", "trainer.devices=some", "trainer.accelerator=tpu", "trainer.accelerator=abc"]),
+    (
+        QUICK,
+        [
+            "trainer.precision=17",
+            "+trainer.strategy=abc",
+            "+trainer.strategy=fsdp",
+        ],
+    ),
+    (QUICK, ["trainer.gradient_clip_val=-1", "trainer.accumulate_grad_batches=0", "trainer.log_every_n_steps=-1", "trainer.max_steps=0"]),
+    (
+        QUICK,
+        [
+            "trainer.val_check_interval=0",
+            "trainer.check_val_every_n_epoch=1 trainer.max_steps=3",
+            "trainer.val_check_interval=1.5",
+            "trainer.num_sanity_val_steps=abc",
+            "+trainer.nosuch=1",
+        ],
+    ),
+    (QUICK, ["+trainer.max_time=soon", "+trainer.deterministic=abc", "+trainer.enable_checkpointing=false", "trainer._target_=os.system"]),
+    (MIXED, ["background.weights.mixture=-1", "background.weights.mixture=nan", "background.weights.mixture=0", "background.weights=null"]),
+    (MIXED, ["+background.weights.nosuch=1", "background.weights.audio=1", "background.weights.audio=1 background.audio.paths=[/nosuch]"]),
+    (MIXED, ["background.weights.synth=1"]),
+    ([*QUICK, "background=audio"], ["background.paths=[/nosuch]", "background.paths=[]", "background.paths=null"]),
+    ([*QUICK, "background=synth"], ["background.in_time=perhaps", "song.others=null"]),
+    (QUICK, ["+background.nosuch=1", "background._target_=bespoke.background.ResidualBackground"]),
+    (QUICK, ["model.hidden_size=0", "model.hidden_size=abc", "model.hidden_size=1.5", "model.layers=-1", "model.dropout=2"]),
+    (QUICK, ["+model.floor_db=5", "+model.nosuch=1", "model._target_=bespoke.model.Path", "loss.distance=l3", "loss.distance=3"]),
+    (AUTO, ["model.doubt_db=5", "model.doubt_db=[0,-4]", "model.doubt_db=[a,b]", "+loss.floor_db=5", "+loss.floor_db=abc", "align=false"]),
+    (AUTO, ["aug._target_=bespoke.loss.TPSALoss", "model=null", "separate=null", "data=[1]"]),
+    (QUICK, ["stft.window_seconds=0", "stft.window_seconds=10", "stft.window_seconds=inf", "stft.hop_seconds=abc", "+stft.nosuch=1"]),
+    (QUICK, ["data.sample_rate=0", "data.sample_rate=100", "data.sample_rate=1e9", "data.batch_size=0", "data.batch_size=1000000000"]),
+    (QUICK, ["data.segment_seconds=nan", "data.silent_share=2", "data.listen_seconds=1", "data.label=damp", "+data.nosuch=1"]),
+    (QUICK, ["data.workers=true", "data.workers=1000000", "data.validation_batches=1000000", "data.self_training=maybe"]),
+    (QUICK, ["separate.overlap_seconds=100", "separate.block_seconds=abc", "separate.strength=0", "separate.strength=true"]),
+    (QUICK, ["separate.resolutions=[1,2]", "separate.resolutions=1", "separate.panning=2", "+separate.nosuch=1"]),
+    ([*QUICK, "logger=wandb"], ["logger.timeout_seconds=-1", "logger.timeout_seconds=abc", "logger.project=a/b", "logger.artifacts=maybe"]),
+]
+
+
+@pytest.fixture(scope="module")
+def sentence(compose_config):
+    """What is said of a config with these overrides, all but the first of which Hydra does not look at."""
+    configs = {}
+
+    def check(cfg):
+        preflight.check(cfg)
+        run.make_parts(cfg)
+
+    def say(base, overrides):
+        if str(base) not in configs:
+            configs[str(base)] = compose_config(*base, "song=custom", "song.mixture=nosuch.wav")
+        cfg = copy.deepcopy(configs[str(base)])
+        for override in overrides:
+            parsed = OverridesParser.create().parse_override(override)
+            OmegaConf.update(cfg, parsed.key_or_group, parsed.value(), merge=False, force_add=True)
+        with pytest.raises(BespokeError) as caught:
+            check(cfg)
+        return str(caught.value)
+
+    return say
+
+
+@pytest.mark.parametrize(("base", "wrongs"), SETTINGS, ids=[wrongs[0] for _, wrongs in SETTINGS])
+def test_wrong_setting_is_named_with_its_remedy_before_the_song_is_read(base, wrongs, sentence):
+    for wrong in wrongs:
+        said = sentence(base, wrong.split())
+        setting = wrong.lstrip("+").partition("=")[0].removesuffix("._target_")
+        name = next(name for name in (setting, setting.rpartition(".")[0], setting.partition(".")[0]) if name in said)
+        assert name, said
+        assert re.search("give|set|check|change|choose|takes|needs|must|at least|there|known|allowed", said), said
+        assert said.isprintable()
+        assert len(said) < 500
+
+
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("overrides", "words"),
     [
-        ("seed=abc", ["seed"]),
-        ("seed=-1", ["seed"]),
-        ("trainer.max_steps=abc", ["trainer.max_steps"]),
-        ("data.label=damp", ["label", "wet", "dry"]),
-        ("data.sample_rate=0", ["sample_rate"]),
-        ("data.batch_size=0", ["data.batch_size"]),
-        ("stft.hop_seconds=0", ["hop"]),
-        ("separate.overlap_seconds=100", ["overlap"]),
-        ("aug.compressor.ratios=[0.5]", ["ratio"]),
+        (["trainer=gpu"], ["trainer.accelerator=gpu", "trainer=cpu"]),
+        (["optimizer.lr=-1"], ["optimizer.lr=-1", "change that"]),
+        (["aug.target_gain_db=5"], ["aug.target_gain_db=5", "give a list of 2"]),
+        (["stft.hop_seconds=0"], ["stft", "hop"]),
+        (["aug=null"], ["chosen by name"]),
     ],
 )
-def test_number_out_of_range_is_named_before_training(override, words, command):
-    result = command(override)
+def test_wrong_setting_ends_the_command(overrides, words, command, monkeypatch):
+    def never(*_):
+        raise AssertionError("the song was read")
+
+    monkeypatch.setattr(Song, "load", never)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    result = command(*overrides)
     assert [word for word in words if word not in result.error] == [], result.error
-    assert result.results == []
-    assert "step 3 of 3" not in result.stdout
+    assert not result.folder.exists()
+
+
+@pytest.mark.parametrize("options", [["-m", "--cfg", "job"], ["--multirun", "--info"], ["--run", "-m"]])
+def test_options_that_exclude_each_other_are_named(options, capsys):
+    assert train.main(options) == 2
+    assert capsys.readouterr().err.startswith("error: --cfg and --info show one run's config")
 
 
 def test_put_right_command_works_in_the_same_folder(command, tiny_song):
@@ -203,6 +311,35 @@ def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(command, ti
     assert result.results == []
     rendered = command("song.target.score=null", f"song.target.audio={tiny_song.reference}", "hydra.run.dir=rendered")
     assert rendered.returncode == 0, rendered.stderr
+
+
+@pytest.fixture
+def without_cuda(monkeypatch):
+    """PyTorch as its CPU-only wheels have it, as far as Python sees."""
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(f"{torch.__version__.partition('+')[0]}+cpu"))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    for name in [name for name in dir(torch._C) if name.startswith(("_cuda_", "_cudnn"))]:
+        monkeypatch.delattr(torch._C, name)
+    for name in ("_has_cuda", "_has_cudnn", "has_cuda", "has_cudnn"):
+        monkeypatch.setattr(torch._C, name, False, raising=False)
+
+
+def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compose_config):
+    assert not torch.cuda.is_available()
+    with pytest.raises(AssertionError, match="not compiled with CUDA"):
+        torch.zeros(1).cuda()
+    result = command("trainer.accelerator=auto", "trainer.precision=auto", "data.workers=auto", "curve_steps=3")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert (metrics["device"], metrics["precision"]) == ("cpu", "32-true")
+    run.make_parts(compose_config("recipe=auto"))
+    assert "trainer.accelerator=gpu" in command("trainer.accelerator=gpu", "hydra.run.dir=gpu").error
+    with pytest.raises(BespokeError, match="no device cuda"):
+        load_separator(result.folder / "checkpoints" / "last.ckpt", "cuda")
+    assert load_separator(result.folder / "checkpoints" / "last.ckpt", cli._torch_device("auto")).stft.window.device.type == "cpu"
+    with pytest.raises(BespokeError, match="no device cuda"):
+        cli._check_device("cuda")
+    assert dsp.resample(np.ones((1, 441), np.float32), 44100, 22050).shape == (1, 221)
 
 
 def test_full_disk_leaves_no_half_stem(command, monkeypatch):

@@ -253,8 +253,8 @@ NOTATION = {
     "root_above.mxl": (mxl(root="../../../etc/passwd"), NOT_PACKED),
     "laughs.mxl": (mxl(score_xml=musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>")), "it defines entities"),
     "picture.mxl": (mxl(score_xml=b"\x89PNG"), NOT_XML),
-    "truncated.gp5": (b"\x18FICHIER GUITAR PRO v5.10" + bytes(200), f"{NOT_TAB}|bespoke.scores"),
-    "random.gp4": (b"\x18FICHIER GUITAR PRO v4.06" + np.random.default_rng(0).bytes(5000), f"{NOT_TAB}|bespoke.scores"),
+    "truncated.gp5": (b"\x18FICHIER GUITAR PRO v5.10" + bytes(200), f"{NOT_TAB}|bespoke-separation.scores"),
+    "random.gp4": (b"\x18FICHIER GUITAR PRO v4.06" + np.random.default_rng(0).bytes(5000), f"{NOT_TAB}|bespoke-separation.scores"),
 }
 
 

@@ -215,7 +215,7 @@ def test_all_figures_in_one():
 def test_a_metric_whose_package_is_missing_is_one_sentence(monkeypatch, metric, package):
     monkeypatch.setitem(sys.modules, package, None)
     evaluate_module._museval.cache_clear()
-    with pytest.raises(BespokeError, match=r"pip install 'bespoke\[benchmark\]'\.$"):
+    with pytest.raises(BespokeError, match=r"pip install 'bespoke-separation\[benchmark\]'\.$"):
         metric(*scene()[::-1], RATE)
 
 

@@ -165,7 +165,7 @@ def test_library_that_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "score.musicxml").write_bytes(musicxml(("A", 1, 0, [note("C4", 4)])))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(
-        BespokeError, match=r"is of MusicXML: .* export it as MIDI, or have Bespoke read it \(pip install 'bespoke\[scores\]'\)"
+        BespokeError, match=r"is of MusicXML: .* export it as MIDI, or have Bespoke read it \(pip install 'bespoke-separation\[scores\]'\)"
     ):
         read_score(tmp_path / "score.musicxml")
 

@@ -149,7 +149,7 @@ def browser():
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None:
         pytest.skip("no Chromium on the PATH: apt install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'bespoke[dev]'")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'bespoke-separation[dev]'")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium)
         yield browser
