@@ -9,7 +9,9 @@ There is no second round against an estimate of the target: it came out no neare
 
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -257,8 +259,7 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
     Raises:
         BespokeError: the recording is silent.
     """
-    import librosa  # slow to import
-
+    librosa = _import_librosa()
     mono = resample(mixture.mean(axis=0, keepdims=True), sample_rate, _RATE)[0]
     if not mono.any():
         raise BespokeError("The recording is silent: there is nothing to align the score to.")
@@ -291,6 +292,22 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
     step = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
     starting = _standardized(np.maximum(correlate1d(sounding, step, axis=1, mode="nearest"), 0))
     return sounding, starting
+
+
+def _import_librosa() -> ModuleType:
+    """Import what is used of librosa, in a thread: its lazy loader looks up the module of every frame
+    of the stack among all that are imported, which takes a second below Hydra's frames, and a thread's
+    stack is short."""
+
+    def load() -> ModuleType:
+        import librosa
+
+        for name in ("estimate_tuning", "midi_to_hz", "vqt"):
+            getattr(librosa, name)  # is imported by this
+        return librosa
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(load).result()
 
 
 def _standardized(rows: np.ndarray) -> np.ndarray:

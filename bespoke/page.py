@@ -82,8 +82,9 @@ def player(
         waveforms = [waveform.mean(axis=0, keepdims=True) for waveform in waveforms]
         kbps = media.bit_rate(seconds * len(waveforms) / share)
     with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder leaves Python alone
-        encoded = list(pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms))
-    powers = [pictures.power(waveform) for waveform in waveforms]
+        encoding = pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms)
+        powers = [pictures.power(waveform) for waveform in waveforms]
+        encoded = list(encoding)
     top = max(powers[0].max(), 1e-12)
     lanes = []
     for number, (track, waveform, sound, power) in enumerate(zip(tracks, waveforms, encoded, powers, strict=True), 1):

@@ -306,7 +306,7 @@ def test_several_processes_train_together_and_one_writes(run_train, tiny_song, t
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 3
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
-    assert result.stdout.count("step 3 of 3") == 1
+    assert result.stdout.count("Step 3 of 3") == 1
 
 
 def test_patches_are_chosen_by_their_sound(run_train, tiny_song, tmp_path):
