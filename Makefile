@@ -32,6 +32,8 @@ $(VENV)/.installed: $(VENV)/.fluidsynth pyproject.toml
 	@# Under this name are earlier versions, whose removal would take the new command along, and another project.
 	$(BIN)/python -m pip --quiet --quiet uninstall --yes bespoke
 	$(PIP_INSTALL) -e .
+	@# librosa compiles some of its functions when they are first imported, for half a minute.
+	$(BIN)/python -c 'import librosa; librosa.vqt'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
