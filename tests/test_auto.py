@@ -1,20 +1,18 @@
 """Runs of recipe=auto through the command line, on a song of three seconds, with a few small steps."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from bespoke import cli
 from bespoke.audio import read_audio
 from bespoke.score import Note, Part, read_score, write_midi
 from bespoke.separate import load_separator
-from conftest import MELODY, ROOT
+from conftest import MELODY
 
 AUTO = ["recipe=auto", "data.batch_size=1", "data.segment_seconds=1", "data.workers=0", "trainer.max_steps=2", "trainer=cpu", "logger=none"]
 
@@ -60,9 +58,7 @@ def test_the_checkpoint_is_enough_and_holds_no_code(auto, tmp_path):
         target, residual = load_separator(folder / "checkpoints" / "last.ckpt").separate(mixture, sample_rate)
     np.testing.assert_allclose(target, read_audio(folder / "target.wav")[0], atol=1e-6)
     np.testing.assert_allclose(target + residual, mixture, atol=1e-6)
-    command = [sys.executable, "-m", "bespoke", "apply", folder / "checkpoints" / "last.ckpt", song.mixture, "--out", tmp_path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([str(word) for word in command], check=True, env=environment, capture_output=True)
+    assert cli.main(["apply", str(folder / "checkpoints" / "last.ckpt"), str(song.mixture), "--out", str(tmp_path)]) == 0
     (stem,) = (read_audio(file)[0] for file in tmp_path.rglob("*target*.wav"))
     np.testing.assert_array_equal(stem, read_audio(folder / "target.wav")[0])
 

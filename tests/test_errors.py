@@ -391,7 +391,7 @@ def as_user(run_train, tiny_song, *overrides, **options):
 
 
 def test_user_sees_one_sentence_about_a_file(run_train, tiny_song, tmp_path):
-    result = as_user(run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path, own_process=True)
+    result = as_user(run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path)
     assert result.error == "The reference nosuch.wav does not exist: check the path, which is taken from where the command started."
     assert result.results == []
 
