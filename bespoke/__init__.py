@@ -12,6 +12,7 @@ _HOMES = {
     "BespokeError": "errors",
     "BespokeSystem": "system",
     "MaskBLSTM": "model",
+    "MaskNetwork": "model",
     "Mix": "mixer",
     "MixDataModule": "data",
     "MixParams": "augment",

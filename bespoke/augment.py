@@ -37,6 +37,7 @@ LINEAR = {
     "SevenBandParametricEQ",
 }
 # ... and what these add is background.
+MOVES_TIME = {"RepeatPart", "Reverse", "Shift", "TimeStretch"}
 NOISE = {"AddBackgroundNoise", "AddColorNoise", "AddGaussianNoise", "AddGaussianSNR", "AddShortNoises"}
 
 
@@ -111,6 +112,11 @@ class Effect:
         """The transform's class name, which says whether it is linear or noise."""
         return type(self.transform).__name__
 
+    @property
+    def moves_time(self) -> bool:
+        """Whether what is heard at one moment is then heard at another."""
+        return any(type(transform).__name__ in MOVES_TIME for transform in _single(self.transform))
+
     def apply(self, waveform: np.ndarray, seed: int, sample_rate: int) -> np.ndarray:
         """Apply the transform with the parameters that `seed` gives, deterministically.
 
@@ -170,6 +176,11 @@ class Policy:
                     f"aug.mix.{effect.name}: {effect.kind} would make the mix no longer the sum of target and background;"
                     f" move it to aug.target or aug.background, or use one of {', '.join(sorted(LINEAR | NOISE))}."
                 )
+
+    @property
+    def moves_time(self) -> bool:
+        """Whether an effect moves the target in time, away from its notes."""
+        return any(effect.moves_time for effect in (*self.target, *self.mix))
 
     def check(self, sample_rate: int) -> None:
         """Apply every effect to a second of noise: many look at their settings only then.
@@ -247,6 +258,15 @@ class DecayingNoiseReverb(BaseWaveformTransform):
         impulse = np.concatenate(([1.0], tail)).astype(np.float32)
         room = impulse if samples.ndim == 1 else impulse[None]
         return fftconvolve(samples, room, axes=-1)[..., : samples.shape[-1]].astype(np.float32)
+
+
+def _single(transform: Any) -> Iterator[Any]:
+    """A transform, or those that a `OneOf`, `SomeOf` or `Compose` is made of."""
+    parts = getattr(transform, "transforms", None)
+    if parts is None:
+        yield transform
+    for part in parts or ():
+        yield from _single(part)
 
 
 def _range(value: Sequence[float], name: str) -> tuple[float, float]:

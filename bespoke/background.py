@@ -37,7 +37,13 @@ class BackgroundDraw:
 
 
 class Background(Protocol):
-    """What every background can do."""
+    """What every background can do.
+
+    Attributes:
+        uses_others: whether it plays the song's other parts.
+    """
+
+    uses_others: bool
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
         """Draw a segment of `samples` to go with the target's segment at `target_start`."""
@@ -73,6 +79,7 @@ class MixtureBackground:
     """The recording itself (section 3.1)."""
 
     source = "mixture"
+    uses_others = False
 
     def __init__(self, song: Song, sample_rate: int):
         self.track = level(song.render_mixture(sample_rate), sample_rate)
@@ -114,6 +121,8 @@ class SynthBackground:
         BespokeError: the song names no other parts.
     """
 
+    uses_others = True
+
     def __init__(self, song: Song, sample_rate: int, in_time: bool = True):
         if not song.others:
             raise BespokeError(NO_OTHERS)
@@ -147,6 +156,8 @@ class AudioBackground:
         BespokeError: there is no audio there, or a file cannot be read.
     """
 
+    uses_others = False
+
     def __init__(self, song: Song, sample_rate: int, paths: str | Path | Sequence[str | Path] = ()):
         files = find_audio(paths)
         self.tracks = []
@@ -179,6 +190,7 @@ class MixedBackground:
         self.backgrounds = {name: backgrounds[name](song, sample_rate) for name, weight in weights.items() if weight}
         total = sum(weights.values())
         self.share = [weights[name] / total for name in self.backgrounds]
+        self.uses_others = any(background.uses_others for background in self.backgrounds.values())
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
         name = list(self.backgrounds)[int(rng.choice(len(self.share), p=self.share))]

@@ -133,10 +133,8 @@ class Listening(Callback):
 
 
 def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
-    """The target as the network makes it now, `[channel, time]`; the network goes on training."""
-    estimate, _ = Separator(system.stft, system.model, **settings).separate(*song.recording)
-    system.train()
-    return estimate
+    """The target as the network makes it now, `[channel, time]`."""
+    return Separator(system.stft, system.model, **settings).separate(*song.recording)[0]
 
 
 class LossCurve(Callback):

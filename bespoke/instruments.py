@@ -9,7 +9,7 @@ from scipy.signal import butter, istft, sosfilt, stft
 
 from bespoke.audio import read_audio
 from bespoke.dsp import resample
-from bespoke.score import Note
+from bespoke.score import Note, pitch_hz
 
 # The first three formants of vowels, in Hz (after Peterson & Barney, JASA 1952).
 VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410), (440, 1020, 2240))
@@ -94,12 +94,12 @@ def oscillate(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.r
         held, first = note.end_seconds - note.start_seconds, int(note.start_seconds * sample_rate)
         time = np.arange(int((held + 2.5 * release) * sample_rate)) / sample_rate
         bend = vibrato * np.sin(2 * np.pi * vibrato_hz * time) * np.minimum(time / 0.3, 1)
-        pitch_hz = 440 * 2 ** ((note.pitch - 69 + bend) / 12)
-        phase = np.cumsum(pitch_hz) / sample_rate
+        frequency_hz = pitch_hz(note.pitch + bend)
+        phase = np.cumsum(frequency_hz) / sample_rate
         if kind == "fm":
             sound = np.sin(2 * np.pi * phase + index * np.exp(-time / 0.5) * np.sin(2 * np.pi * phase * ratio))
         else:
-            number = np.arange(1, max(2, int(min(40, 0.45 * sample_rate / pitch_hz.mean()))))
+            number = np.arange(1, max(2, int(min(40, 0.45 * sample_rate / frequency_hz.mean()))))
             amplitudes = {"pulse": np.sin(np.pi * number * duty) / number, "triangle": number % 2 / number**2.0}.get(kind, 1 / number)
             amplitudes = drawn[: len(number)] if kind == "drawn" else amplitudes
             amplitudes = amplitudes / np.sqrt(1 + (number / cutoff) ** 4)
@@ -149,7 +149,7 @@ def sing(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random
     depth = rng.uniform(0.1, 0.6) * np.interp(time, np.linspace(0, seconds, 24), rng.uniform(0, 1, 24))
     semitones += depth * np.sin(2 * np.pi * np.cumsum(rng.uniform(4.5, 6.5) + 0 * time) / sample_rate)
     semitones += smooth(rng.standard_normal(samples), 0.05) * rng.uniform(0.5, 3)
-    phase = np.cumsum(440 * 2 ** ((semitones - 69) / 12)) / sample_rate
+    phase = np.cumsum(pitch_hz(semitones)) / sample_rate
     breath = rng.uniform(0.01, 0.1) * rng.standard_normal(samples)
     source = (2 * (phase % 1) - 1 + breath) * smooth(loud, 0.03)
     frequencies_hz, _, spectrogram = stft(source, sample_rate, nperseg=window, noverlap=window - hop)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -15,7 +16,26 @@ from bespoke.features import AROUND, CHANNELS, FACTORIZATIONS
 PRIOR = Path(__file__).with_name("prior.pt")
 
 
-class MaskBLSTM(nn.Module):
+class MaskNetwork(nn.Module):
+    """What every mask network says of itself, for what trains and applies it.
+
+    A network takes a magnitude `[batch, freq, frames]` and, if it `uses_score`, the channels of
+    `bespoke.features`; it gives a mask of the magnitude's shape, from 0 to 1.
+
+    Attributes:
+        uses_score: it wants to know where the target's notes are.
+        takes_any_bins: it works for any number of frequencies, not just that of its training.
+        trained_in_bfloat16: it can be computed in bfloat16 with the same result.
+        hyperparameters: plain values that make it again, for the checkpoint.
+    """
+
+    uses_score = False
+    takes_any_bins = False
+    trained_in_bfloat16 = False
+    hyperparameters: dict[str, Any]
+
+
+class MaskBLSTM(MaskNetwork):
     """The paper's network: BLSTM layers and a fully connected layer with a sigmoid (section 2).
 
     The input is the log magnitude in dB, batch-normalized over frequency, as in nussl, the authors' library. The
@@ -36,8 +56,6 @@ class MaskBLSTM(nn.Module):
     torch.Size([2, 257, 10])
     """
 
-    uses_score, takes_any_bins, trained_in_bfloat16 = False, False, False
-
     def __init__(self, bins: int, hidden_size: int = 300, layers: int = 2, dropout: float = 0.3, floor_db: float = -80.0):
         super().__init__()
         if not floor_db < 0:
@@ -57,7 +75,7 @@ class MaskBLSTM(nn.Module):
         return torch.sigmoid(self.linear(hidden)).transpose(1, 2)
 
 
-class ScoreUNet(nn.Module):
+class ScoreUNet(MaskNetwork):
     """A small U-Net over frequency and time that corrects the masks of score-informed factorizations.
 
     It sees neither a partial's number nor the frequency itself: what it learns from synthesized instruments about masks has to hold for
@@ -192,7 +210,7 @@ def pretrained_score_unet(bins: int | None = None, doubt_db: tuple[float, float]
     model = ScoreUNet(bins, prior["channels"], doubt_db)
     model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in prior["weights"].items()})
     model.is_pretrained = True
-    return model
+    return model.train()
 
 
 class _Convolution(nn.Sequential):

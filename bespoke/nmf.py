@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from bespoke.score import Note
+from bespoke.score import Note, pitch_hz
 from bespoke.stft import STFT
 
 _TINY = 1e-9  # keeps quotients finite, on spectrograms whose mean is one
@@ -107,7 +107,7 @@ def harmonic_templates(pitches: Sequence[int], frequencies_hz: np.ndarray, width
     Returns:
         `[freq, pitch]`, 0 to 1.
     """
-    fundamental_hz = 440 * 2 ** ((np.asarray(pitches, dtype=np.float64) - 69) / 12)
+    fundamental_hz = pitch_hz(np.asarray(pitches, dtype=np.float64))
     partial = np.maximum(np.round(frequencies_hz[:, None] / fundamental_hz), 1)
     half_width_hz = np.maximum(floor_hz, partial * fundamental_hz * (2 ** (width_cents / 1200) - 1))
     distance = np.abs(frequencies_hz[:, None] - partial * fundamental_hz) / half_width_hz

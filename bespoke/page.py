@@ -17,7 +17,7 @@ from markupsafe import Markup
 import bespoke
 from bespoke import media, processor
 from bespoke.audio import atomic_path, read_csv
-from bespoke.score import Note
+from bespoke.score import Note, pitch_hz
 
 MAX_SECONDS = 600  # of a recording that a page plays; the stems hold all of it
 TICKS_HZ = {100: "100 Hz", 250: "250", 500: "500", 1000: "1 kHz", 2500: "2.5", 5000: "5", 10000: "10"}
@@ -156,7 +156,7 @@ def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) 
     semitone = pictures.height(media.LOWEST_HZ * 2 ** (1 / 12))
     boxes = []
     for note in notes:
-        top = 1 - pictures.height(440 * 2 ** ((note.pitch - 69) / 12)) - semitone / 2
+        top = 1 - pictures.height(pitch_hz(note.pitch)) - semitone / 2
         if note.start_seconds < seconds and 0 < top < 1:
             length = min(note.end_seconds, seconds) - note.start_seconds
             boxes.append(f"M{note.start_seconds:.3f} {top:.4f}h{length:.3f}v{semitone:.4f}h{-length:.3f}z")

@@ -5,7 +5,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from bespoke.allowed import check_targets
 from bespoke.audio import Recording, atomic_path, write_json
 from bespoke.errors import BespokeError, one_sentence
 from bespoke.features import ScoreFeatures
+from bespoke.model import MaskNetwork
 from bespoke.score import Note
 from bespoke.separate import LONGEST_WINDOW_SECONDS, Separator
 from bespoke.signatures import check_signatures, shown
@@ -114,7 +114,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         BespokeError: another process has it.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # the first of several processes that train together holds it for all
+    if processor.local_rank() > 0:  # the first of several processes that train together holds it for all
         yield
         return
     path = cache_folder() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.lock"
@@ -162,7 +162,7 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
 
     A sweep that is continued may have jobs that never began.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if processor.local_rank() > 0:
         return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
     written = folder / "config.yaml"
     if cfg.ckpt not in (None, "last"):
@@ -224,7 +224,7 @@ def check_space(folder: Path, recording: Recording) -> None:
 def write_config(cfg: DictConfig, folder: Path, hashes: Mapping[str, str]) -> None:
     """Write config.yaml, and the hashes of the files that it names, once all that the user may have got wrong is checked: a command that is
     put right works in the same folder."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if processor.local_rank() == 0:
         write_json(folder / _INPUTS, hashes)
         with atomic_path(folder / "config.yaml") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))), encoding="utf-8")
@@ -296,7 +296,7 @@ def _check_settings(cfg: DictConfig) -> None:
         raise BespokeError(str(error) if "separate." in str(error) else f"separate: {error}") from error
 
 
-class _AnyNetwork(torch.nn.Module):
+class _AnyNetwork(MaskNetwork):
     """In place of the network, which is made later and checks for itself what it can take."""
 
     takes_any_bins = True

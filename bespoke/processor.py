@@ -20,6 +20,11 @@ def wait_without_spinning() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def local_rank() -> int:
+    """This process's number, from 0, among those of this machine that train together."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
 def cores() -> int:
     """How many cores this process may use: those it is bound to, and no more than its container's
     quota."""

@@ -11,6 +11,8 @@ from typing import Any, TextIO, TypeVar
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from bespoke.processor import local_rank
+
 Item = TypeVar("Item")
 
 STAGES = {
@@ -124,7 +126,7 @@ def _size() -> dict[str, Any]:
 
 def _is_first() -> bool:
     """Whether this is the first of several processes that train together, or the only one."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+    return local_rank() == 0
 
 
 def _file() -> TextIO:

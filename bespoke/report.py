@@ -13,7 +13,7 @@ import torch
 from bespoke.align import LOW_CONFIDENCE
 from bespoke.audio import atomic_path, write_csv
 from bespoke.errors import one_sentence
-from bespoke.score import Note, shift
+from bespoke.score import Note, pitch_hz, shift
 from bespoke.song import Song
 from bespoke.stft import STFT
 
@@ -108,14 +108,14 @@ def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mi
         mixture = mixture[:, round(start * sample_rate) :][:, : 600 * sample_rate]
     stft = STFT(sample_rate, 4096 / 44100, 2048 / 44100)
     level_db = 20 * torch.log10(stft(torch.from_numpy(mixture.mean(axis=0))[None, None])[0, 0].abs() + 1e-6).numpy()
-    top_hz = 2 * 440 * 2 ** ((max(note.pitch for note in [*before, *after]) - 69) / 12)
+    top_hz = 2 * pitch_hz(max(note.pitch for note in [*before, *after]))
     figure = Figure(figsize=(12, 6), layout="constrained")
     for axes, notes, title in zip(figure.subplots(2, sharex=True), (before, after), ("score as given", "score aligned"), strict=True):
         half_bin_hz = sample_rate / stft.window_samples / 2
         extent = (0, mixture.shape[-1] / sample_rate, -half_bin_hz, sample_rate / 2 + half_bin_hz)
         axes.imshow(level_db, origin="lower", aspect="auto", extent=extent, vmin=level_db.max() - 70, cmap="magma")
         for note in notes:
-            hz = 440 * 2 ** ((note.pitch - 69) / 12)
+            hz = pitch_hz(note.pitch)
             axes.plot([note.start_seconds, note.end_seconds], [hz, hz], color="cyan", linewidth=2)
         axes.set(title=title, ylabel="Hz", ylim=(0, min(top_hz, sample_rate / 2)), xlim=extent[:2])
     axes.set_xlabel("seconds of the recording")

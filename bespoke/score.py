@@ -230,6 +230,15 @@ def stretch(notes: Iterable[Note], factor: float) -> tuple[Note, ...]:
     return tuple(replace(note, start_seconds=note.start_seconds * factor, end_seconds=note.end_seconds * factor) for note in notes)
 
 
+def pitch_hz(pitch: float | np.ndarray) -> float | np.ndarray:
+    """The frequency of a MIDI pitch, or of an array of them, in equal temperament with A4 at 440 Hz.
+
+    >>> pitch_hz(69), round(pitch_hz(60), 1)
+    (440.0, 261.6)
+    """
+    return 440.0 * 2 ** ((pitch - 69) / 12)
+
+
 def shift(notes: Iterable[Note], seconds: float) -> tuple[Note, ...]:
     """Move notes later (or, by less than 0, earlier)."""
     return tuple(replace(note, start_seconds=note.start_seconds + seconds, end_seconds=note.end_seconds + seconds) for note in notes)

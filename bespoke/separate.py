@@ -1,5 +1,6 @@
 """From a checkpoint and a recording to the target and the residual."""
 
+import contextlib
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from bespoke.dsp import peak, resample
 from bespoke.errors import BespokeError
 from bespoke.features import ScoreFeatures
 from bespoke.memory import give_back
-from bespoke.model import MODELS
+from bespoke.model import MODELS, MaskNetwork
 from bespoke.score import Note, shift
 from bespoke.spatial import multichannel_wiener
 from bespoke.stft import STFT
@@ -54,7 +55,7 @@ class Separator:
     def __init__(
         self,
         stft: STFT,
-        model: nn.Module,
+        model: MaskNetwork,
         block_seconds: float = 60.0,
         overlap_seconds: float = 4.0,
         notes: Sequence[Note] = (),
@@ -62,6 +63,8 @@ class Separator:
         strength: float = 1.0,
         panning: bool = False,
     ):
+        if not isinstance(model, MaskNetwork):
+            raise TypeError(f"{type(model).__name__} is no MaskNetwork: derive it from bespoke.MaskNetwork.")
         if not (isinstance(strength, int | float) and 0 < strength <= 10):
             raise BespokeError(f"The strength ({strength}) must be more than 0 and at most 10.")
         if not 0 < overlap_seconds <= block_seconds / 2:
@@ -72,12 +75,12 @@ class Separator:
             raise BespokeError("separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0].")
         if not isinstance(panning, bool):
             raise BespokeError(f"separate.panning={panning} is not possible: set it to true or false.")
-        self.stft, self.model = stft.eval(), model.eval()
+        self.stft, self.model = stft, model
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
         self.notes, self.strength, self.panning = tuple(notes), strength, panning
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [STFT(stft.sample_rate, *(factor * seconds for seconds in lengths)) for factor in resolutions]
-        self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if getattr(model, "uses_score", False) else []
+        self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if model.uses_score else []
         self._bfloat16 = uses_bfloat16(model)
 
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +191,7 @@ class Separator:
         device = self.stft.window.device
         source = source.to(device)
         magnitude = source(torch.from_numpy(mono).to(device)[None])[:, 0].abs()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16 and device.type == "cpu"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16 and device.type == "cpu"), _evaluation(self.model):
             mask = self.model(magnitude, *(channels[None].to(device) for channels in features)).float()[0]
         if self.strength != 1:
             mask = mask.clamp(min=0) ** self.strength
@@ -221,9 +224,20 @@ def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
     return f"The score covers {first} to {last} of {end}; the target is silent elsewhere."
 
 
-def uses_bfloat16(model: nn.Module | None) -> bool:
+@contextlib.contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """The network in evaluation; afterwards it is as it was."""
+    is_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(is_training)
+
+
+def uses_bfloat16(model: MaskNetwork) -> bool:
     """Whether a network is better computed in bfloat16 on this CPU: it was trained in it, and the processor multiplies it."""
-    return getattr(model, "trained_in_bfloat16", False) and processor.multiplies_bfloat16()
+    return model.trained_in_bfloat16 and processor.multiplies_bfloat16()
 
 
 def _sounding(notes: Sequence[Note], times_seconds: Tensor) -> Tensor:

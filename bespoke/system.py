@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
+from bespoke.model import MaskNetwork
 from bespoke.stft import STFT
 
 
@@ -30,7 +31,7 @@ class BespokeSystem(pl.LightningModule):
     def __init__(
         self,
         stft: STFT,
-        model: nn.Module,
+        model: MaskNetwork,
         loss: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         seed: int = 0,
@@ -77,7 +78,7 @@ class BespokeSystem(pl.LightningModule):
         return self.optimizer(self.model.parameters())
 
     def _features(self, batch: dict[str, Any]) -> list[Tensor]:
-        return [batch["features"]] if getattr(self.model, "uses_score", False) else []
+        return [batch["features"]] if self.model.uses_score else []
 
     def loss_of(self, batch: dict[str, Any]) -> Tensor:
         """The loss of a batch, a scalar."""

@@ -17,7 +17,7 @@ from bespoke.align import NO_CONFIDENCE, align, within
 from bespoke.dsp import OCTAVES_HZ, peak, resample
 from bespoke.nmf import harmonic_templates
 from bespoke.rivals import ScoreInformedNMF
-from bespoke.score import Note, shift
+from bespoke.score import Note, pitch_hz, shift
 from bespoke.song import Song
 from bespoke.stft import STFT
 from bespoke.synth import PITCHED, SYNTH_RATE, Patch, Player, SoundFont, is_silent
@@ -102,7 +102,7 @@ def match(estimate: np.ndarray, sample_rate: int, notes: Sequence[Note], soundfo
     """
     mono = estimate.mean(axis=0, keepdims=True)
     top_hz = min(_TOP_HZ, 0.45 * sample_rate)
-    chosen = representative([note for note in notes if _hz(note.pitch) <= top_hz], mono.shape[-1] / sample_rate)
+    chosen = representative([note for note in notes if pitch_hz(note.pitch) <= top_hz], mono.shape[-1] / sample_rate)
     heard = [(note, segment) for note in chosen if not is_silent(segment := _segment(mono, sample_rate, note) / (peak(mono) or 1.0))]
     if not heard:
         return []
@@ -172,13 +172,9 @@ def _bands(pitch: int, top_hz: float) -> torch.Tensor:
     frequencies_hz = _STFT.frequencies_hz.numpy()
     frequencies_hz = frequencies_hz[frequencies_hz <= _TOP_HZ]
     comb = harmonic_templates([pitch], frequencies_hz, _WIDTH_CENTS, _FLOOR_HZ, decay=0.0)[:, 0]
-    number = np.round(frequencies_hz / _hz(pitch))
+    number = np.round(frequencies_hz / pitch_hz(pitch))
     partials = np.arange(1, _PARTIALS + 1)[:, None]
-    return torch.from_numpy(np.where((number == partials) & (partials * _hz(pitch) <= top_hz), comb, 0).astype(np.float32))
-
-
-def _hz(pitch: int) -> float:
-    return 440 * 2 ** ((pitch - 69) / 12)
+    return torch.from_numpy(np.where((number == partials) & (partials * pitch_hz(pitch) <= top_hz), comb, 0).astype(np.float32))
 
 
 def _levels(waveforms: np.ndarray, bands: torch.Tensor, note: Note) -> np.ndarray:
@@ -222,7 +218,7 @@ def _compare(target_db: np.ndarray, patches_db: np.ndarray, notes: Sequence[Note
         return values - len(notes) * (weight * values).sum(axis=(2, 3), keepdims=True)
 
     difference = centred(difference)
-    partials_hz = np.array([_hz(note.pitch) for note in notes])[:, None] * np.arange(1, target_db.shape[1] + 1)
+    partials_hz = np.array([pitch_hz(note.pitch) for note in notes])[:, None] * np.arange(1, target_db.shape[1] + 1)
     # The curve is straight between octaves: each has a share in each partial.
     curves = np.eye(len(OCTAVES_HZ))
     shares = np.stack([np.interp(np.log2(partials_hz), np.log2(OCTAVES_HZ), curve) for curve in curves])

@@ -135,3 +135,13 @@ def test_reverb_has_the_energy_and_decay_it_says():
     assert 10 * np.log10(np.square(tail).sum()) == pytest.approx(-6, abs=0.1)
     early, late = np.square(tail[:400]).sum(), np.square(tail[4000:4400]).sum()
     assert 10 * np.log10(late / early) == pytest.approx(-60 * 4000 / (0.5 * RATE), abs=2)
+
+
+def test_a_policy_knows_whether_it_moves_the_target_in_time():
+    from audiomentations import Gain, OneOf, Shift, TimeStretch
+
+    stretch = TimeStretch(p=0.5)
+    assert not Policy().moves_time
+    assert not Policy(target={"gain": Gain()}, background={"time": stretch}).moves_time
+    assert Policy(target={"time": stretch}).moves_time
+    assert Policy(target={"either": OneOf([Gain(), OneOf([Shift(), Gain()])])}).moves_time

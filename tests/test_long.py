@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from torch import nn
 
 from bespoke import compare
 from bespoke import song as song_module
@@ -21,6 +20,7 @@ from bespoke.dsp import resample, resample_blocks
 from bespoke.errors import BespokeError
 from bespoke.excerpt import choose_spans, take_audio, take_notes
 from bespoke.features import CHANNELS
+from bespoke.model import MaskNetwork
 from bespoke.score import Note
 from bespoke.separate import Separator
 from bespoke.song import Song
@@ -68,14 +68,14 @@ def test_wav_above_4_gb_says_its_length(tmp_path):
     assert int.from_bytes(head[36:44], "little") == 1 << 31
 
 
-class Halves(nn.Module):
+class Halves(MaskNetwork):
     """A mask that depends on the place."""
 
     def forward(self, magnitude):
         return torch.linspace(0, 1, magnitude.shape[-1]).expand_as(magnitude)
 
 
-class Everything(nn.Module):
+class Everything(MaskNetwork):
     """Passes all there is, if it is asked."""
 
     uses_score = True

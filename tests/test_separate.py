@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from bespoke.errors import BespokeError
 from bespoke.features import FACTORIZATIONS
-from bespoke.model import MaskBLSTM, pretrained_score_unet
+from bespoke.model import MaskBLSTM, MaskNetwork, pretrained_score_unet
 from bespoke.score import Note
 from bespoke.separate import Separator, carry, load_separator
 from bespoke.stft import STFT
@@ -15,7 +14,7 @@ from bespoke.stft import STFT
 RNG = np.random.default_rng(0)
 
 
-class Constant(nn.Module):
+class Constant(MaskNetwork):
     """A mask of one value."""
 
     takes_any_bins = True
@@ -28,7 +27,7 @@ class Constant(nn.Module):
         return torch.full_like(magnitude, self.value)
 
 
-class LowPass(nn.Module):
+class LowPass(MaskNetwork):
     """A mask that passes the bins below one."""
 
     takes_any_bins = False
@@ -54,7 +53,7 @@ def test_stems_have_the_recordings_shape_and_add_up(sample_rate, channels):
     assert np.abs(target + residual - recording).max() <= 1e-6 * np.abs(recording).max()
 
 
-class Narrow(nn.Module):
+class Narrow(MaskNetwork):
     """A mask that passes what stands out from both neighbours, as a partial does where the window is long enough."""
 
     takes_any_bins = True
@@ -175,7 +174,7 @@ def test_only_the_network_that_was_trained_in_bfloat16_separates_in_it(network, 
     assert difference == 0 if network == "paper" else 0 < difference < 0.01
 
 
-class Sounding(torch.nn.Module):
+class Sounding(MaskNetwork):
     """Passes the partials of the notes that sound."""
 
     uses_score = True
@@ -196,3 +195,15 @@ def test_notes_are_in_seconds_of_the_recording_in_every_block():
         assert np.std(target[0, int(2.4 * sample_rate) : int(3.0 * sample_rate)]) == pytest.approx(np.sqrt(0.5), rel=0.1)
         assert np.abs(target[0, int(3.4 * sample_rate) :]).max() < 0.02
     assert blocks + residual == pytest.approx(recording, abs=1e-6)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_network_is_left_in_the_mode_in_which_it_was(is_training):
+    stft = STFT(8000, 0.064, 0.016)
+    model = MaskBLSTM(stft.bins, hidden_size=4, layers=2, dropout=0.9).train(is_training)
+    mixture = RNG.normal(size=(1, 4000)).astype(np.float32)
+    first, second = (Separator(stft, model).separate(mixture, 8000)[0] for _ in range(2))
+    assert model.training is is_training
+    assert np.array_equal(first, second)  # without dropout
+    with pytest.raises(TypeError, match="Linear is no MaskNetwork"):
+        Separator(stft, torch.nn.Linear(1, 1))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from bespoke.errors import BespokeError
 from bespoke.evaluate import si_sdr
+from bespoke.model import MaskNetwork
 from bespoke.separate import Separator
 from bespoke.spatial import multichannel_wiener
 from bespoke.stft import STFT
@@ -29,7 +29,7 @@ def players():
     return (swell * tone).astype(np.float32), ((1 - swell) * other).astype(np.float32)
 
 
-class Unsure(nn.Module):
+class Unsure(MaskNetwork):
     """A mask that hears the target swell, and no more."""
 
     takes_any_bins = True
