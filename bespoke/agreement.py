@@ -1,12 +1,20 @@
 """How good a separation is, where there is no reference: how far it agrees with what the score alone makes of the recording."""
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, within
+from bespoke.errors import BespokeError
 from bespoke.evaluate import LONG_SAMPLES, si_sdr
 from bespoke.rivals import ScoreInformedNMF
 from bespoke.score import Note, shift
+from bespoke.song import Song
+
+log = logging.getLogger(__name__)
 
 
 class Agreement:
@@ -45,3 +53,36 @@ class Agreement:
         """
         found = si_sdr(estimate, self.expected)
         return found if found is not None and np.isfinite(found) else None
+
+
+def judge(song: Song, alignment: Mapping[str, Any] | None, keep: str) -> Agreement | None:
+    """What judges the separation without a reference, from the notes as they are aligned or, if they are not, from an alignment for this.
+
+    Args:
+        song: with its target's notes.
+        alignment: what metrics.json says of the alignment, where there is one.
+        keep: `best`: it is to choose what is kept.
+
+    Raises:
+        BespokeError: it is to choose, and there is no score.
+    """
+    if song.target is None:
+        if keep == "best":
+            raise BespokeError("keep=best goes by the score: set song.target.score, or keep=last.")
+        return None
+    notes, confidence = song.target.part.notes, 0.0
+    if alignment is not None:
+        notes, confidence = notes if alignment["used"] else (), alignment["confidence"]
+    else:
+        with contextlib.suppress(BespokeError):  # no note to align, or silence
+            found = align(notes, song.mixture, song.sample_rate)
+            notes, confidence = within(found.notes, song.seconds), found.confidence
+    is_used = bool(notes) and confidence >= NO_CONFIDENCE
+    if confidence < LOW_CONFIDENCE:
+        remedy = (
+            "do not trust what it says of a step"
+            if is_used
+            else "no step can be judged by it" + ", and the last is kept" * (keep == "best")
+        )
+        log.warning("The score fits the recording badly (confidence %.2f): %s.", confidence, remedy)
+    return Agreement(song.mixture, song.sample_rate, notes) if is_used else None

@@ -1,4 +1,4 @@
-"""One run, from config to results; the only room that instantiates configs."""
+"""One run, from config to results, step by step."""
 
 import contextlib
 import gc
@@ -7,47 +7,71 @@ import json
 import logging
 import os
 import platform
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from torch import nn
 
 import bespoke
 from bespoke import logs, preflight, processor, progress, report
-from bespoke.agreement import Agreement
-from bespoke.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
+from bespoke.agreement import Agreement, judge
+from bespoke.alignment import Aligned, align_target, note_coverage
 from bespoke.audio import write_json
-from bespoke.augment import Policy
-from bespoke.background import Background, check_background
-from bespoke.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures, peak_memory_mb
-from bespoke.data import VALIDATION, MixDataModule, MixStream
-from bespoke.errors import BespokeError, Interrupted, one_sentence
+from bespoke.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
+from bespoke.callbacks import peak_memory_mb
+from bespoke.errors import BespokeError, Interrupted
 from bespoke.evaluate import evaluate
-from bespoke.features import ScoreFeatures
 from bespoke.memory import give_back
-from bespoke.score import Note, write_midi
-from bespoke.separate import Separator, load_separator, silent_elsewhere, uses_bfloat16
+from bespoke.separate import Separator, load_separator
 from bespoke.song import Song
-from bespoke.stft import STFT
-from bespoke.system import BespokeSystem
 from bespoke.timbre import choose_patches
 
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class Run:
+    """What all steps of a run know.
+
+    Attributes:
+        cfg: the whole config.
+        folder: of the results.
+        is_resumed: it goes on from the checkpoint in the folder.
+        warnings: that were given so far.
+        seconds: that each stage took.
+        facts: what else metrics.json is to say.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    is_resumed: bool
+    warnings: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Show that the run is at this stage, and note how long it takes."""
+        began = time.monotonic()
+        with progress.stage(name):
+            yield
+        gc.collect()
+        give_back()
+        self.seconds[name] = time.monotonic() - began
+
+
 def train(cfg: DictConfig) -> float | None:
-    """Do one run: load, render, train, separate, evaluate, write.
+    """Do one run: prepare, load, align, listen, build, fit, separate, evaluate, report.
 
     Returns:
         In dB the SI-SDR improvement where there is a reference, else the agreement where `curve_steps` asks for it, else None.
@@ -58,351 +82,209 @@ def train(cfg: DictConfig) -> float | None:
     if not gc.get_freeze_count():
         gc.freeze()  # all that was imported: else each stage's collection looks through it, for a quarter of a second
     with report.collect_warnings() as warnings:
-        return _train(cfg, Path(HydraConfig.get().runtime.output_dir), warnings)
+        run = prepare(cfg, warnings)
+        if run.is_resumed and sweep_name() and (finished := run.folder / "metrics.json").is_file():  # written last
+            log.info("%s is finished already.", run.folder)
+            return objective(json.loads(finished.read_text(encoding="utf-8")))
+        parts = make_parts(cfg)
+        song = load(run)
+        aligned = align(run, song, parts)
+        agreement = find_judge(run, aligned)
+        heard = listen(run, aligned, parts)
+        aligned, heard = choose_sounds(run, aligned, heard)
+        with open_loggers(run) as loggers:
+            trainer = build_trainer(run, aligned, parts, agreement, loggers)
+            fit(run, trainer, heard, parts, loggers)
+            if not trainer.is_global_zero:
+                return None
+            separate(run, trainer, aligned.song)
+            metrics = measure(run, trainer, aligned.song, agreement)
+            present(run, trainer, aligned.song, heard, metrics, loggers)
+    return objective(metrics)
 
 
-def _train(cfg: DictConfig, folder: Path, warnings: list[str]) -> float | None:
-    seconds: dict[str, float] = {}
+def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
+    """Check the settings and the run's folder, and take the cores that are free.
+
+    Raises:
+        BespokeError: a setting is not possible, or the folder has results of another run.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
     preflight.check(cfg)
     if "LOCAL_RANK" not in os.environ:  # of several processes that train together Lightning gives each its share
         processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
-    resume = preflight.prepare_folder(cfg, folder, in_sweep=_sweep_name() is not None)
-    if resume and _sweep_name() and (folder / "metrics.json").is_file():  # written last
-        log.info("%s is finished already.", folder)
-        return _objective(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    policy, system, make_background = make_parts(cfg)
-    with _timed(seconds, "load"):
-        song = Song.load(OmegaConf.to_container(cfg.song, resolve=True), max(22050, cfg.data.sample_rate))
-        preflight.check_space(folder, song.source)
-    if resume:
-        preflight.check_inputs(folder, song.hashes)
+    return Run(cfg, folder, preflight.prepare_folder(cfg, folder, in_sweep=sweep_name() is not None), warnings)
+
+
+def load(run: Run) -> Song:
+    """Read the song, and check all that its config may have got wrong.
+
+    Raises:
+        BespokeError: a file is missing, cannot be used, or is another than when the run began.
+    """
+    with run.stage("load"):
+        song = Song.load(OmegaConf.to_container(run.cfg.song, resolve=True), max(22050, run.cfg.data.sample_rate))
+        preflight.check_space(run.folder, song.source)
+    if run.is_resumed:
+        preflight.check_inputs(run.folder, song.hashes)
     if song.is_standin:
-        log.warning(_standin_notice(cfg))
-    notes: tuple[Note, ...] = ()
-    facts: dict[str, Any] = {}
-    if cfg.align:
-        with _timed(seconds, "align"):
-            song, notes, facts["alignment"] = _align(song, folder)
-    if system.model.uses_score:
-        system.hparams.separate["notes"] = [list(astuple(note)) for note in notes]
-    separate = {**OmegaConf.to_container(cfg.separate), "notes": notes}
-    is_aligned = facts.get("alignment", {}).get("used", False)
-    if is_aligned and system.model.uses_score and (notice := silent_elsewhere(notes, song.seconds)):
-        facts["alignment"]["notice"] = notice
-        covered_seconds = max(note.end_seconds for note in notes) - min(note.start_seconds for note in notes)
-        log.log(logging.WARNING if covered_seconds < song.seconds / 2 else logging.INFO, notice)
-    heard = song.to_train_on(cfg.data.listen_seconds, is_aligned)
-    heard_notes: Sequence[Note] = ()
-    if system.model.uses_score:
-        heard_notes = heard.target.part.notes if is_aligned else anywhere(heard.target.part.notes, heard.seconds)
-    first = Separator(system.stft, system.model, **{**separate, "notes": heard_notes, "strength": 1.0})
-    if system.model.uses_score:
-        if "TimeStretch" in OmegaConf.to_yaml(cfg.aug):
-            log.warning(
-                "This augmentation moves the target in time (TimeStretch), away from the notes that the network is told: leave it out."
-            )
-        with _timed(seconds, "estimate"):
-            heard = replace(heard, estimate=first.separate(*heard.recording)[0])
-    agreement = None
-    if cfg.curve_steps:
-        with _timed(seconds, "agreement"):
-            agreement = _agreement(song, facts.get("alignment"), cfg.keep)
-    system.train()  # a separator leaves it in evaluation, and Lightning as it finds it
-    if song.target is not None and not song.target.patches:
-        with _timed(seconds, "patches"):
-            heard, facts["patches"] = choose_patches(heard, None if not cfg.align else heard.target.part.notes if is_aligned else ())
-            song = replace(song, target=replace(heard.target, part=song.target.part))
-    log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.seconds, cfg.trainer.max_steps, folder)
-    if heard.seconds < song.seconds:
-        log.info("Training listens to %.1f s of it.", heard.seconds)
-    if song.others and "SynthBackground" not in OmegaConf.to_yaml(cfg.background):
-        log.warning("song.others is not used: background=synth would use it.")
-    loggers, failed = [], True
-    try:
-        # Of several processes that train together, one logs.
-        loggers = [] if int(os.environ.get("LOCAL_RANK", 0)) else _instantiate(cfg, "logger", folder=folder, group=_sweep_name())
-        trainer = _trainer(cfg, system.model, folder, loggers, _callbacks(cfg, folder, loggers, song, separate, agreement))
-        with _timed(seconds, "render"):
-            data = _data(cfg, heard, policy, make_background, system)
-        preflight.write_config(cfg, folder, song.hashes)
-        write_json(folder / "mixes.json", data.train.describe(0))
-        logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        with _timed(seconds, "train"):
-            first_step = _fit(trainer, system, data, checkpoint if resume else None)
-            trainer.save_checkpoint(checkpoint)
-        if not trainer.is_global_zero:
-            failed = False
-            return None
-        if agreement is not None and cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
-            checkpoint, facts["kept_step"] = best, torch.load(best, weights_only=True, map_location="cpu")["global_step"]
-        with _timed(seconds, "separate"):
-            separator = load_separator(checkpoint, str(trainer.strategy.root_device))
-            separator.write_stems(song.source, folder / "target.wav", folder / "residual.wav")
-        metrics: dict[str, Any] = {}
-        if song.reference is not None or agreement is not None:
-            with _timed(seconds, "evaluate"):
-                estimate = song.read_stem(folder / "target.wav")
-                if song.reference is not None:
-                    metrics = evaluate(estimate, song.mixture, song.reference, song.sample_rate)
-                if agreement is not None:
-                    metrics["agreement"] = agreement(estimate)
-                del estimate  # of a long song the report needs the room
-        metrics |= _facts(cfg, song, trainer, seconds) | {"resumed_from_step": first_step} | facts | {"warnings": warnings}
-        write_json(folder / "metrics.json", metrics)
-        if cfg.report:
-            with _timed(seconds, "report"):
-                heard_whole = heard.seconds == song.seconds
-                report.write_page(folder, replace(song, estimate=heard.estimate) if heard_whole else song, metrics)
-            write_json(folder / "metrics.json", metrics | _facts(cfg, song, trainer, seconds))
-        if logs.can_play(loggers):
-            target = song.read_stem(folder / "target.wav", logs.MAX_SECONDS)
-            logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference, again=True)
-        logs.log_results(loggers, folder, metrics, trainer.global_step)
-        log.info(report.summary(folder, metrics))
-        failed = False
-        return _objective(metrics)
-    finally:
-        logs.finish(loggers, failed)
+        log.warning(_standin_notice(run.cfg))
+    return song
 
 
-def make_parts(cfg: DictConfig) -> tuple[Policy, BespokeSystem, Callable[[Song, int], Background]]:
-    """Make, or where it wants a song try, all that a config names: what cannot be made is found before anything is read or computed.
-
-    Returns:
-        The augmentation, the network with what trains it, and what makes the background.
-
-    Raises:
-        BespokeError: something cannot be made.
-    """
-    policy = _instantiate(cfg, "aug")
-    policy.check(cfg.data.sample_rate)
-    system = _system(cfg)
-    make_background = _instantiate(cfg, "background", _partial_=True)
-    check_background(make_background, bool(cfg.song.get("others")), system.model.uses_score)
-    logs.check(**cfg.logger)
-    preflight.check_device(cfg.trainer)
-    preflight.check_precision(system, _trainer(cfg, system.model, callbacks=[ModelCheckpoint()]))
-    return policy, system, make_background
-
-
-def _objective(metrics: Mapping[str, Any]) -> float | None:
-    """What a search wants much of: the improvement in SI-SDR, or without a reference the agreement; a silent target has none, and is worse
-    than any."""
-    wanted = "si_sdr_improvement" if metrics.get("si_sdr_mixture") is not None else "agreement"
-    return float("-inf") if wanted in metrics and metrics[wanted] is None else metrics.get(wanted)
-
-
-def _fit(trainer: pl.Trainer, system: BespokeSystem, data: MixDataModule, checkpoint: Path | None) -> int:
-    """Train to the last step; gives the step that training began with, which is not 0 where it goes on from a checkpoint.
-
-    Raises:
-        BespokeError: a setting of the trainer, such as max_time, ended it before.
-        Interrupted: by Ctrl-C.
-    """
-    first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
-    place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _sweep_name() else f"hydra.run.dir={trainer.default_root_dir}"
-    remedy = f"repeat the command with {place} ckpt=last to go on"
-    try:
-        trainer.fit(system, data, ckpt_path=checkpoint, weights_only=True)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the one of the other; it ends a sweep too
-        raise Interrupted(trainer.global_step, remedy) from error
-    if trainer.global_step < trainer.max_steps:
-        raise BespokeError(f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}.")
-    return first_step
-
-
-def _align(song: Song, folder: Path) -> tuple[Song, tuple[Note, ...], dict[str, Any]]:
-    """Put the target's notes in time with the recording, and write them.
-
-    Returns:
-        The song, whose target now plays in time; the notes for a network that uses the score; and what metrics.json says of it.
+def align(run: Run, song: Song, parts: Parts) -> Aligned:
+    """Put the target's notes in time with the recording, where the recipe wants it.
 
     Raises:
         BespokeError: there is no score.
     """
-    if song.target is None:
-        raise BespokeError("align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper.")
-    part, seconds = song.target.part, song.seconds
-    alignment = align(part.notes, song.mixture, song.sample_rate)
-    facts = {
-        "confidence": round(alignment.confidence, 4),
-        "tempo_factor": round(alignment.tempo_factor, 4),
-        "offset_seconds": round(alignment.offset_seconds, 3),
-    }
-    notes = within(alignment.notes, seconds)
-    if not notes or alignment.confidence < NO_CONFIDENCE:
-        log.warning(
-            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key? Only its pitches are used, not its"
-            " times, and the result is not to be trusted.",
-            alignment.confidence,
-        )
-        return song, anywhere(part.notes, seconds), {**facts, "used": False}
-    if alignment.confidence < LOW_CONFIDENCE:
-        log.warning(
-            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen before you trust it.",
-            alignment.confidence,
-        )
-    part = replace(part, notes=notes)
-    write_midi(folder / "aligned.mid", [part])
-    report.plot_alignment(folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate)
-    log.info("The score is aligned (confidence %.2f).", alignment.confidence)
-    return replace(song, target=replace(song.target, part=part)), notes, {**facts, "used": True}
+    if not run.cfg.align:
+        return Aligned(song)
+    with run.stage("align"):
+        aligned = align_target(song, run.folder)
+    if parts.system.model.uses_score:
+        note_coverage(aligned)
+        parts.system.hparams.separate["notes"] = [list(astuple(note)) for note in aligned.notes]
+    run.facts["alignment"] = aligned.facts
+    return aligned
 
 
-def _agreement(song: Song, alignment: Mapping[str, Any] | None, keep: str) -> Agreement | None:
-    """What judges the separation without a reference, from the notes as they are aligned or, if they are not, from an alignment for this.
-
-    Args:
-        song: with its target's notes.
-        alignment: what `_align` found, where it was asked for.
-        keep: `best`: it is to choose what is kept.
-
-    Raises:
-        BespokeError: it is to choose, and there is no score.
-    """
-    if song.target is None:
-        if keep == "best":
-            raise BespokeError("keep=best goes by the score: set song.target.score, or keep=last.")
+def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
+    """What judges the separation without a reference, where the quality curve wants it."""
+    if not run.cfg.curve_steps:
         return None
-    notes, confidence = song.target.part.notes, 0.0
-    if alignment is not None:
-        notes, confidence = notes if alignment["used"] else (), alignment["confidence"]
-    else:
-        with contextlib.suppress(BespokeError):  # no note to align, or silence
-            found = align(notes, song.mixture, song.sample_rate)
-            notes, confidence = within(found.notes, song.seconds), found.confidence
-    is_used = bool(notes) and confidence >= NO_CONFIDENCE
-    if confidence < LOW_CONFIDENCE:
-        remedy = (
-            "do not trust what it says of a step"
-            if is_used
-            else "no step can be judged by it" + ", and the last is kept" * (keep == "best")
-        )
-        log.warning("The score fits the recording badly (confidence %.2f): %s.", confidence, remedy)
-    return Agreement(song.mixture, song.sample_rate, notes) if is_used else None
+    with run.stage("agreement"):
+        return judge(aligned.song, run.facts.get("alignment"), run.cfg.keep)
 
 
-def _system(cfg: DictConfig) -> BespokeSystem:
-    """Make the network, with the seed's initial weights, and what trains it.
+def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
+    """What training hears of the song: an excerpt of a long one, with a first estimate of the target
+    for a network that uses the score."""
+    cfg, system, song = run.cfg, parts.system, aligned.song
+    heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
+    if system.model.uses_score:
+        if parts.policy.moves_time:
+            log.warning("This augmentation moves the target in time, away from the notes that the network is told: leave it out.")
+        settings = {**OmegaConf.to_container(cfg.separate), "notes": aligned.notes_of(heard), "strength": 1.0}
+        with run.stage("estimate"):
+            heard = replace(heard, estimate=Separator(system.stft, system.model, **settings).separate(*heard.recording)[0])
+    log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.seconds, cfg.trainer.max_steps, run.folder)
+    if heard.seconds < song.seconds:
+        log.info("Training listens to %.1f s of it.", heard.seconds)
+    return heard
+
+
+def choose_sounds(run: Run, aligned: Aligned, heard: Song) -> tuple[Aligned, Song]:
+    """Choose the patches that sound like the target, where none are named (`patches: auto`)."""
+    song = aligned.song
+    if song.target is None or song.target.patches:
+        return aligned, heard
+    notes = heard.target.part.notes if aligned.is_used else ()
+    with run.stage("patches"):
+        heard, run.facts["patches"] = choose_patches(heard, notes if run.cfg.align else None)
+    return replace(aligned, song=replace(song, target=replace(heard.target, part=song.target.part))), heard
+
+
+@contextlib.contextmanager
+def open_loggers(run: Run) -> Iterator[list]:
+    """The loggers of this run, closed at its end; of several processes that train together one logs."""
+    loggers: list = []
+    is_failed = True
+    try:
+        if processor.local_rank() == 0:
+            loggers = make(run.cfg, "logger", folder=run.folder, group=sweep_name())
+        yield loggers
+        is_failed = False
+    finally:
+        logs.finish(loggers, is_failed)
+
+
+def build_trainer(run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list) -> pl.Trainer:
+    """Lightning's trainer, with what looks on."""
+    separate = {**OmegaConf.to_container(run.cfg.separate), "notes": aligned.notes}
+    callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
+    return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)
+
+
+def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list) -> None:
+    """Render what mixes are made of, and train to the last step.
 
     Raises:
-        BespokeError: a setting is not possible.
+        BespokeError: the mixes cannot be made, or a setting of the trainer, such as max_time, ended it before.
+        Interrupted: by Ctrl-C.
     """
-    stft = STFT(cfg.data.sample_rate, **cfg.stft)
-    torch.manual_seed(cfg.seed)
-    model = _instantiate(cfg, "model", bins=stft.bins)
-    if model.uses_score and not cfg.align:
-        raise BespokeError("This network uses the score, which must be in time with the recording: set align=true.")
-    separate = OmegaConf.to_container(cfg.separate)
-    Separator(stft, model, **separate)  # which checks what this network can take
-    system = BespokeSystem(stft, model, _instantiate(cfg, "loss"), _instantiate(cfg, "optimizer", _partial_=True), cfg.seed, separate)
-    try:
-        system.configure_optimizers()  # its settings are checked when it is made
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BespokeError(_not_possible("optimizer", error)) from error
-    return system
+    cfg = run.cfg
+    with run.stage("render"):
+        data = make_data(cfg, heard, parts)
+    if heard.others and not data.train.background.uses_others:
+        log.warning("song.others is not used: background=synth would use it.")
+    preflight.write_config(cfg, run.folder, heard.hashes)
+    write_json(run.folder / "mixes.json", data.train.describe(0))
+    logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
+    checkpoint = run.checkpoint if run.is_resumed else None
+    first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
+    place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if sweep_name() else f"hydra.run.dir={trainer.default_root_dir}"
+    remedy = f"repeat the command with {place} ckpt=last to go on"
+    with run.stage("train"):
+        try:
+            trainer.fit(parts.system, data, ckpt_path=checkpoint, weights_only=True)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the one of the other; it ends a sweep too
+            raise Interrupted(trainer.global_step, remedy) from error
+        if trainer.global_step < trainer.max_steps:
+            raise BespokeError(f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}.")
+        trainer.save_checkpoint(run.checkpoint)
+    run.facts = {"resumed_from_step": first_step, **run.facts}
 
 
-def _data(
-    cfg: DictConfig, song: Song, policy: Policy, make_background: Callable[[Song, int], Background], system: BespokeSystem
-) -> MixDataModule:
-    """Render and load all that mixes are made of."""
-    sample_rate = int(cfg.data.sample_rate)
-    background = make_background(song, sample_rate)  # first: it may be impossible for this song
-    targets = song.render_target(sample_rate)
-    if song.estimate is not None and cfg.data.self_training:
-        targets.append(song.render_estimate(sample_rate))
-    settings = {key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")}
-    scored = {"notes": song.target.part.notes, "features": ScoreFeatures(system.stft)} if system.model.uses_score else {}
-    streams = (
-        MixStream(targets, background, policy, sample_rate, seed=cfg.seed, **settings, stream=stream, **scored)
-        for stream in (0, VALIDATION)
-    )
-    workers = cfg.data.workers
-    if workers == "auto":  # on a CPU the mixes compete with the training for the cores
-        workers = min(4, processor.cores() - 1) if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else 0
-    return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
+def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
+    """Write the stems, by the checkpoint alone: the last one or, with `keep=best`, the one that agrees
+    most with the score."""
+    checkpoint = run.checkpoint
+    if run.cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
+        checkpoint, run.facts["kept_step"] = best, torch.load(best, weights_only=True, map_location="cpu")["global_step"]
+    with run.stage("separate"):
+        separator = load_separator(checkpoint, str(trainer.strategy.root_device))
+        separator.write_stems(song.source, run.folder / "target.wav", run.folder / "residual.wav")
 
 
-def _callbacks(
-    cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], agreement: Agreement | None
-) -> list[Callback]:
-    callbacks: list[Callback] = [
-        LossCurve(folder / "training.csv"),
-        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
-    ]
-    callbacks.append(StepLog())
-    if loggers:
-        callbacks.append(TrainingFigures())
+def measure(run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | None) -> dict[str, Any]:
+    """Compare the target with the reference and with the score, as far as there are any, and write
+    metrics.json."""
+    metrics: dict[str, Any] = {}
+    if song.reference is not None or agreement is not None:
+        with run.stage("evaluate"):
+            estimate = song.read_stem(run.folder / "target.wav")
+            if song.reference is not None:
+                metrics = evaluate(estimate, song.mixture, song.reference, song.sample_rate)
+            if agreement is not None:
+                metrics["agreement"] = agreement(estimate)
+    metrics |= _facts(run, song, trainer) | run.facts | {"warnings": run.warnings}
+    write_json(run.folder / "metrics.json", metrics)
+    return metrics
+
+
+def present(run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dict[str, Any], loggers: list) -> None:
+    """Write the report, hand the results to the loggers, and say what there is."""
+    if run.cfg.report:
+        shown = replace(song, estimate=heard.estimate) if heard.seconds == song.seconds else song
+        with run.stage("report"):
+            report.write_page(run.folder, shown, metrics)
+        write_json(run.folder / "metrics.json", metrics | _facts(run, song, trainer))
     if logs.can_play(loggers):
-        callbacks.append(Listening(song, cfg.log_audio_steps, separate))
-    if cfg.curve_steps and (song.reference is not None or agreement is not None):
-        best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
-        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best))
-    return callbacks
+        target = song.read_stem(run.folder / "target.wav", logs.MAX_SECONDS)
+        logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference, again=True)
+    logs.log_results(loggers, run.folder, metrics, trainer.global_step)
+    log.info(report.summary(run.folder, metrics))
 
 
-def _trainer(
-    cfg: DictConfig, model: nn.Module, folder: Path | None = None, loggers: Sequence = (), callbacks: Sequence[Callback] = ()
-) -> pl.Trainer:
-    """Lightning's trainer; with nothing but config and network, to see whether it can be made.
-
-    Raises:
-        BespokeError: it cannot.
-    """
-    settings = dict(cfg.trainer)
-    if settings.get("precision") == "auto":
-        settings["precision"] = precision(settings.get("accelerator", "auto"), model)
-    return _instantiate(
-        OmegaConf.create({"trainer": settings}),
-        "trainer",
-        default_root_dir=folder and str(folder),
-        logger=list(loggers) or False,
-        callbacks=list(callbacks),
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=False,
-        # One epoch of all steps.
-        limit_train_batches=settings["max_steps"] * settings.get("accumulate_grad_batches", 1),
-    )
+def objective(metrics: Mapping[str, Any]) -> float | None:
+    """What a search maximizes: the improvement in SI-SDR or, without a reference, the agreement. A
+    silent target has neither, and is worse than any."""
+    wanted = "si_sdr_improvement" if metrics.get("si_sdr_mixture") is not None else "agreement"
+    return float("-inf") if wanted in metrics and metrics[wanted] is None else metrics.get(wanted)
 
 
-def precision(accelerator: str, model: nn.Module | None = None) -> str:
-    """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); bf16 on a CPU that
-    multiplies such numbers, for a network that was trained in them; 32 bits elsewhere."""
-    if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
-        return "bf16-mixed" if accelerator != "mps" and uses_bfloat16(model) else "32-true"
-    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-
-
-def _instantiate(cfg: DictConfig, group: str, /, **arguments: Any) -> Any:
-    """Hydra's instantiate, with lists and dictionaries as plain ones.
-
-    Raises:
-        BespokeError: what the group names cannot be made of its settings.
-    """
-    try:
-        return instantiate(cfg[group], _convert_="all", **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, BespokeError):
-            raise cause from None
-        place = re.search(r"full_key: (\S+)", str(error))
-        raise BespokeError(_not_possible(place[1] if place else group, cause)) from error
-
-
-def _not_possible(place: str, error: BaseException) -> str:
-    """A library's objection, with the settings of the command line that it may be about."""
-    group = place.partition(".")[0]
-    lines = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    given = [line for line in lines if re.match(rf"[+~]*{group}[.=]", line)]
-    reason = one_sentence(error).rstrip(".!") if str(error) else "a value is out of range"
-    if given:
-        return f"{place} cannot be made with {', '.join(given)} ({reason}): change that, or leave it out."
-    return f"{place} cannot be made of its settings in the config ({reason}): change them there."
-
-
-def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, float]) -> dict[str, Any]:
+def _facts(run: Run, song: Song, trainer: pl.Trainer) -> dict[str, Any]:
     """What metrics.json always holds."""
     packages = ("torch", "torchaudio", "pytorch-lightning", "hydra-core", "numpy", "audiomentations", "pyfluidsynth", "pretty_midi")
     versions = {"bespoke": bespoke.__version__, "python": platform.python_version()}
@@ -410,10 +292,10 @@ def _facts(cfg: DictConfig, song: Song, trainer: pl.Trainer, seconds: dict[str, 
     return {
         "song": song.name,
         "is_standin": song.is_standin,
-        "recipe": cfg.recipe,
-        "seed": cfg.seed,
+        "recipe": run.cfg.recipe,
+        "seed": run.cfg.seed,
         "steps": trainer.global_step,
-        "seconds": {**{stage: round(value, 3) for stage, value in seconds.items()}, "total": round(sum(seconds.values()), 3)},
+        "seconds": {**{stage: round(value, 3) for stage, value in run.seconds.items()}, "total": round(sum(run.seconds.values()), 3)},
         "song_seconds": song.seconds,
         "overrides": list(HydraConfig.get().overrides.task),
         "device": str(trainer.strategy.root_device),
@@ -434,16 +316,7 @@ def _standin_notice(cfg: DictConfig) -> str:
     )
 
 
-def _sweep_name() -> str | None:
+def sweep_name() -> str | None:
+    """The name of the sweep that this run is a job of."""
     config = HydraConfig.get()
     return Path(config.sweep.dir).name if config.mode is not None and config.mode.name == "MULTIRUN" else None
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.monotonic()
-    with progress.stage(stage):
-        yield
-    gc.collect()
-    give_back()
-    seconds[stage] = time.monotonic() - began

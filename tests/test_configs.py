@@ -11,7 +11,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from bespoke import preflight, run
+from bespoke import build, preflight
 from bespoke.model import MaskBLSTM, ScoreUNet
 from bespoke.score import Note
 from bespoke.synth import Patch, render
@@ -204,17 +204,17 @@ def test_precision_suits_the_card(compose_config, monkeypatch, capability, preci
     for name in ("gpu", "ddp", "auto"):
         trainer = compose_config(f"trainer={name}").trainer
         assert trainer.precision == "auto"
-        assert run.precision(trainer.accelerator) == precision
+        assert build.precision(trainer.accelerator) == precision
     assert compose_config("trainer=cpu").trainer.precision == "32-true"
-    assert run.precision("cpu") == "32-true"
+    assert build.precision("cpu") == "32-true"
 
 
 def test_precision_without_a_card_is_full_but_for_what_was_trained_in_less(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run.precision("auto") == "32-true"
+    assert build.precision("auto") == "32-true"
     for is_there in (False, True):
         monkeypatch.setattr("bespoke.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
-        found = [run.precision("auto", network) for network in (MaskBLSTM(9), ScoreUNet())]
+        found = [build.precision("auto", network) for network in (MaskBLSTM(9), ScoreUNet())]
         assert found == ["32-true", "bf16-mixed" if is_there else "32-true"]
 
 

@@ -21,7 +21,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bespoke import cli, dsp, preflight, run, synth, train
+from bespoke import build, cli, dsp, preflight, run, synth, train
 from bespoke.audio import write_wav
 from bespoke.errors import BespokeError
 from bespoke.score import Note, Part, write_midi
@@ -228,7 +228,7 @@ def sentence(compose_config):
 
     def check(cfg):
         preflight.check(cfg)
-        run.make_parts(cfg)
+        build.make_parts(cfg)
 
     def say(base, overrides):
         if str(base) not in configs:
@@ -332,7 +332,7 @@ def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compos
     assert result.returncode == 0, result.stderr
     metrics = json.loads((result.folder / "metrics.json").read_text())
     assert (metrics["device"], metrics["precision"]) == ("cpu", "32-true")
-    run.make_parts(compose_config("recipe=auto"))
+    build.make_parts(compose_config("recipe=auto"))
     assert "trainer.accelerator=gpu" in command("trainer.accelerator=gpu", "hydra.run.dir=gpu").error
     with pytest.raises(BespokeError, match="no device cuda"):
         load_separator(result.folder / "checkpoints" / "last.ckpt", "cuda")

@@ -19,7 +19,7 @@ import torch
 import bespoke
 from bespoke import cli
 from bespoke.audio import read_audio, read_csv
-from bespoke.run import _objective
+from bespoke.run import objective
 from bespoke.score import Note, Part, write_midi
 from bespoke.separate import load_separator
 from conftest import ROOT, SMALL, read_wandb
@@ -225,8 +225,8 @@ def test_without_a_reference_a_search_goes_by_the_agreement(run_train, tiny_song
         metrics = json.loads((folder / job / "metrics.json").read_text())
         assert "si_sdr" not in metrics
         (listed,) = (row for row in read_csv(folder / "sweep.csv") if row["run"] == int(job))
-        assert _objective(metrics) == listed["agreement"] == metrics["agreement"] == pytest.approx(row["agreement"], abs=1e-3)
-    assert _objective({"si_sdr": None, "si_sdr_mixture": 1.0, "si_sdr_improvement": None, "agreement": 3.0}) == -np.inf
+        assert objective(metrics) == listed["agreement"] == metrics["agreement"] == pytest.approx(row["agreement"], abs=1e-3)
+    assert objective({"si_sdr": None, "si_sdr_mixture": 1.0, "si_sdr_improvement": None, "agreement": 3.0}) == -np.inf
 
 
 def shown_on_the_dashboard():

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader
 
-from bespoke.run import precision
+from bespoke.build import precision
 from bespoke.stft import STFT
 from bespoke.system import BespokeSystem
 from measure.runs import ROOT
