@@ -333,21 +333,6 @@ def test_the_standin_says_so(run_train, tiny_song, tmp_path):
     assert all(-12 <= mix["target_gain_db"] <= 6 for mix in mixes)
 
 
-def test_a_rendered_target_needs_no_midi_and_no_fluidsynth(run_train, tiny_song, tmp_path):
-    (tmp_path / "fluidsynth.py").write_text("raise ImportError")
-    overrides = [override for override in tiny_song.overrides if "target.score" not in override]
-    result = run_train(
-        *overrides,
-        f"song.target.audio={tiny_song.reference}",
-        f"hydra.run.dir={tmp_path / 'run'}",
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path)},
-    )
-    assert result.returncode == 0, result.stderr
-    separator = load_separator(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert separator.model.linear.weight.dtype == torch.float32
-
-
 def test_relative_paths_are_taken_from_where_the_command_started(run_train, make_song, tiny_song, tmp_path):
     make_song(tmp_path, channels=2, programs=(80, 33))
     small = [override for override in tiny_song.overrides if not override.startswith("song.")]
