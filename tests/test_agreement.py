@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bespoke import agreement
-from bespoke.agreement import Agreement
-from bespoke.score import Note
+from bespoke.evaluation import agreement
+from bespoke.evaluation.agreement import Agreement
+from bespoke.score.midi import Note
 
 RATE = 8000
 TIME = np.arange(4 * RATE) / RATE

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bespoke.align import LOW_CONFIDENCE, align, anywhere, evidence, find_offset, is_anywhere, onset_errors, within
-from bespoke.dsp import resample
-from bespoke.errors import BespokeError
-from bespoke.score import Note, shift, stretch, transpose
-from bespoke.synth import Patch, render
+from bespoke.audio.dsp import resample
+from bespoke.score.align import LOW_CONFIDENCE, align, anywhere, evidence, find_offset, is_anywhere, onset_errors, within
+from bespoke.score.midi import Note, shift, stretch, transpose
+from bespoke.score.synth import Patch, render
+from bespoke.utils.errors import BespokeError
 
 RATE = 22050
 SECONDS = 20.0
@@ -83,7 +83,7 @@ def test_the_path_is_the_notes_onsets(truth, mixture):
 
 
 def test_level_rate_and_channels_do_not_matter(truth, mixture):
-    from bespoke.dsp import resample
+    from bespoke.audio.dsp import resample
 
     score = unaligned(truth, 1.1)
     found = align(score, mixture, RATE)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from bespoke.audio import atomic_path, file_hash, open_audio, read_audio, read_csv, write_csv, write_like, write_wav
-from bespoke.errors import BespokeError
+from bespoke.audio.io import open_audio, read_audio, write_like, write_wav
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import atomic_path, file_hash, read_csv, write_csv
 
 RATE = 8000
 

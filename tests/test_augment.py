@@ -6,8 +6,8 @@ import audiomentations
 import numpy as np
 import pytest
 
-from bespoke.augment import LINEAR, DecayingNoiseReverb, Effect, Policy
-from bespoke.errors import BespokeError
+from bespoke.data.augment import LINEAR, DecayingNoiseReverb, Effect, Policy
+from bespoke.utils.errors import BespokeError
 
 RATE = 16000
 SIGNAL = np.random.default_rng(0).normal(size=(1, RATE)).astype(np.float32) * 0.1

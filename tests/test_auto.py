@@ -11,9 +11,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from bespoke.audio import read_audio
-from bespoke.score import Note, Part, read_score, write_midi
-from bespoke.separate import load_separator
+from bespoke.audio.io import read_audio
+from bespoke.models.separator import load_separator
+from bespoke.score.midi import Note, Part, read_score, write_midi
 from conftest import MELODY, ROOT
 
 AUTO = ["recipe=auto", "data.batch_size=1", "data.segment_seconds=1", "data.workers=0", "trainer.max_steps=2", "trainer=cpu", "logger=none"]

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bespoke.audio import write_wav
-from bespoke.background import (
+from bespoke.audio.dsp import active_rms
+from bespoke.audio.io import write_wav
+from bespoke.data.background import (
     LEVEL,
     AudioBackground,
     MixedBackground,
@@ -16,11 +17,10 @@ from bespoke.background import (
     cut,
     draw_start,
 )
-from bespoke.dsp import active_rms
-from bespoke.errors import BespokeError
-from bespoke.score import Note, Part
-from bespoke.song import Song, Voice
-from bespoke.synth import Patch
+from bespoke.data.song import Song, Voice
+from bespoke.score.midi import Note, Part
+from bespoke.score.synth import Patch
+from bespoke.utils.errors import BespokeError
 
 RATE = 16000
 

@@ -17,12 +17,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bespoke import benchmark
-from bespoke.audio import read_audio, read_csv, write_wav
-from bespoke.background import SynthBackground
-from bespoke.errors import BespokeError
-from bespoke.score import Note, Part, write_midi
-from bespoke.song import Song
+from bespoke.audio.io import read_audio, write_wav
+from bespoke.data.background import SynthBackground
+from bespoke.data.song import Song
+from bespoke.evaluation import benchmark
+from bespoke.score.midi import Note, Part, write_midi
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import read_csv
 from conftest import ROOT, SMALL
 
 
@@ -73,7 +74,7 @@ def test_the_other_parts_of_a_case_are_a_background(make_song, tmp_path):
         write_midi(tmp_path / f"other_{name}.mid", [Part(name, program, False, (Note(0.0, 2.5, pitch),))])
     (case,), _ = benchmark.read_cases(tmp_path.parent, [tmp_path.name])
     (config,) = composed([benchmark.Cell(case, "synth", ("recipe=paper", "background=synth"), 0)], tmp_path / "out")
-    assert config["background"]["_target_"] == "bespoke.background.SynthBackground"
+    assert config["background"]["_target_"] == "bespoke.data.background.SynthBackground"
     loaded = Song.load(config["song"])
     assert [(voice.part.name, [patch.program for patch in voice.patches]) for voice in loaded.others] == [("bass", [32]), ("viola", [41])]
     assert len(SynthBackground(loaded, 16000).voices) == 2
@@ -89,7 +90,7 @@ def test_a_silent_target_of_a_long_recording_has_a_row(tiny_song, tmp_path, monk
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"song": song}))
     metrics = {"seconds": {"total": 1}, "versions": {"bespoke": "1", "torch": "2"}, "steps": 3, "device": "cpu", "seed": 0}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    monkeypatch.setattr("bespoke.song.MAX_HELD_VALUES", 1000)
+    monkeypatch.setattr("bespoke.data.song.MAX_HELD_VALUES", 1000)
     row = benchmark.cell_row(tmp_path, {"case": "toy_one"})
     assert (row["case"], row["steps"], row["bss_missed"]) == ("toy_one", 3, 1)
     assert json.loads(json.dumps(row, allow_nan=False)) == row
@@ -233,7 +234,7 @@ def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path)
     case = benchmark.read_cases(cases, ["toy_one"])[0][0]
     one, other = composed([benchmark.Cell(case, name, methods[name], 3) for name in ("aug_screen_none", "aug_screen_paper_eq")], tmp_path)
     assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (100, 3, "toy_one")
-    assert one["background"]["_target_"] == "bespoke.background.MixtureBackground"
+    assert one["background"]["_target_"] == "bespoke.data.background.MixtureBackground"
     assert one["aug"]["target"] == {}
     assert list(other["aug"]["target"]) == ["eq"]
     assert list(benchmark.read_experiment("segment")[0]) == ["segment_2.0_8", "segment_1.0_16", "segment_4.0_4"]
@@ -270,7 +271,7 @@ def test_a_ceiling_trains_on_the_true_stems(cases, tmp_path):
     song = Song.load(config["song"])
     assert song.target is None
     assert np.array_equal(song.target_audio[0], song.reference)
-    assert config["background"]["_target_"] == "bespoke.background.AudioBackground"
+    assert config["background"]["_target_"] == "bespoke.data.background.AudioBackground"
     (path,) = config["background"]["paths"]
     rest, sample_rate = read_audio(path)
     assert sample_rate == song.sample_rate

@@ -19,13 +19,14 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from bespoke import progress, stems
-from bespoke.align import Alignment, anywhere
-from bespoke.audio import read_audio, write_wav
-from bespoke.cli import main
-from bespoke.launch import setting
-from bespoke.score import Note, Part, write_midi
-from bespoke.stft import STFT
+from bespoke.audio.io import read_audio, write_wav
+from bespoke.audio.stft import STFT
+from bespoke.cli import stems
+from bespoke.cli.app import main
+from bespoke.cli.launch import setting
+from bespoke.score.align import Alignment, anywhere
+from bespoke.score.midi import Note, Part, write_midi
+from bespoke.utils import progress
 from conftest import MELODY, ROOT, SMALL
 
 FAST = [f"--set={one}" for one in SMALL if not one.startswith("logger")]
@@ -118,8 +119,8 @@ def test_apply_leaves_key_switches_out_and_says_when_stems_are_softer(bespoke, m
             for file in files:
                 write_wav(file, 2 * recording.read() / recording.levels()[0], recording.sample_rate)
 
-    monkeypatch.setattr("bespoke.align.align", align)
-    monkeypatch.setattr("bespoke.separate.load_separator", lambda *_, **__: Louder())
+    monkeypatch.setattr("bespoke.score.align.align", align)
+    monkeypatch.setattr("bespoke.models.separator.load_separator", lambda *_, **__: Louder())
     code, _, err = bespoke("apply", "melody.mid", "song.wav", "switched.mid", "--format=flac")
     assert code == 0, err
     assert seen == [60, 61, 62, 63, 64]
@@ -141,7 +142,7 @@ def separator(monkeypatch):
                 write_wav(file, 0.5 * recording.read(), recording.sample_rate)
 
     found = Halves()
-    monkeypatch.setattr("bespoke.separate.load_separator", lambda *_, **__: found)
+    monkeypatch.setattr("bespoke.models.separator.load_separator", lambda *_, **__: found)
     return found
 
 
@@ -181,7 +182,7 @@ def test_apply_refuses_notes_of_another_song_unless_they_are_to_be_trusted(bespo
     assert (code, "MIDI" in err, os.path.exists("pitches")) == (2, True, False)
 
     separator.notes = ()  # of a network that uses none
-    monkeypatch.setattr("bespoke.align.find_offset", lambda *_: pytest.fail("there is nothing to look for"))
+    monkeypatch.setattr("bespoke.score.align.find_offset", lambda *_: pytest.fail("there is nothing to look for"))
     assert bespoke("apply", "melody.mid", "song.wav", "--out", "free")[0] == 0
 
 
@@ -360,7 +361,7 @@ QUICK = {
 def test_what_only_looks_imports_nothing_slow(bespoke, band, case):
     arguments, slow = QUICK[case]
     code = (
-        "import atexit, sys; from bespoke.cli import main\n"
+        "import atexit, sys; from bespoke.cli.app import main\n"
         f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], file=sys.stderr))\n"
         f"sys.exit(main({arguments}))"
     )

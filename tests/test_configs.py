@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +10,13 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from bespoke import preflight, run
-from bespoke.model import MaskBLSTM, ScoreUNet
-from bespoke.score import Note
-from bespoke.synth import Patch, render
+from bespoke.models.networks import MaskBLSTM, ScoreUNet
+from bespoke.score.midi import Note
+from bespoke.score.synth import Patch, render
+from bespoke.training import preflight, run
+from conftest import ROOT
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = ROOT / "conf"
 CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != "hydra"]
 SONGS = [name for group, name in CHOICES if group == "song"]
 RATE = 16000
@@ -77,7 +77,7 @@ def test_default_is_the_best_we_know(compose_config):
 def test_quick_is_the_papers_network_and_mixes_in_few_steps(compose_config):
     cfg = composed(compose_config, "recipe=quick")
     assert (cfg["song"]["name"], cfg["recipe"], cfg["data"]["sample_rate"]) == ("feelings", "quick", 16000)
-    assert cfg["model"] == {"_target_": "bespoke.model.MaskBLSTM", "hidden_size": 300, "layers": 2, "dropout": 0.3}
+    assert cfg["model"] == {"_target_": "bespoke.models.networks.MaskBLSTM", "hidden_size": 300, "layers": 2, "dropout": 0.3}
     assert [round(seconds * 16000) for seconds in cfg["stft"].values()] == [512, 128]
     assert cfg["trainer"]["max_steps"] < 1000
     assert composed(compose_config, "recipe=paper")["trainer"]["max_steps"] == 2000
@@ -86,7 +86,8 @@ def test_quick_is_the_papers_network_and_mixes_in_few_steps(compose_config):
 
 
 def background(compose_config, *overrides):
-    return composed(compose_config, *overrides)["background"]["_target_"].removeprefix("bespoke.background.").removesuffix("Background")
+    target = composed(compose_config, *overrides)["background"]["_target_"]
+    return target.removeprefix("bespoke.data.background.").removesuffix("Background")
 
 
 def test_song_beats_the_default_and_the_command_line_beats_the_song(compose_config):
@@ -113,7 +114,7 @@ def test_recipe_beats_the_song_and_the_command_line_beats_the_recipe(compose_con
 
 def test_paper_policy_is_section_3(compose_config):
     assert composed(compose_config, "aug=paper")["aug"] == {
-        "_target_": "bespoke.augment.Policy",
+        "_target_": "bespoke.data.augment.Policy",
         "target_gain_db": [-12, 6],
         "background_gain_db": [-12, 6],
         "compressor": {"ratios": [2, 4, 8, 12, 16, 20], "threshold_db": -18, "attack_ms": 20, "release_ms": 250, "knee_db": 9.03},
@@ -125,7 +126,7 @@ def test_paper_policy_is_section_3(compose_config):
 
 def test_policy_none_is_0_db_and_no_compressor(compose_config):
     assert composed(compose_config, "aug=none")["aug"] == {
-        "_target_": "bespoke.augment.Policy",
+        "_target_": "bespoke.data.augment.Policy",
         "target_gain_db": [0, 0],
         "background_gain_db": [0, 0],
         "compressor": None,
@@ -213,7 +214,7 @@ def test_precision_without_a_card_is_full_but_for_what_was_trained_in_less(monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run.precision("auto") == "32-true"
     for is_there in (False, True):
-        monkeypatch.setattr("bespoke.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
+        monkeypatch.setattr("bespoke.utils.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
         found = [run.precision("auto", network) for network in (MaskBLSTM(9), ScoreUNet())]
         assert found == ["32-true", "bf16-mixed" if is_there else "32-true"]
 

@@ -10,11 +10,11 @@ from audiomentations import AddGaussianNoise, Gain, PitchShift
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.utils.data import DataLoader
 
-from bespoke.augment import Policy
-from bespoke.background import BackgroundDraw, cut
-from bespoke.data import VALIDATION, MixDataModule, MixStream
-from bespoke.errors import BespokeError
-from bespoke.score import Note
+from bespoke.data.augment import Policy
+from bespoke.data.background import BackgroundDraw, cut
+from bespoke.data.stream import VALIDATION, MixDataModule, MixStream
+from bespoke.score.midi import Note
+from bespoke.utils.errors import BespokeError
 
 RATE = 8000
 

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from bespoke.compressor import compressor_gain
-from bespoke.dsp import OCTAVES_HZ, active_rms, equalize, frame_power, gain, peak, resample
+from bespoke.audio.compressor import compressor_gain
+from bespoke.audio.dsp import OCTAVES_HZ, active_rms, equalize, frame_power, gain, peak, resample
 
 RATE = 16000
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bespoke.ensembles import Ensembles, one_voice
-from bespoke.score import Note
-from bespoke.synth import SYNTH_RATE, Player, SoundFont
+from bespoke.score.midi import Note
+from bespoke.score.synth import SYNTH_RATE, Player, SoundFont
+from recipes.prior.ensembles import Ensembles, one_voice
 
 SECONDS = 6.0
 

@@ -21,14 +21,18 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bespoke import cli, dsp, preflight, run, synth, train
-from bespoke.audio import write_wav
-from bespoke.errors import BespokeError
-from bespoke.score import Note, Part, write_midi
-from bespoke.separate import Separator, load_separator
-from bespoke.song import Song
+from bespoke.audio import dsp
+from bespoke.audio.io import write_wav
+from bespoke.cli import app, train
+from bespoke.data.song import Song
+from bespoke.models.separator import Separator, load_separator
+from bespoke.score import synth
+from bespoke.score.midi import Note, Part, write_midi
+from bespoke.training import preflight, run
+from bespoke.utils.errors import BespokeError
+from conftest import ROOT
 
-TRAIN = Path(run.__file__).resolve().parent.parent / "train.py"
+TRAIN = ROOT / "train.py"
 NOTES = (Note(0.0, 0.5, 60), Note(0.5, 1.0, 64))
 
 
@@ -148,7 +152,7 @@ WRONG = {
     ),
     "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
     "checkpoint as a file": (["ckpt=other.ckpt"], ["ckpt=other.ckpt is not known", "ckpt=last"]),
-    "song that runs code": (["+song.target.evil._target_=bespoke.model.MaskBLSTM"], ["song.target.evil._target_", "not allowed"]),
+    "song that runs code": (["+song.target.evil._target_=bespoke.models.networks.MaskBLSTM"], ["song.target.evil._target_", "not allowed"]),
     "model that runs code": (["model._target_=os.system"], ["model._target_=os.system is not allowed"]),
     "setting that runs code": (["+loss.evil._target_=torch.hub.load"], ["loss.evil._target_=torch.hub.load is not allowed"]),
     "interpolation that runs code": (["+loss.evil='${oc.create:{_target_:builtins.print}}'"], ["builtins.print is not allowed"]),
@@ -206,11 +210,11 @@ SETTINGS = [
     (MIXED, ["background.weights.synth=1"]),
     ([*QUICK, "background=audio"], ["background.paths=[/nosuch]", "background.paths=[]", "background.paths=null"]),
     ([*QUICK, "background=synth"], ["background.in_time=perhaps", "song.others=null"]),
-    (QUICK, ["+background.nosuch=1", "background._target_=bespoke.background.ResidualBackground"]),
+    (QUICK, ["+background.nosuch=1", "background._target_=bespoke.data.background.ResidualBackground"]),
     (QUICK, ["model.hidden_size=0", "model.hidden_size=abc", "model.hidden_size=1.5", "model.layers=-1", "model.dropout=2"]),
-    (QUICK, ["+model.floor_db=5", "+model.nosuch=1", "model._target_=bespoke.model.Path", "loss.distance=l3", "loss.distance=3"]),
+    (QUICK, ["+model.floor_db=5", "+model.nosuch=1", "model._target_=bespoke.models.networks.Path", "loss.distance=l3", "loss.distance=3"]),
     (AUTO, ["model.doubt_db=5", "model.doubt_db=[0,-4]", "model.doubt_db=[a,b]", "+loss.floor_db=5", "+loss.floor_db=abc", "align=false"]),
-    (AUTO, ["aug._target_=bespoke.loss.TPSALoss", "model=null", "separate=null", "data=[1]"]),
+    (AUTO, ["aug._target_=bespoke.models.losses.TPSALoss", "model=null", "separate=null", "data=[1]"]),
     (QUICK, ["stft.window_seconds=0", "stft.window_seconds=10", "stft.window_seconds=inf", "stft.hop_seconds=abc", "+stft.nosuch=1"]),
     (QUICK, ["data.sample_rate=0", "data.sample_rate=100", "data.sample_rate=1e9", "data.batch_size=0", "data.batch_size=1000000000"]),
     (QUICK, ["data.segment_seconds=nan", "data.silent_share=2", "data.listen_seconds=1", "data.label=damp", "+data.nosuch=1"]),
@@ -336,9 +340,9 @@ def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compos
     assert "trainer.accelerator=gpu" in command("trainer.accelerator=gpu", "hydra.run.dir=gpu").error
     with pytest.raises(BespokeError, match="no device cuda"):
         load_separator(result.folder / "checkpoints" / "last.ckpt", "cuda")
-    assert load_separator(result.folder / "checkpoints" / "last.ckpt", cli._torch_device("auto")).stft.window.device.type == "cpu"
+    assert load_separator(result.folder / "checkpoints" / "last.ckpt", app._torch_device("auto")).stft.window.device.type == "cpu"
     with pytest.raises(BespokeError, match="no device cuda"):
-        cli._check_device("cuda")
+        app._check_device("cuda")
     assert dsp.resample(np.ones((1, 441), np.float32), 44100, 22050).shape == (1, 221)
 
 

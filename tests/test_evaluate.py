@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bespoke.evaluate import evaluate, oracle, ratio_oracle, si_sdr
+from bespoke.evaluation.metrics import evaluate, oracle, ratio_oracle, si_sdr
 
 RNG = np.random.default_rng(0)
 
@@ -61,7 +61,7 @@ def test_a_long_recording_is_measured_in_blocks_to_the_same_figures(monkeypatch)
     estimate, mixture = target + 0.3 * rest, target + rest
     whole = evaluate(estimate, mixture, target, 8000)
     masked = ratio_oracle(mixture, target, 8000)
-    monkeypatch.setattr("bespoke.evaluate.LONG_SAMPLES", 7001)
+    monkeypatch.setattr("bespoke.evaluation.metrics.LONG_SAMPLES", 7001)
     assert evaluate(estimate, mixture, target, 8000) == pytest.approx(whole, abs=1e-4)
     assert ratio_oracle(mixture, target, 8000) == pytest.approx(masked, abs=1e-5)
     assert si_sdr(target, target) > 100

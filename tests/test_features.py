@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bespoke.features import CHANNELS, FACTORIZATIONS, ScoreFeatures
-from bespoke.score import Note
-from bespoke.stft import STFT
+from bespoke.audio.stft import STFT
+from bespoke.models.features import CHANNELS, FACTORIZATIONS, ScoreFeatures
+from bespoke.score.midi import Note
 
 RATE = 8000
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bespoke.audio import write_wav
-from bespoke.instruments import Sampler, oscillate, sing
-from bespoke.score import Note
+from bespoke.audio.io import write_wav
+from bespoke.score.midi import Note
+from recipes.prior.instruments import Sampler, oscillate, sing
 
 RATE = 16000
 NOTES = [Note(0.5, 1.5, 57, 100)]  # A3, 220 Hz

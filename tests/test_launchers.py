@@ -5,7 +5,7 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from bespoke.audio import read_csv
+from bespoke.utils.files import read_csv
 from conftest import ROOT
 
 

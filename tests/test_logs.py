@@ -13,13 +13,13 @@ import soundfile
 import torch
 from pytorch_lightning.loggers import CSVLogger
 
-from bespoke import logs
-from bespoke.audio import write_wav
-from bespoke.loss import TPSALoss
-from bespoke.model import MaskBLSTM
-from bespoke.separate import load_separator
-from bespoke.stft import STFT
-from bespoke.system import BespokeSystem
+from bespoke.audio.io import write_wav
+from bespoke.audio.stft import STFT
+from bespoke.models.losses import TPSALoss
+from bespoke.models.networks import MaskBLSTM
+from bespoke.models.separator import load_separator
+from bespoke.training import logs
+from bespoke.training.system import BespokeSystem
 from conftest import read_wandb
 
 RATE = 16000

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from bespoke import media
-from bespoke.dsp import resample
+from bespoke.audio.dsp import resample
+from bespoke.evaluation.report import media
 
 RATE = 44100
 

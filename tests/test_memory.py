@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from bespoke.memory import keep_freed_memory
+from bespoke.utils.memory import keep_freed_memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,9 +8,9 @@ import pytest
 from scipy.signal import fftconvolve
 from torch_log_wmse.freq_weighting_filter import load_bundled_impulse_response
 
-from bespoke import evaluate as evaluate_module
-from bespoke.errors import BespokeError
-from bespoke.evaluate import bss_eval, evaluate, evaluate_fully, gap_closed, log_wmse, oracle, ratio_oracle, rests, si_sdr
+from bespoke.evaluation import metrics as evaluate_module
+from bespoke.evaluation.metrics import bss_eval, evaluate, evaluate_fully, gap_closed, log_wmse, oracle, ratio_oracle, rests, si_sdr
+from bespoke.utils.errors import BespokeError
 
 RATE = 2000  # seconds of few samples keep the second implementation quick
 TAPS = 512

@@ -5,10 +5,10 @@ import pytest
 from audiomentations import AddGaussianSNR, LowPassFilter, SevenBandParametricEQ, TanhDistortion
 from audiomentations.core.transforms_interface import BaseWaveformTransform
 
-from bespoke.augment import CompressorParams, DecayingNoiseReverb, Effect, EffectParams, MixParams
-from bespoke.compressor import compressor_gain
-from bespoke.dsp import peak
-from bespoke.mixer import mix
+from bespoke.audio.compressor import compressor_gain
+from bespoke.audio.dsp import peak
+from bespoke.data.augment import CompressorParams, DecayingNoiseReverb, Effect, EffectParams, MixParams
+from bespoke.data.mixer import mix
 
 RATE = 16000
 RNG = np.random.default_rng(1)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bespoke.features import CHANNELS, FACTORIZATIONS
-from bespoke.loss import RelativeErrorLoss, TPSALoss, tpsa_target
-from bespoke.model import MODELS, MaskBLSTM, ScoreUNet, _Convolution, doubt, pretrained_score_unet
+from bespoke.models.features import CHANNELS, FACTORIZATIONS
+from bespoke.models.losses import RelativeErrorLoss, TPSALoss, tpsa_target
+from bespoke.models.networks import MODELS, MaskBLSTM, ScoreUNet, _Convolution, doubt, pretrained_score_unet
 
 
 def test_the_network_is_the_papers():

@@ -7,9 +7,10 @@ import zipfile
 import mido
 import pytest
 
-from bespoke import cli, notation
-from bespoke.errors import BespokeError
-from bespoke.score import read_score
+from bespoke.cli import app
+from bespoke.score import notation
+from bespoke.score.midi import read_score
+from bespoke.utils.errors import BespokeError
 
 QUARTER = 2  # in MusicXML's divisions
 
@@ -90,7 +91,7 @@ def test_musicxml_is_played_as_written(name, tmp_path, capsys):
     again = [(4.0, 4.5, 58), (5.0, 6.0, 60)]
     assert heard(clarinet) == [*once, *again, (6.0, 8.0, 64), (8.0, 9.0, 65), (8.0, 9.0, 68)]
     assert heard(bass) == [(9.0, 10.0, 24)]  # the tempo marks are in the other part
-    assert cli.main(["inspect", str(tmp_path / name), "--json"]) == 0
+    assert app.main(["inspect", str(tmp_path / name), "--json"]) == 0
     assert [part["notes"] for part in json.loads(capsys.readouterr().out)["parts"]] == [7, 1]
 
 

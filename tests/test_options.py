@@ -9,11 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 
 import bespoke
-from bespoke.options import OPTIONS, SETTINGS, changes_in_options, in_options, logged_in_options
+from bespoke.cli.options import OPTIONS, SETTINGS, changes_in_options, in_options, logged_in_options
 from conftest import ROOT
 
 # What a command of a musician's does not come to.
-ELSEWHERE = {"benchmark", "cli", "compare", "options", "request", "rivals", "train"}
+ELSEWHERE = {"app", "baselines", "benchmark", "comparison", "options", "request", "train"}
 
 
 def settings_of(config, name=""):
@@ -37,7 +37,7 @@ def pattern(compose_config):
 
 def texts():
     """What is written in the modules between quotes, but for docstrings; that of an f-string in one piece, {} for its values."""
-    for file in sorted(Path(bespoke.__file__).parent.glob("*.py")):
+    for file in sorted(Path(bespoke.__file__).parent.rglob("*.py")):
         if file.stem in ELSEWHERE:
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def test_every_setting_that_a_message_names_has_an_option_or_is_one_of_set(patte
         names = {match[1] or match[2] for match in pattern.finditer(text)}
         found |= names
         missing |= dict.fromkeys(names - known, f"{file}:{line}")
-    assert not missing, f"put these in bespoke/options.py, into OPTIONS or SETTINGS: {missing}"
+    assert not missing, f"put these in bespoke/cli/options.py, into OPTIONS or SETTINGS: {missing}"
     assert len(found) > 40  # it looks where there is something to see
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from bespoke import compare, media, page, report, run_page
-from bespoke.errors import BespokeError
-from bespoke.score import Note
-from bespoke.song import Song
-from bespoke.song_page import write_song_page
+from bespoke.data.song import Song
+from bespoke.evaluation.report import comparison, media, page, run_page, summary
+from bespoke.evaluation.report.song_page import write_song_page
+from bespoke.score.midi import Note
+from bespoke.utils.errors import BespokeError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -80,19 +80,19 @@ def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(swee
         (tmp_path / "there" / name / "training.csv").unlink()
     (tmp_path / "there" / "1" / "wandb" / "run-1" / "files").mkdir(parents=True)
     (tmp_path / "there" / "1" / "wandb" / "run-1" / "files" / "config.yaml").touch()  # W&B's own
-    runs = report.find_runs(tmp_path / "there")
+    runs = summary.find_runs(tmp_path / "there")
     assert [run.name for run in runs] == ["0", "1"]
-    path = compare.write_comparison([*runs, sweep / "2"], tmp_path / "comparison.html", "from two machines")
+    path = comparison.write_comparison([*runs, sweep / "2"], tmp_path / "comparison.html", "from two machines")
     [data] = player_data(path)
     assert [lane["run"] is not None for lane in data["lanes"]] == [False, True, True]
     assert "from two machines" in path.read_text()
-    monkeypatch.setattr(compare, "MAX_HEARD", 1)
-    [data] = player_data(compare.write_comparison(runs, path))
+    monkeypatch.setattr(comparison, "MAX_HEARD", 1)
+    [data] = player_data(comparison.write_comparison(runs, path))
     best = max(runs, key=lambda run: json.loads((run / "metrics.json").read_text())["si_sdr"])
     assert [lane["run"] for lane in data["lanes"]] == [None, best.name]
     assert "1 more runs are in the table only" in path.read_text()
     with pytest.raises(BespokeError, match="no runs to compare"):
-        compare.write_comparison([], tmp_path / "none.html")
+        comparison.write_comparison([], tmp_path / "none.html")
 
 
 def test_the_score_is_drawn_at_its_seconds_and_frequencies():
@@ -106,12 +106,12 @@ def test_the_score_is_drawn_at_its_seconds_and_frequencies():
 
 def test_warnings_are_collected_and_a_page_that_fails_is_one(tmp_path, tiny_song, song_config, caplog):
     song = Song.load(song_config(*tiny_song.overrides))
-    with report.collect_warnings() as warnings:
-        logging.getLogger("bespoke.run").warning("The score fits badly: %.1f", 0.3)
-        logging.getLogger("bespoke.run").info("fine")
+    with summary.collect_warnings() as warnings:
+        logging.getLogger("bespoke.training.run").warning("The score fits badly: %.1f", 0.3)
+        logging.getLogger("bespoke.training.run").info("fine")
         logging.getLogger("elsewhere").warning("not ours")
-        report.write_page(tmp_path, song, {})  # there are no stems
-    logging.getLogger("bespoke.run").warning("too late")
+        summary.write_page(tmp_path, song, {})  # there are no stems
+    logging.getLogger("bespoke.training.run").warning("too late")
     assert warnings[0] == "The score fits badly: 0.3"
     assert len(warnings) == 2
     assert "report.html could not be made" in warnings[1]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bespoke.pieces import Piece
+from recipes.prior.pieces import Piece
 
 SECONDS = 6.0
 

@@ -11,13 +11,14 @@ import pytorch_lightning as pl
 import torch
 from threadpoolctl import threadpool_info
 
-from bespoke import preflight, processor
-from bespoke.errors import BespokeError
-from bespoke.features import CHANNELS
-from bespoke.loss import RelativeErrorLoss, TPSALoss
-from bespoke.model import MaskBLSTM, ScoreUNet, pretrained_score_unet
-from bespoke.stft import STFT
-from bespoke.system import BespokeSystem
+from bespoke.audio.stft import STFT
+from bespoke.models.features import CHANNELS
+from bespoke.models.losses import RelativeErrorLoss, TPSALoss
+from bespoke.models.networks import MaskBLSTM, ScoreUNet, pretrained_score_unet
+from bespoke.training import preflight
+from bespoke.training.system import BespokeSystem
+from bespoke.utils import processor
+from bespoke.utils.errors import BespokeError
 from conftest import ROOT
 
 

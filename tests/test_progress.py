@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bespoke import progress
-from bespoke.callbacks import StepLog
+from bespoke.training.callbacks import StepLog
+from bespoke.utils import progress
 from conftest import ROOT
 
 

@@ -17,17 +17,19 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from bespoke import preflight, request, train
-from bespoke.audio import read_audio, write_json, write_wav
-from bespoke.cli import main
-from bespoke.loss import TPSALoss
-from bespoke.model import MaskBLSTM
-from bespoke.score import Note, Part, choose_part, read_score, write_midi
-from bespoke.separate import load_separator
-from bespoke.song import Song
-from bespoke.song_page import write_song_page
-from bespoke.stft import STFT
-from bespoke.system import BespokeSystem
+from bespoke.audio.io import read_audio, write_wav
+from bespoke.audio.stft import STFT
+from bespoke.cli import request, train
+from bespoke.cli.app import main
+from bespoke.data.song import Song
+from bespoke.evaluation.report.song_page import write_song_page
+from bespoke.models.losses import TPSALoss
+from bespoke.models.networks import MaskBLSTM
+from bespoke.models.separator import load_separator
+from bespoke.score.midi import Note, Part, choose_part, read_score, write_midi
+from bespoke.training import preflight
+from bespoke.training.system import BespokeSystem
+from bespoke.utils.files import write_json
 from conftest import MELODY
 
 LOW = (Note(0.1, 0.8, 40), Note(0.9, 1.6, 43), Note(1.7, 2.5, 36))

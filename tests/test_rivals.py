@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from bespoke.errors import BespokeError
-from bespoke.evaluate import rests, si_sdr
-from bespoke.rivals import RIVALS, Demucs, HarmonicComb, OpenUnmix, ScoreInformedNMF, harmonic_templates, piano_roll
-from bespoke.score import Note
+from bespoke.evaluation.baselines import RIVALS, Demucs, HarmonicComb, OpenUnmix, ScoreInformedNMF, harmonic_templates, piano_roll
+from bespoke.evaluation.metrics import rests, si_sdr
+from bespoke.score.midi import Note
+from bespoke.utils.errors import BespokeError
 
 RATE = 16000
 TARGET = (Note(0.25, 1.0, 60), Note(1.5, 2.25, 64), Note(2.25, 3.0, 67))

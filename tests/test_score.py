@@ -6,8 +6,7 @@ import mido
 import numpy as np
 import pytest
 
-from bespoke.errors import BespokeError
-from bespoke.score import (
+from bespoke.score.midi import (
     Note,
     Part,
     choose_part,
@@ -21,6 +20,7 @@ from bespoke.score import (
     without_key_switches,
     write_midi,
 )
+from bespoke.utils.errors import BespokeError
 
 SCALE = (Note(0.0, 0.4, 60, 100), Note(0.5, 0.9, 62, 80), Note(1.0, 2.5, 64, 1))
 PARTS = [

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from bespoke.errors import BespokeError
-from bespoke.features import FACTORIZATIONS
-from bespoke.model import MaskBLSTM, pretrained_score_unet
-from bespoke.score import Note
-from bespoke.separate import Separator, carry, load_separator
-from bespoke.stft import STFT
+from bespoke.audio.stft import STFT
+from bespoke.models.features import FACTORIZATIONS
+from bespoke.models.networks import MaskBLSTM, pretrained_score_unet
+from bespoke.models.separator import Separator, carry, load_separator
+from bespoke.score.midi import Note
+from bespoke.utils.errors import BespokeError
 
 RNG = np.random.default_rng(0)
 
@@ -169,7 +169,7 @@ def test_only_the_network_that_was_trained_in_bfloat16_separates_in_it(network, 
     mixture = (np.sin(2 * np.pi * 440 * time) + 0.1 * RNG.normal(size=16000))[None].astype(np.float32)
     estimates = []
     for is_there in (False, True):
-        monkeypatch.setattr("bespoke.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
+        monkeypatch.setattr("bespoke.utils.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
         estimates.append(Separator(stft, model, notes=[Note(0.2, 1.8, 69)]).separate(mixture, 8000)[0])
     difference = np.std(estimates[1] - estimates[0]) / np.std(estimates[0])
     assert difference == 0 if network == "paper" else 0 < difference < 0.01

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bespoke import song as song_module
-from bespoke.audio import file_hash, read_audio, write_wav
-from bespoke.errors import BespokeError
-from bespoke.score import Note, Part, read_score, write_midi
-from bespoke.song import Song
-from bespoke.synth import DRUM_BANK, SoundFont, render
+from bespoke.audio.io import read_audio, write_wav
+from bespoke.data import song as song_module
+from bespoke.data.song import Song
+from bespoke.score.midi import Note, Part, read_score, write_midi
+from bespoke.score.synth import DRUM_BANK, SoundFont, render
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import file_hash
 
 RATE = 22050  # of the tiny song
 BAND = [
@@ -245,7 +246,7 @@ def test_mono_reference_of_a_stereo_recording_stands_for_both_channels(make_song
 def test_mono_reference_is_held_as_its_long_stereo_recording(make_song, tmp_path, monkeypatch):
     stereo = make_song(tmp_path, channels=2)
     write_wav(tmp_path / "mono.wav", read_audio(stereo.reference)[0][:1], RATE)
-    monkeypatch.setattr("bespoke.song.MAX_HELD_VALUES", 4 * RATE)  # between the two
+    monkeypatch.setattr("bespoke.data.song.MAX_HELD_VALUES", 4 * RATE)  # between the two
     config = {"mixture": stereo.mixture, "target": {"score": stereo.score}, "reference": tmp_path / "mono.wav"}
     song = Song.load(config, working_rate=16000)
     assert song.sample_rate == 16000

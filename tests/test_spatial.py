@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from bespoke.errors import BespokeError
-from bespoke.evaluate import si_sdr
-from bespoke.separate import Separator
-from bespoke.spatial import multichannel_wiener
-from bespoke.stft import STFT
+from bespoke.audio.stft import STFT
+from bespoke.evaluation.metrics import si_sdr
+from bespoke.models.separator import Separator
+from bespoke.models.wiener import multichannel_wiener
+from bespoke.utils.errors import BespokeError
 
 RATE = 8000
 RNG = np.random.default_rng(0)

@@ -2,11 +2,11 @@ import itertools
 
 import pytest
 
-from bespoke.audio import read_audio
-from bespoke.compositions import Clock, compose, pitch, play_line, third_above
-from bespoke.errors import BespokeError
-from bespoke.score import choose_part, read_score
-from bespoke.standin import PERFORMANCES, perform, play, transcribe
+from bespoke.audio.io import read_audio
+from bespoke.data.compositions import Clock, compose, pitch, play_line, third_above
+from bespoke.data.standin import PERFORMANCES, perform, play, transcribe
+from bespoke.score.midi import choose_part, read_score
+from bespoke.utils.errors import BespokeError
 
 NAMES = ["take_on_me", "reelin_in_the_years"]
 TRAINED_ON = {  # the programs of conf/song/*.yaml for the two songs, by part; kits for drums

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bespoke.stft import STFT
+from bespoke.audio.stft import STFT
 
 
 def test_sizes_at_the_papers_rate_and_at_the_recordings():

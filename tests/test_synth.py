@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from bespoke import synth
-from bespoke.errors import BespokeError
-from bespoke.score import Note
-from bespoke.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
+from bespoke.score import synth
+from bespoke.score.midi import Note
+from bespoke.score.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
+from bespoke.utils.errors import BespokeError
 
 RATE = 16000
 PIANO, OCARINA, SAWTOOTH, BASS_LEAD = 0, 79, 81, 87

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from bespoke.dsp import OCTAVES_HZ, equalize
-from bespoke.score import Note, shift
-from bespoke.song import Song
-from bespoke.synth import Patch, SoundFont, render
-from bespoke.timbre import NOTES, choose_patches, match, representative
+from bespoke.audio.dsp import OCTAVES_HZ, equalize
+from bespoke.data.song import Song
+from bespoke.evaluation.timbre import NOTES, choose_patches, match, representative
+from bespoke.score.midi import Note, shift
+from bespoke.score.synth import Patch, SoundFont, render
 
 RATE = 22050
 NOTES_PLAYED = tuple(Note(0.3 + 0.7 * index, 0.8 + 0.7 * index, pitch) for index, pitch in enumerate((60, 64, 67, 55, 72, 62)))

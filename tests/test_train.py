@@ -17,10 +17,11 @@ import pytest
 import torch
 
 import bespoke
-from bespoke.audio import read_audio, read_csv
-from bespoke.run import _objective
-from bespoke.score import Note, Part, write_midi
-from bespoke.separate import load_separator
+from bespoke.audio.io import read_audio
+from bespoke.models.separator import load_separator
+from bespoke.score.midi import Note, Part, write_midi
+from bespoke.training.run import _objective
+from bespoke.utils.files import read_csv
 from conftest import ROOT, SMALL, read_wandb
 
 
@@ -375,11 +376,11 @@ def test_the_wheel_works_from_any_folder(tiny_song, tmp_path):
     packed = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"bespoke/conf/{file.relative_to(ROOT / 'conf')}" for file in Path(ROOT / "conf").rglob("*.yaml")}
     assert configs <= packed
-    assets = {
-        f"bespoke/{file.relative_to(ROOT / 'bespoke').as_posix()}" for file in (ROOT / "bespoke" / "assets").rglob("*.*") if file.is_file()
-    }
-    assert {"bespoke/run.py", "bespoke/prior.pt", "bespoke/assets/vendor/wavesurfer.LICENSE.txt"} <= packed
+    report = "bespoke/evaluation/report"
+    assets = {file.relative_to(ROOT).as_posix() for file in (ROOT / report / "assets").rglob("*.*") if file.is_file()}
+    assert {"bespoke/training/run.py", "bespoke/models/prior.pt", f"{report}/assets/vendor/wavesurfer.LICENSE.txt"} <= packed
     assert assets <= packed
+    assert {name.partition("/")[0] for name in packed} == {"bespoke", f"bespoke_separation-{bespoke.__version__}.dist-info"}
     # An environment of its own, which sees the packages of this one behind its own.
     venv.create(tmp_path / "venv", with_pip=False)
     bin = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
