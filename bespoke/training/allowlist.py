@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.moved import current_name
@@ -32,14 +32,17 @@ ALLOWED_LAUNCHER_VALUES = {("pre_dispatch", "2*n_jobs"), ("ray.init.address", "a
 ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
 
 
-def rename_targets(cfg: DictConfig) -> None:
-    """Give every `_target_` that is called as it once was its present name, in place."""
-    for name, value in _leaves(OmegaConf.to_container(cfg, resolve=False)):
-        if name.endswith("_target_") and (now := current_name(value)) != value:
-            place, _, key = name.rpartition(".")
-            node = OmegaConf.select(cfg, place) if place else cfg
-            with read_write(node):
-                node[key] = now
+def rename_targets(cfg: DictConfig | ListConfig) -> None:
+    """Give every `_target_` that is called as it once was its present name, in place; what is yet to be resolved stays as it is."""
+    for key in list(cfg) if isinstance(cfg, DictConfig) else range(len(cfg)):
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue
+        value = cfg[key]
+        if OmegaConf.is_config(value):
+            rename_targets(value)
+        elif key == "_target_" and (now := current_name(value)) != value:
+            with read_write(cfg):
+                cfg[key] = now
 
 
 def check_targets(cfg: DictConfig) -> None:
@@ -52,6 +55,8 @@ def check_targets(cfg: DictConfig) -> None:
     leaves = [leaf for resolve in (False, True) for leaf in _leaves(OmegaConf.to_container(cfg, resolve=resolve))]
     for name, value in leaves:
         if name.endswith("_target_") and (name.startswith("song.") or not ALLOWED_TARGETS.fullmatch(str(value))):
+            if current_name(value) != value and not name.startswith("song."):
+                raise BespokeError(f"{name}={value} is a name of before: write {current_name(value)}.")
             raise BespokeError(
                 f"{name}={value} is not allowed: configs may name audiomentations transforms, torch optimizers and Bespoke's own classes,"
                 " and a song none."
