@@ -20,7 +20,7 @@ def check_signatures(config: Mapping[str, Any]) -> None:
     """Find settings that what they are for does not take: a name that it does not know, or a value of another kind.
 
     Args:
-        config: plain and resolved; every dictionary in it with a `_target_` is looked at. What is behind it must be allowed (`allowed`).
+        config: plain and resolved; every dictionary in it with a `_target_` is looked at. What is behind it must be allowed (`allowlist`).
 
     Raises:
         BespokeError: there is one.

@@ -7,6 +7,8 @@ from bespoke.models.networks import MaskBLSTM, ScoreUNet
 from bespoke.models.separator import load_separator
 from conftest import ROOT
 
+CHECKPOINTS = ROOT / "tests" / "models" / "checkpoints"
+
 RATE = 11025
 TIME = np.arange(RATE) / RATE
 # The note of the checkpoint's song, while it sounds, and a tone that is none.
@@ -22,7 +24,7 @@ RECORDING = (0.3 * np.sin(2 * np.pi * 262 * TIME) * (TIME < 0.8) + 0.1 * np.sin(
     ],
 )
 def test_a_checkpoint_of_before_separates_as_it_did(name, network, weights, rms, samples):
-    separator = load_separator(ROOT / "tests" / "data" / f"before_packages_{name}.ckpt")
+    separator = load_separator(CHECKPOINTS / f"{name}_before_packages.ckpt")
     assert type(separator.model) is network
     assert sum(value.numel() for value in separator.model.state_dict().values()) == weights
     target, residual = separator.separate(RECORDING, RATE)

@@ -4,6 +4,7 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -156,7 +157,7 @@ def passes_and_works():
 def test_what_passes_works_on_this_processor_and_on_an_older_one():
     passes, works = passes_and_works()
     assert passes == works
-    older = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    older = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
     result = subprocess.run(
         [sys.executable, "-c", "import test_processor; print(*test_processor.passes_and_works())"],
         env={**os.environ, **older},
