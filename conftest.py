@@ -20,9 +20,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bespoke.audio import write_wav
-from bespoke.score import Note, Part, write_midi
-from bespoke.synth import Patch, render
+from bespoke.audio.io import write_wav
+from bespoke.score.midi import Note, Part, write_midi
+from bespoke.score.synth import Patch, render
 
 ROOT = Path(__file__).resolve().parent
 # A network of a few hundred weights and three steps: all of the path, none of the quality.
@@ -177,7 +177,7 @@ def run_train(cache):
 
 
 def _run_here(overrides, cwd):
-    from bespoke import launch, train
+    from bespoke.cli import launch, train
 
     root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
     handlers, level, launch.SweepTable.folder = root.handlers[:], root.level, None

@@ -2,7 +2,7 @@
 
 import sys
 
-from bespoke.train import main
+from bespoke.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from bespoke.cli import main
+from bespoke.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

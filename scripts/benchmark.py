@@ -19,9 +19,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bespoke import benchmark
-from bespoke.audio import write_json
-from bespoke.errors import BespokeError
+from bespoke.evaluation import benchmark
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -132,7 +132,7 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
         "logger=none",
         "report=false",
         f"hydra.sweep.dir={folder}",
-        "+hydra.callbacks.rows._target_=bespoke.benchmark.RowWriter",
+        "+hydra.callbacks.rows._target_=bespoke.evaluation.benchmark.RowWriter",
         f"+hydra.callbacks.rows.out={out}",
         *overrides,
         "+cell=glob(*)",

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from bespoke.compare import write_comparison
-from bespoke.errors import BespokeError
-from bespoke.report import find_runs
+from bespoke.evaluation.report.comparison import write_comparison
+from bespoke.evaluation.report.summary import find_runs
+from bespoke.utils.errors import BespokeError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 import matplotlib
 import yaml
 
-from bespoke.audio import read_audio
-from bespoke.errors import BespokeError
-from bespoke.logs import spectrogram_image
-from bespoke.song import Song
+from bespoke.audio.io import read_audio
+from bespoke.data.song import Song
+from bespoke.training.logs import spectrogram_image
+from bespoke.utils.errors import BespokeError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,9 +21,9 @@ import numpy as np
 from matplotlib import pyplot
 from scipy.stats import spearmanr
 
-from bespoke import benchmark
-from bespoke.audio import read_csv
-from bespoke.errors import BespokeError
+from bespoke.evaluation import benchmark
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import read_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from measure import table
 
-from bespoke.errors import BespokeError
-from bespoke.launch import quieten
-from bespoke.memory import keep_freed_memory
+from bespoke.cli.launch import quieten
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = ("quality", "step", "mixer", "startup", "separation", "gpu", "scale")

@@ -29,15 +29,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bespoke import audio, score
-from bespoke.allowed import check_hydra
-from bespoke.audio import open_audio
-from bespoke.errors import BespokeError
-from bespoke.launch import as_folder, guard
-from bespoke.score import read_score
-from bespoke.separate import load_separator
-from bespoke.song import Song
-from bespoke.train import job
+from bespoke.audio import io as audio
+from bespoke.audio.io import open_audio
+from bespoke.cli.launch import as_folder, guard
+from bespoke.cli.train import job
+from bespoke.data.song import Song
+from bespoke.models.separator import load_separator
+from bespoke.score import midi as score
+from bespoke.score.midi import read_score
+from bespoke.training.allowlist import check_hydra
+from bespoke.utils.errors import BespokeError
 from conftest import ROOT
 
 RATE = 8000
@@ -455,7 +456,7 @@ def test_checkpoint_cut_or_fuzzed_is_refused_or_the_same_shape(tmp_path):
 
 HYDRA = {
     "callback": "callbacks: {evil: {_target_: os.system, command: touch owned}}",
-    "callback within": "callbacks: {table: {_target_: bespoke.launch.SweepTable, x: {_target_: builtins.exec}}}",
+    "callback within": "callbacks: {table: {_target_: bespoke.cli.launch.SweepTable, x: {_target_: builtins.exec}}}",
     "launcher": "launcher: {_target_: subprocess.Popen, args: [touch, owned]}",
     "interpolation": "callbacks: {evil: '${oc.create:{_target_:os.system}}'}",
     "callback from elsewhere": "callbacks: {evil: '${payload}'}",

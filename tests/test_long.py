@@ -12,19 +12,19 @@ import pytest
 import soundfile
 import torch
 
-from bespoke import compare
-from bespoke import song as song_module
-from bespoke.align import _FRAMES, _LATENESS_SECONDS, _PITCHES, _anchors, _pooled, _warp
-from bespoke.audio import Recording, read_audio, wav_writer, write_wav
-from bespoke.dsp import resample, resample_blocks
-from bespoke.errors import BespokeError
-from bespoke.excerpt import choose_spans, take_audio, take_notes
-from bespoke.features import CHANNELS
-from bespoke.model import MaskNetwork
-from bespoke.score import Note
-from bespoke.separate import Separator
-from bespoke.song import Song
-from bespoke.stft import STFT
+from bespoke.audio.dsp import resample, resample_blocks
+from bespoke.audio.io import Recording, read_audio, wav_writer, write_wav
+from bespoke.audio.stft import STFT
+from bespoke.data import song as song_module
+from bespoke.data.song import Song
+from bespoke.evaluation.report import comparison
+from bespoke.models.features import CHANNELS
+from bespoke.models.networks import MaskNetwork
+from bespoke.models.separator import Separator
+from bespoke.score.align import _FRAMES, _LATENESS_SECONDS, _PITCHES, _anchors, _pooled, _warp
+from bespoke.score.crop import choose_spans, take_audio, take_notes
+from bespoke.score.midi import Note
+from bespoke.utils.errors import BespokeError
 from conftest import ROOT
 
 RNG = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_resampling_in_blocks_is_resampling(rate, new_rate):
 def test_recording_is_read_in_parts(tmp_path, monkeypatch):
     waveform = RNG.uniform(-1, 1, (2, 10_000)).astype(np.float32)
     write_wav(tmp_path / "song.wav", waveform, 8000)
-    monkeypatch.setattr("bespoke.audio.BLOCK_VALUES", 2000)
+    monkeypatch.setattr("bespoke.audio.io.BLOCK_VALUES", 2000)
     part = Recording(tmp_path / "song.wav", 8000, 2, 0, 10_000).cut(1234, 7654)
     assert len(list(part.blocks())) == 7
     assert np.array_equal(part.read(), waveform[:, 1234:7654])
@@ -233,5 +233,5 @@ def test_pages_of_a_recording_that_is_not_held_play_at_its_speed(train, tiny_son
     for audio in report.values():
         sound = soundfile.info(io.BytesIO(base64.b64decode(audio.partition(",")[2])))
         assert sound.duration == pytest.approx(seconds, abs=0.03)
-    comparison = lanes(compare.write_comparison([run], tmp_path / "comparison.html"))
-    assert list(comparison) == ["Mixture", "run"]  # which has no room for a reference at another rate
+    side_by_side = lanes(comparison.write_comparison([run], tmp_path / "comparison.html"))
+    assert list(side_by_side) == ["Mixture", "run"]  # which has no room for a reference at another rate

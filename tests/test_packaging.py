@@ -20,7 +20,7 @@ ENDINGS = {".cff", ".ipynb", ".j2", ".md", ".py", ".sh", ".toml", ".yaml"}
 
 def texts():
     """The project's files of words, by their places in it."""
-    places = [ROOT, *(ROOT / name for name in (".ci", "bespoke", "conf", "docs", "notebooks", "scripts", "tests"))]
+    places = [ROOT, *(ROOT / name for name in (".ci", "bespoke", "conf", "docs", "notebooks", "recipes", "scripts", "tests"))]
     files = {file for place in places for file in (place.rglob("*") if place != ROOT else place.glob("*"))}
     words = [file for file in files if file.suffix in ENDINGS or file.name in ("Makefile", "run")]
     return {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in words if file.is_file() and file != Path(__file__)}
@@ -31,7 +31,7 @@ def test_no_text_has_the_other_project_installed():
     right = [f"pip install '{NAME}[scores]'", "pip uninstall bespoke", "`pip install -e .`, then `bespoke separate`"]
     assert [bool(OTHER.search(text)) for text in (*wrong, *right)] == [True] * len(wrong) + [False] * len(right)
     found = texts()
-    assert {"README.md", "Makefile", "bespoke/notation.py", "notebooks/tour.ipynb", "docs/TROUBLESHOOTING.md"} <= set(found)
+    assert {"README.md", "Makefile", "bespoke/score/notation.py", "notebooks/tour.ipynb", "docs/TROUBLESHOOTING.md"} <= set(found)
     assert {name: match[0] for name, text in found.items() if (match := OTHER.search(text))} == {}
 
 

@@ -4,7 +4,7 @@ import runpy
 
 import pytest
 
-from bespoke.audio import write_csv
+from bespoke.utils.files import write_csv
 from conftest import ROOT
 
 PAGE = """# Results

@@ -11,10 +11,11 @@ from measure.runs import Finished, TrainingRun, long_song
 from speed import main
 from torch.utils.flop_counter import FlopCounterMode
 
-from bespoke.audio import open_audio, write_csv
-from bespoke.errors import BespokeError
-from bespoke.model import MaskBLSTM
-from bespoke.score import read_score
+from bespoke.audio.io import open_audio
+from bespoke.models.networks import MaskBLSTM
+from bespoke.score.midi import read_score
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import write_csv
 
 
 def test_flops_of_the_papers_layers():

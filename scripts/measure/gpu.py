@@ -3,7 +3,7 @@
 import torch
 from lightning_fabric.utilities import move_data_to_device
 
-from bespoke.build import precision
+from bespoke.training.build import precision
 from measure.quality import step_seconds
 from measure.runs import train
 from measure.setup import config, stream

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bespoke.audio import write_wav
-from bespoke.data import MixStream
-from bespoke.dsp import peak
-from bespoke.train import CONF
+from bespoke.audio.dsp import peak
+from bespoke.audio.io import write_wav
+from bespoke.cli.train import CONF
+from bespoke.data.stream import MixStream
 from measure.setup import config, stream
 from measure.table import Figure, Options, Section
 

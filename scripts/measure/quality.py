@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bespoke.audio import read_csv
-from bespoke.benchmark import Case, compare, read_cases
+from bespoke.evaluation.benchmark import Case, compare, read_cases
+from bespoke.utils.files import read_csv
 from measure.runs import ROOT, TrainingRun, song_of, train
 from measure.table import Figure, Options, Section
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from bespoke.audio import read_audio, read_csv, write_wav
-from bespoke.benchmark import Case
-from bespoke.dsp import resample
-from bespoke.errors import BespokeError
-from bespoke.launch import setting
-from bespoke.score import Part, choose_part, read_score, shift, write_midi
+from bespoke.audio.dsp import resample
+from bespoke.audio.io import read_audio, write_wav
+from bespoke.cli.launch import setting
+from bespoke.evaluation.benchmark import Case
+from bespoke.score.midi import Part, choose_part, read_score, shift, write_midi
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "data" / "songs" / "feelings"

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib import pyplot
 from torch.utils.data import DataLoader
 
-from bespoke.audio import open_audio
-from bespoke.score import Part, read_score, write_midi
-from bespoke.separate import load_separator
+from bespoke.audio.io import open_audio
+from bespoke.models.separator import load_separator
+from bespoke.score.midi import Part, read_score, write_midi
 from measure.runs import ROOT, SHIPPED, long_song, run, train
 from measure.setup import config, stream
 from measure.table import Figure, Options, Section

@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from bespoke.audio import open_audio
-from bespoke.score import read_score
-from bespoke.separate import load_separator
+from bespoke.audio.io import open_audio
+from bespoke.models.separator import load_separator
+from bespoke.score.midi import read_score
 from measure.runs import Finished, long_song, run, train
 from measure.table import Figure, Options, Section
 

@@ -3,9 +3,9 @@
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bespoke.data import MixStream
-from bespoke.song import Song
-from bespoke.train import compose
+from bespoke.cli.train import compose
+from bespoke.data.song import Song
+from bespoke.data.stream import MixStream
 
 
 def config(*overrides: str) -> DictConfig:

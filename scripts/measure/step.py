@@ -20,9 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader
 
-from bespoke.build import precision
-from bespoke.stft import STFT
-from bespoke.system import BespokeSystem
+from bespoke.audio.stft import STFT
+from bespoke.training.build import precision
+from bespoke.training.system import BespokeSystem
 from measure.runs import ROOT
 from measure.setup import config, stream
 from measure.table import Figure, Options, Section

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bespoke.audio import write_json
+from bespoke.utils.files import write_json
 
 
 @dataclass(frozen=True)

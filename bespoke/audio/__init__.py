@@ -1,0 +1,1 @@
+"""Signals: from and to files, and what is computed of them."""

@@ -1,0 +1,1 @@
+"""The commands, and all that Hydra does before and after a run."""

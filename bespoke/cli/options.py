@@ -1,0 +1,121 @@
+"""The words of the `bespoke` command for what runs call by the names of settings: in one table, for all that is said or logged."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+
+QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
+"""The recipe of each --quality."""
+
+OPTIONS = {
+    "hydra.run.dir": "--out",
+    "recipe": "--quality",
+    "seed": "--seed",
+    "separate.strength": "--strength",
+    "song.excerpt": "--start and --end",
+    "song.mixture": "the recording",
+    "song.reference": "--reference",
+    "song.target.instrument": "--instrument",
+    "song.target.patches": "--patch",
+    "song.target.score": "the MIDI",
+    "song.target.soundfonts": "--soundfont",
+    "trainer": "--device",
+}
+"""What a user of the command gives in place of a setting."""
+
+SETTINGS = (
+    *("align", "aug", "background", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
+    *("log_audio_steps", "logger", "loss", "model", "optimizer", "report", "threads"),
+    *("aug.background", "aug.background_gain_db", "aug.compressor", "aug.compressor.ratios"),
+    *("aug.mix", "aug.target", "aug.target_gain_db"),
+    *("background.paths", "background.weights", "background.weights.synth"),
+    *("data.batch_size", "data.label", "data.listen_seconds", "data.sample_rate"),
+    *("data.segment_seconds", "data.self_training", "data.silent_share"),
+    *("data.validation_batches", "data.workers"),
+    *("hydra.sweep.dir",),
+    *("logger.project", "logger.timeout_seconds"),
+    *("optimizer.lr",),
+    *("separate.block_seconds", "separate.panning", "separate.resolutions"),
+    *("song.others", "song.target", "song.target.audio", "song.target.equalize"),
+    *("stft.window_seconds",),
+    *("trainer.accelerator", "trainer.accumulate_grad_batches"),
+    *("trainer.check_val_every_n_epoch", "trainer.devices", "trainer.gradient_clip_val"),
+    *("trainer.log_every_n_steps", "trainer.max_steps", "trainer.num_sanity_val_steps"),
+    *("trainer.precision", "trainer.val_check_interval"),
+)
+"""The other settings that messages name: those who meet such a message have set one by --set KEY=VALUE."""
+
+# Whole phrases, where another word for the setting does not do.
+_PHRASES = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on", "give the same command again to go on from the last checkpoint"),
+        (r"or continue with ckpt=last", "or start over with --force"),
+        (r"has another config \((.*)\): repeat its overrides, or start a new run", r"has other settings (\1): start over with --force"),
+        (r"; or give a rendered target as song\.target\.audio", ""),
+        (r"silent in song\.excerpt", "silent between --start and --end"),
+        (r"leave song\.reference out", "leave --reference out"),
+        (r"another of song's patches", "another --patch"),
+        (r"train\.py --cfg job lists", "bespoke train --cfg job lists"),
+    )
+)
+_names = [re.escape(name) for name in sorted((*OPTIONS, *SETTINGS), key=len, reverse=True)]
+_ANY, _DOTTED = "|".join(_names), "|".join(name for name in _names if "." in name)
+# A name that is no part of a path or of a file's name (song.reference.wav); a word of the language only with its value, or its change.
+_SETTING = re.compile(rf"(?<![\w./-])(?<!--set )(?:({_ANY})(?==[^\s=])|({_ANY})(?=: .* there, .* now)|({_DOTTED})(?![\w/-]|\.\w))")
+
+
+def in_options(message: str) -> str:
+    """A run's message in the words of the `bespoke` command.
+
+    >>> in_options("Interrupted at step 3: repeat the command with hydra.run.dir=OUT ckpt=last to go on.")
+    'Interrupted at step 3: give the same command again to go on from the last checkpoint.'
+    >>> in_options("trainer.max_steps=0 is not possible; list another in song.target.soundfonts.")
+    '--set trainer.max_steps=0 is not possible; list another in --soundfont.'
+    >>> in_options("song.reference.wav is already there")
+    'song.reference.wav is already there'
+    """
+    for pattern, words in _PHRASES:
+        message = pattern.sub(words, message)
+    return _SETTING.sub(_in_option, message)
+
+
+def _in_option(match: re.Match) -> str:
+    with_value, changed, alone = match.groups()
+    if with_value:  # a value of the setting's, which the option may not take
+        return f"--set {with_value}"
+    name = changed or alone
+    return OPTIONS.get(name, f"--set {name}")
+
+
+def changes_in_options(changes: Sequence[str]) -> list[str]:
+    """The differences of two configs, as of `bespoke.training.preflight.changes`, as a user of the command has made them.
+
+    >>> changes_in_options(["recipe: auto there, draft now", "trainer.max_steps: 10 there, 5 now", "song.excerpt: None there, [1, 2] now"])
+    ['--quality: standard there, quick now', '--start and --end: None there, [1, 2] now']
+    """
+    recipe = next((change for change in changes if change.startswith("recipe: ")), None)
+    if recipe is not None:  # the others that come with it are not of the user's making
+        for quality, name in QUALITIES.items():
+            recipe = re.sub(rf"\b{name} (there|now)\b", rf"{quality} \1", recipe)
+        changes = [recipe, *(change for change in changes if change.startswith("song."))]
+    return [in_options(change) for change in changes]
+
+
+@contextlib.contextmanager
+def logged_in_options() -> Iterator[None]:
+    """Whatever Bespoke logs inside the block, to the terminal, to a file or for a report, is in the command's words."""
+    make = logging.getLogRecordFactory()
+
+    def make_in_options(*arguments, **settings) -> logging.LogRecord:
+        record = make(*arguments, **settings)
+        if record.name.split(".")[0] == "bespoke":
+            record.msg, record.args = in_options(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(make_in_options)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)

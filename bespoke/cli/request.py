@@ -1,0 +1,359 @@
+"""What a musician asks for: a recording, a score and the parts wanted, carried out by runs like train.py's.
+
+The runs keep their folders beside the stems (`SONG.bespoke`, or `SONG.bespoke-parts/PART`), so that
+the same request goes on where it was interrupted, and stems appear under their final names only when
+all is done. What a request has written it knows again: it does nothing twice, and replaces nothing
+that somebody else wrote or changed.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import bespoke
+from bespoke.cli import train
+from bespoke.cli.launch import setting
+from bespoke.cli.options import changes_in_options, in_options
+from bespoke.cli.stems import Published, check_free, publish, write_shared
+from bespoke.training import preflight
+from bespoke.utils import processor, progress
+from bespoke.utils.errors import BespokeError, one_sentence
+from bespoke.utils.files import file_hash, write_json
+
+_MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
+_INPUTS = "inputs.json"
+_STEMS = "stems.json"  # the hashes of a run's stems, as it made them
+_PUBLISHED = "published.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part of a request, which is one run.
+
+    Attributes:
+        label: what the stem's file name ends with.
+        folder: of the run.
+        overrides: of the run's config.
+    """
+
+    label: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @functools.cached_property
+    def config(self) -> DictConfig:
+        """The run's config.
+
+        Raises:
+            BespokeError: there is no such setting or choice.
+        """
+        return train.compose(self.overrides)
+
+    def arguments(self, inputs: Mapping[str, str], force: bool) -> tuple[list[str] | None, bool]:
+        """What is still to be done.
+
+        Returns:
+            The command line of train.py, None where the run is finished; and whether the folder's
+            run is another, which is to be deleted first.
+
+        Raises:
+            BespokeError: another run has the folder, and may not be replaced.
+        """
+        fresh = [*self.overrides, setting("hydra.run.dir", self.folder)]
+        if not any((self.folder / name).exists() for name in preflight.RESULTS):
+            return fresh, False
+        known = _read(self.folder / _INPUTS)
+        if not known:
+            raise BespokeError(
+                f"{self.folder} has results that `bespoke separate` did not make, and will not replace: choose another --out."
+            )
+        changed = [f"the {role} is another" for role in inputs if inputs[role] != known.get(role)]
+        changed += changes_in_options(preflight.changes(self.config, self.folder))
+        if changed and not force:
+            raise BespokeError(
+                f"{self.folder} has results of other settings ({'; '.join(changed[:5])}): repeat those, choose another --out, or start"
+                " over with --force."
+            )
+        if changed:
+            return fresh, True
+        finished = (self.folder / "metrics.json").is_file() and (self.checkpoint.is_file() or _are_whole(self.folder))
+        return None if finished else [*fresh, "ckpt=last"], False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Of the network that made the stems."""
+        name = "best.ckpt" if "kept_step" in _read(self.folder / "metrics.json") else "last.ckpt"
+        return self.folder / "checkpoints" / name
+
+    def stems(self) -> dict[str, Path]:
+        """The finished run's stems as it made them. Those that were changed since, or are gone, are
+        made anew by its checkpoint: a stem that is edited under its final name may be the run's own.
+
+        Raises:
+            BespokeError: they cannot be.
+        """
+        stems = _stem_files(self.folder)
+        if not _are_whole(self.folder):
+            from bespoke.data.song import Song
+            from bespoke.models.separator import load_separator
+
+            _say(f"The stems in {self.folder} were changed since they were made: they are made anew, without training.")
+            song = Song.load(OmegaConf.to_container(self.config.song, resolve=True), max(22050, self.config.data.sample_rate))
+            load_separator(self.checkpoint, _device(self.folder)).write_stems(song.source, *stems.values())
+            _note_stems(self.folder)
+        return stems
+
+
+def separate(
+    jobs: Sequence[Job], out: Path, stem: str, inputs: Mapping[str, Path], *, suffix: str, exact: bool, force: bool, processes: int
+) -> dict[str, Any]:
+    """Carry out a request, as far as it is not done.
+
+    Args:
+        jobs: one for each part.
+        out: folder of the stems.
+        stem: what their names begin with.
+        inputs: the `recording` and the `score`.
+        suffix: of the stems' files.
+        exact: whether they are to be float WAV, see `stems.publish`.
+        force: whether stems, and runs with other settings, may be replaced.
+        processes: how many runs at once, where there are several.
+
+    Returns:
+        What there is now: `stems` by label, `residual`, the `report` or None, `runs` by label,
+        `metrics` by label, and the `gain` of the stems.
+
+    Raises:
+        BespokeError: something the user can put right.
+        KeyboardInterrupt: Ctrl-C; the same request goes on.
+    """
+    finals = {label: out / f"{stem}.{label}{suffix}" for label in [*(job.label for job in jobs), "residual"]}
+    page = out / f"{stem}.report.html" if all(job.config.report for job in jobs) else None
+    hashes = {"version of Bespoke": bespoke.__version__, **{role: file_hash(path) for role, path in inputs.items()}}
+    plans = {job: job.arguments(hashes, force) for job in jobs}
+    outdated = [job for job, (_, is_another) in plans.items() if is_another]
+    todo = {job: arguments for job, (arguments, _) in plans.items() if arguments is not None}
+    published = Published(jobs[0].folder / _PUBLISHED)
+    of = None if outdated else _identity(jobs)
+    if of and len(jobs) == 1:
+        _adopt(jobs[0].folder, finals if exact else {}, page, published, of)
+    wanted = force or not all(published.is_current(final, of) for final in finals.values())
+    page_wanted = page is not None and (force or not _is_up_to_date(page, published, of))
+    taken = [final for final in finals.values() if wanted and not published.is_current(final, of)]
+    taken += [page] if page_wanted and not published.is_unchanged(page) else []
+    check_free(taken, force, [file for file in taken if file.name in published.files])
+    if not wanted and not page_wanted:
+        _say("This is done already: nothing was changed. --force replaces the stems.")
+        return _result(jobs, finals, page, published)
+
+    for job in outdated:
+        shutil.rmtree(job.folder)
+    for job in todo:
+        (job.folder / _STEMS).unlink(missing_ok=True)
+        write_json(job.folder / _INPUTS, hashes)
+    try:
+        if len(jobs) > 1:
+            _run_side_by_side(todo, processes)
+        elif todo:
+            train.train(todo[jobs[0]])
+    finally:
+        for job in todo:
+            _tidy(job.folder)
+    with _sources(jobs, out / f"{stem}.bespoke-parts" / "stems") as sources:
+        of = _identity(jobs)
+        if wanted:
+            note = functools.partial(published.note, of=of)
+            with progress.stage("publish"):
+                publish([*sources.values()], [*finals.values()], inputs["recording"], exact, note)
+        if page_wanted:
+            with progress.stage("report"):
+                _write_page(page, stem, sources, finals, jobs, published, of)
+    return _result(jobs, finals, page, published)
+
+
+def processes_at_once(parts: int) -> int:
+    """How many runs this machine has free cores and memory for; one where there is a GPU, which one run fills."""
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        memory = 8_000_000_000
+    return max(1, min(parts, processor.free_cores(), memory // _MEMORY_BYTES))
+
+
+def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None:
+    """A process for each run, so many at once; their output line by line, with the part's name before it.
+
+    Raises:
+        BespokeError: some failed, and said why.
+    """
+    threads = max(1, processor.free_cores() // processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    running: dict[str, subprocess.Popen] = {}
+    stopped = threading.Event()
+
+    def run(job: Job) -> int:
+        if stopped.is_set():
+            return 1
+        # Ctrl-C comes to this process alone, which hands it on once.
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bespoke", "part", *todo[job]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            **apart,
+        )
+        running[job.label] = process
+        for line in process.stdout:
+            print(f"[{job.label}] {line}", end="", file=sys.stderr, flush=True)
+        return process.wait()
+
+    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+        futures = {job.label: pool.submit(run, job) for job in todo}
+        try:
+            failed = [label for label, future in futures.items() if future.result() != 0]
+        except KeyboardInterrupt:
+            stopped.set()
+            for process in running.values():
+                if process.poll() is None:
+                    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+            raise
+    if failed:
+        raise BespokeError(f"No stems were written, as {' and '.join(failed)} failed, see above: the same command does what is left.")
+
+
+def _identity(jobs: Sequence[Job]) -> str | None:
+    """What tells these runs' stems from any others; None where they are not all made."""
+    known = {}
+    for job in jobs:
+        if not (job.folder / _STEMS).is_file():
+            if not _are_whole(job.folder):
+                return None
+            _note_stems(job.folder)
+        known[job.label] = _read(job.folder / _STEMS)
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _stem_files(folder: Path) -> dict[str, Path]:
+    return {name: folder / f"{name}.wav" for name in ("target", "residual")}
+
+
+def _note_stems(folder: Path) -> None:
+    write_json(folder / _STEMS, {name: file_hash(file) for name, file in _stem_files(folder).items()})
+
+
+def _are_whole(folder: Path) -> bool:
+    """Whether a run's stems are there, and as they were made where that is known."""
+    known = _read(folder / _STEMS)
+    return all(file.is_file() and known.get(name) in (None, file_hash(file)) for name, file in _stem_files(folder).items())
+
+
+def _adopt(folder: Path, finals: Mapping[str, Path], page: Path | None, published: Published, of: str) -> None:
+    """Know as our own what is the same as in the run's folder: it was put there by a request that was
+    killed before it could note that, or by one of a version that noted nothing."""
+    made = _read(folder / _STEMS)
+    for final, made_hash in zip(finals.values(), (made["target"], made["residual"]), strict=False):
+        if final.name not in published.files and final.is_file() and file_hash(final) == made_hash:
+            published.note(final, 1.0, of=of)
+    report = folder / "report.html"
+    if page and page.name not in published.files and page.is_file() and report.is_file() and file_hash(page) == file_hash(report):
+        published.note(page, of="")
+
+
+def _is_up_to_date(page: Path, published: Published, of: str | None) -> bool:
+    """Whether the page is there, of these stems, and what it links to is there."""
+    known = published.files.get(page.name, {})
+    return page.is_file() and known.get("of") == of and all((page.parent / link).exists() for link in known["links"])
+
+
+@contextlib.contextmanager
+def _sources(jobs: Sequence[Job], shared: Path) -> Iterator[dict[str, Path]]:
+    """The stems as float WAV, by label: a single part's are the run's own, those of several are made
+    from their runs' for the time being, in a folder for that."""
+    if len(jobs) == 1:
+        stems = jobs[0].stems()
+        yield {jobs[0].label: stems["target"], "residual": stems["residual"]}
+        return
+    for job in jobs:
+        job.stems()
+    shutil.rmtree(shared, ignore_errors=True)  # of a request that was killed
+    try:
+        with progress.stage("share"):
+            stems = write_shared({job.label: job.folder for job in jobs}, shared)
+        yield stems
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+
+
+def _write_page(
+    page: Path, song: str, sources: Mapping[str, Path], finals: Mapping[str, Path], jobs: Sequence[Job], published: Published, of: str
+) -> None:
+    """Write the song's page. One that cannot be made is a warning, and never costs the stems."""
+    gain = published.files[next(iter(finals.values())).name].get("gain", 1.0)
+    try:
+        from bespoke.evaluation.report.song_page import write_song_page  # with a template engine, which only this needs
+
+        links = write_song_page(page, song, sources, finals, {job.label: job.folder for job in jobs}, gain, in_options)
+    except Exception as error:
+        _say(f"{page} could not be made ({type(error).__name__}: {one_sentence(error)}); the stems are whole.")
+    else:
+        published.note(page, of=of, links=[Path(os.path.relpath(link, page.parent)).as_posix() for link in links])
+
+
+def _result(jobs: Sequence[Job], finals: Mapping[str, Path], page: Path | None, published: Published) -> dict[str, Any]:
+    return {
+        "stems": {job.label: str(finals[job.label]) for job in jobs},
+        "residual": str(finals["residual"]),
+        "report": str(page) if page and page.is_file() else None,
+        "runs": {job.label: str(job.folder) for job in jobs},
+        "metrics": {job.label: _read(job.folder / "metrics.json") for job in jobs},
+        "gain": published.files[finals["residual"].name].get("gain", 1.0),
+    }
+
+
+def _device(folder: Path) -> str:
+    """Where a run's network was trained, if that is here."""
+    import torch
+
+    kind = str(_read(folder / "metrics.json").get("device")).partition(":")[0]
+    return kind if kind == "cuda" and torch.cuda.is_available() else "cpu"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _tidy(folder: Path) -> None:
+    """Leave nothing of a run that did not come to its first result."""
+    if not any((folder / name).exists() for name in preflight.RESULTS):
+        (folder / _INPUTS).unlink(missing_ok=True)
+        for empty in (folder, folder.parent):
+            try:
+                empty.rmdir()
+            except OSError:  # there is something else in it
+                break
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

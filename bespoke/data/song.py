@@ -1,0 +1,399 @@
+"""A song: the recording, what is known of the target, and what else plays; everything a user can get wrong is checked here."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretty_midi
+
+from bespoke.audio.dsp import equalize, resample
+from bespoke.audio.io import Recording, open_audio
+from bespoke.score.crop import choose_spans, take_audio, take_notes
+from bespoke.score.midi import Part, choose_part, read_score, without_key_switches
+from bespoke.score.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
+from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import file_hash
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
+TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
+OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
+MIN_SECONDS = 0.1
+MAX_HELD_VALUES = 60_000_000  # samples of all channels: 11 minutes of stereo at 44.1 kHz
+# A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
+_NEIGHBOUR = 1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A part and the patches it may be played with.
+
+    Attributes:
+        part: its notes.
+        patches: none as long as they are yet to be chosen (`patches: auto`).
+        soundfonts: to choose them from.
+        equalized: whether the chosen ones are to be equalized.
+        gains_db: an equalizer for each patch, see `bespoke.audio.dsp.equalize`, or none.
+    """
+
+    part: Part
+    patches: tuple[Patch, ...]
+    soundfonts: tuple[SoundFont, ...] = ()
+    equalized: bool = True
+    gains_db: tuple[tuple[float, ...], ...] = ()
+
+    def render(self, sample_rate: int) -> list[np.ndarray]:
+        """One mono waveform `[1, time]` for each patch, all of one length.
+
+        Raises:
+            BespokeError: a patch gives silence.
+        """
+        renders = [render(self.part.notes, patch, sample_rate) for patch in self.patches]
+        for patch, waveform in zip(self.patches, renders, strict=True):
+            if is_silent(waveform):
+                raise BespokeError(
+                    f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes of"
+                    f" {self.part.name or 'the score'}: choose another of song's patches."
+                )
+        if self.gains_db:
+            renders = [equalize(waveform, sample_rate, gains) for waveform, gains in zip(renders, self.gains_db, strict=True)]
+        longest = max(waveform.shape[-1] for waveform in renders)
+        return [np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders]
+
+
+@dataclass(frozen=True)
+class Song:
+    """A recording and what is known of it.
+
+    Attributes:
+        name: of the song.
+        mixture: the recording, float32 `[channel, time]`; of one that is longer than about ten minutes the channel mean, `[1, time]`.
+        sample_rate: of the mixture, in Hz.
+        target: the part to separate, or None where `target_audio` is given.
+        target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
+        others: the other parts, where they are known.
+        reference: the true target `[channel, time]` of the recording's shape, for metrics only, or None.
+        estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
+        is_standin: whether the recording is our stand-in for one that may not be shipped.
+        hashes: SHA-256 of every input file, by role.
+    """
+
+    name: str
+    mixture: np.ndarray
+    sample_rate: int
+    target: Voice | None
+    target_audio: tuple[np.ndarray, int] | None
+    others: tuple[Voice, ...]
+    reference: np.ndarray | None
+    is_standin: bool
+    hashes: Mapping[str, str]
+    estimate: np.ndarray | None = None
+    source: Recording | None = None
+
+    @classmethod
+    def load(cls, config: Mapping[str, Any], working_rate: int = 22050) -> "Song":
+        """Read and check a song as it is described in conf/song/custom.yaml.
+
+        Args:
+            config: of the song.
+            working_rate: at which a recording of more than ten minutes is held in memory, in Hz.
+
+        Raises:
+            BespokeError: anything in it is missing, unreadable or contradictory.
+        """
+        _check_keys(config)
+        name = str(config.get("name") or "custom")
+        target = dict(config["target"])
+        score, audio, others = target.get("score"), target.get("audio"), config.get("others")
+        mixture_path, reference_path, is_standin = config.get("mixture"), config.get("reference"), False
+        if config.get("standin"):
+            mixture_path, score, reference_path = _own_files(str(config["standin"]), mixture_path, score, reference_path)
+            is_standin = mixture_path is None and score is None and audio is None
+            if is_standin:
+                from bespoke.data.standin import perform  # the compositions are of no use to any other song
+
+                standin = perform(str(config["standin"]))
+                mixture_path, reference_path, score = standin.mixture, standin.reference, standin.score
+                target["instrument"] = standin.instrument
+            mixture_path, score = mixture_path or config["mixture"], score or target.get("score")
+        if (score is None) == (audio is None):
+            raise BespokeError("Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target).")
+        files = {"mixture": locate(mixture_path)}
+        source = open_audio(files["mixture"])
+        reference = None
+        if reference_path is not None:
+            files["reference"] = locate(reference_path)
+            reference = _open_reference(files["reference"], source)
+        start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
+        source = source.cut(start, end)
+        if source.seconds < MIN_SECONDS:
+            raise BespokeError(f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least.")
+        peak, mono_peak = source.levels()
+        if peak == 0:
+            raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+        if mono_peak < 1e-4 * peak:
+            raise BespokeError(f"The channels of {files['mixture']} cancel each other: invert one of them.")
+        mixture, sample_rate = hold(source, working_rate)
+        if reference is not None:
+            reference = reference.cut(start, end)  # which is held as the recording is, whatever its channels
+            reference = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
+            if not reference.any():
+                raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
+            reference = np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
+
+        voice = target_audio = chosen = None
+        parts: list[Part] = []
+        if score is not None:
+            files["score"] = locate(score)
+            parts = read_score(files["score"])
+            part = choose_part(parts, target.get("instrument"), files["score"])
+            chosen = part
+            if not part.is_drum:
+                part = replace(part, notes=without_key_switches(part.notes))
+                if dropped := len(chosen.notes) - len(part.notes):
+                    log.info("%d notes of the score are so low that they must be key switches: they are left out.", dropped)
+            if target.get("patches") == "auto":
+                voice = Voice(part, (), _candidates(target.get("soundfonts"), part), target.get("equalize", True))
+            else:
+                voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
+        else:
+            files["audio"] = locate(audio)
+            target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
+        voices = _others(others, [part for part in parts if part is not chosen], voice, target.get("soundfonts"), files)
+        hashes = {role: file_hash(path) for role, path in files.items()}
+        return cls(name, mixture, sample_rate, voice, target_audio, voices, reference, is_standin, hashes, source=source)
+
+    @property
+    def recording(self) -> tuple[np.ndarray, int]:
+        """The mixture and its sample rate in Hz."""
+        return self.mixture, self.sample_rate
+
+    @property
+    def seconds(self) -> float:
+        """The recording's length."""
+        return self.mixture.shape[-1] / self.sample_rate
+
+    def to_train_on(self, limit_seconds: float, is_aligned: bool) -> "Song":
+        """The song as training hears it: of a long one some minutes at most, one after the other, where the target plays.
+
+        Args:
+            limit_seconds: of recording and score.
+            is_aligned: whether the target's notes are in seconds of the recording, so that both are cut alike. The other parts' are
+                cut as the target's score is.
+
+        Returns:
+            The song itself, if it is short enough; without estimate, reference and source if it is not.
+        """
+        notes = self.target.part.notes if self.target else ()
+        spans = choose_spans(notes if is_aligned else (), self.seconds, limit_seconds)
+        played = spans
+        if not is_aligned and notes:
+            score_seconds = max(note.end_seconds for voice in (self.target, *self.others) for note in voice.part.notes)
+            played = choose_spans(notes, score_seconds, limit_seconds) if score_seconds > limit_seconds else [(0.0, score_seconds)]
+        song = self
+        if spans != [(0.0, self.seconds)]:
+            song = replace(song, mixture=take_audio(song.mixture, song.sample_rate, spans), estimate=None, reference=None, source=None)
+        elif is_aligned or not notes or played == [(0.0, score_seconds)]:
+            return song
+        taken = [
+            voice and replace(voice, part=replace(voice.part, notes=take_notes(voice.part.notes, played)))
+            for voice in (song.target, *song.others)
+        ]
+        return replace(song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes))
+
+    def read_stem(self, path: Path, limit_seconds: float | None = None) -> np.ndarray:
+        """A stem of the recording, as long as it, from a file, in the form of `mixture`: all of it, or its first seconds."""
+        stem = replace(self.source, path=path, first=0)
+        if limit_seconds is None or limit_seconds >= self.seconds:
+            return hold(stem, self.sample_rate)[0]
+        # A second more, whose resampling is that of the whole at the limit.
+        part = stem.cut(0, min(stem.samples, round((limit_seconds + 1) * stem.sample_rate)))
+        waveform = part.read() if _is_held(stem) else part.read_mono(self.sample_rate)
+        return waveform[:, : round(limit_seconds * self.sample_rate)]
+
+    def render_target(self, sample_rate: int) -> list[np.ndarray]:
+        """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
+        if self.target is not None:
+            return self.target.render(sample_rate)
+        waveform, rate = self.target_audio
+        return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
+
+    def render_estimate(self, sample_rate: int) -> np.ndarray:
+        """The first estimate's channel mean at `sample_rate`, `[1, time]`."""
+        return resample(self.estimate.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+
+    def render_mixture(self, sample_rate: int) -> np.ndarray:
+        """The recording's channel mean at `sample_rate`, `[1, time]`."""
+        return resample(self.mixture.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+
+
+def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:
+    """A recording in memory and its rate in Hz: all of it, or, if that is too much, its channel mean at the working rate."""
+    if _is_held(recording):
+        return recording.read(), recording.sample_rate
+    return recording.read_mono(working_rate), working_rate
+
+
+def _is_held(recording: Recording) -> bool:
+    return recording.samples * recording.channels <= MAX_HELD_VALUES
+
+
+def locate(path: str | Path) -> Path:
+    """Take a path from where the command started, or, if nothing is there, from the project's folder (the shipped songs)."""
+    path = Path(str(path)).expanduser()  # YAML takes a name such as 1999 for a number
+    try:
+        return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+    except OSError:  # a name that is too long; whoever reads it says so
+        return path
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    target = config.get("target")
+    if not isinstance(target, Mapping):
+        raise BespokeError("The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target.")
+    if not isinstance(target.get("equalize", True), bool):
+        raise BespokeError(f"song.target.equalize={target['equalize']} is not possible: give true or false.")
+    for where, keys, known in (("song", config, KEYS), ("song.target", target, TARGET_KEYS)):
+        unknown = sorted(set(keys) - known)
+        if unknown:
+            raise BespokeError(f"{where} has no key {unknown[0]!r}: it knows {', '.join(sorted(known))}.")
+    if config.get("mixture") in (None, "", "???"):  # ??? is OmegaConf's mark for what is yet to be given
+        raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
+
+
+def _own_files(standin: str, mixture: Any, score: Any, reference: Any) -> list[Any]:
+    """For a song that may not be shipped: the user's own files, None for each that is absent from the place where it is looked for.
+
+    In that place a recording may have any format and the score either name; a path to elsewhere is taken as it is.
+    """
+    place = Path("data/songs") / standin
+
+    def find(path: Any, names: Sequence[str]) -> Any:
+        if path is None or Path(str(path)).parent != place:
+            return path
+        return next((file for file in (locate(place / name) for name in names) if file.is_file()), None)
+
+    formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")
+    audio = ([f"{name}.{end}" for end in formats] for name in ("mix", "target"))
+    return [find(mixture, next(audio)), find(score, ("target.mid", "score.mid")), find(reference, next(audio))]
+
+
+def _open_reference(path: Path, source: Recording) -> Recording:
+    reference = open_audio(path, "reference")
+    if (reference.sample_rate, reference.samples) != (source.sample_rate, source.samples):
+        raise BespokeError(
+            f"The reference {path} ({reference.samples} samples at {reference.sample_rate} Hz) does not fit the recording"
+            f" ({source.samples} samples at {source.sample_rate} Hz): export both with the same start, length and sample rate."
+        )
+    if reference.channels not in (1, source.channels):
+        raise BespokeError(f"The reference {path} has {reference.channels} channels, the recording {source.channels}: export both alike.")
+    return reference
+
+
+def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:
+    if excerpt is None:
+        return 0, length
+    try:
+        start, end = (round(float(edge) * sample_rate) for edge in excerpt)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BespokeError(f"song.excerpt is {excerpt!r}: give [start, end] in seconds.") from error
+    end = min(end, length)
+    if not 0 <= start < end:
+        raise BespokeError(
+            f"song.excerpt {list(excerpt)} is no part of the recording of {length / sample_rate:.1f} seconds: give [start, end] within it."
+        )
+    return start, end
+
+
+def _candidates(soundfonts: Any, part: Part) -> tuple[SoundFont, ...]:
+    """The soundfonts from which the target's patches are to be chosen."""
+    if part.is_drum:
+        raise BespokeError("song.target.patches=auto knows pitched instruments only: give the numbers of drum kits, such as [0, 16].")
+    fonts = _fonts(soundfonts)
+    for font in fonts:
+        if all(font.preset_name(0, program) is None for program in PITCHED):
+            raise BespokeError(
+                f"The soundfont {font.path.name} has no patches in bank 0 to choose from: list another in song.target.soundfonts."
+            )
+    return tuple(fonts)
+
+
+def _fonts(soundfonts: Any) -> list[SoundFont]:
+    return [SoundFont.find(name) for name in _as_list(soundfonts)] or [SoundFont.find()]
+
+
+def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patch, ...]:
+    """The patches of a part: every number in every soundfont listed; without numbers, the program that the score names."""
+    fonts = _fonts(soundfonts)
+    bank = DRUM_BANK if part.is_drum else 0
+    patches: list[Patch] = []
+    for item in _as_list(choice) or [part.program]:
+        if isinstance(item, Mapping):
+            unknown = set(item) - {"soundfont", "bank", "program"}
+            if unknown or "program" not in item:
+                raise BespokeError(f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not {dict(item)}.")
+            font = SoundFont.find(item["soundfont"]) if item.get("soundfont") else fonts[0]
+            if not isinstance(item.get("bank", bank), int):
+                raise BespokeError(f"{where}.patches: bank {item['bank']!r} is not a number: give 0, or {DRUM_BANK} for drum kits.")
+            patches.append(Patch(_program(item["program"], where), item.get("bank", bank), font))
+        else:
+            patches.extend(Patch(_program(item, where), bank, font) for font in fonts)
+    return tuple(patch.check() for patch in patches)
+
+
+def _program(item: Any, where: str) -> int:
+    """A General MIDI program, from its number or its name."""
+    if isinstance(item, str) and not item.isdecimal():
+        try:
+            return pretty_midi.instrument_name_to_program(item)
+        except ValueError as error:
+            raise BespokeError(
+                f"{where}.patches: {item!r} is not a General MIDI instrument:"
+                " give a program from 0 to 127, or a name such as 'Overdriven Guitar'."
+            ) from error
+    if isinstance(item, bool) or not isinstance(item, int | str) or not 0 <= int(item) <= 127:
+        raise BespokeError(f"{where}.patches: {item!r} is not a General MIDI program: give a number from 0 to 127.")
+    return int(item)
+
+
+def _others(others: Any, rest: list[Part], target: Voice | None, soundfonts: Any, files: dict[str, Path]) -> tuple[Voice, ...]:
+    if others is None:
+        return ()
+    if others == "rest":
+        if target is None:
+            raise BespokeError(
+                "song.others=rest means the other instruments of song.target.score: without a score, list each with its own."
+            )
+        if not rest:
+            raise BespokeError(f"song.others=rest, but {files['score']} has only the target: list the other parts' scores.")
+        return tuple(Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest)
+    if not isinstance(others, Sequence) or isinstance(others, str):
+        raise BespokeError("song.others must be 'rest' or a list of {score, instrument, patches}.")
+    voices = []
+    for index, other in enumerate(others):
+        where = f"song.others[{index}]"
+        if not isinstance(other, Mapping) or set(other) - OTHER_KEYS or not (other.get("score") or "score" in files):
+            raise BespokeError(f"{where} must be of the form {{score, instrument, patches, soundfonts}}.")
+        path = locate(other["score"]) if other.get("score") else files["score"]
+        files[f"other {index}"] = path
+        part = choose_part(read_score(path), other.get("instrument"), path, f"{where}.instrument")
+        voices.append(Voice(part, _patches(other.get("patches"), other.get("soundfonts", soundfonts), part, where)))
+    return tuple(voices)
+
+
+def _pair(part: Part) -> list[int]:
+    """Two patches for a part that names only one: its program and the next of the same General MIDI family (16 kits apart for drums)."""
+    if part.is_drum:
+        return [part.program, 16 if part.program != 16 else 0]
+    return [part.program, part.program ^ _NEIGHBOUR]
+
+
+def _as_list(value: Any) -> list:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

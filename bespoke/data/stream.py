@@ -1,0 +1,208 @@
+"""The endless stream of fresh mixes, and its Lightning data module.
+
+Batch k is batch k: each is a function of (seed, k) alone, whatever the number of workers and wherever the stream starts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from bespoke.audio.dsp import frame_power
+from bespoke.data.augment import MixParams, Policy
+from bespoke.data.background import Background, BackgroundDraw, cut, level
+from bespoke.data.mixer import Mix, mix
+from bespoke.score.midi import Note, perturb, shift
+from bespoke.utils.errors import BespokeError
+
+TRAIN, VALIDATION = 0, 1  # two streams of one seed that share no batch
+_GRID_SECONDS = 0.01
+_SILENCE_DB = -40.0
+
+
+@dataclass(frozen=True)
+class ExampleDraw:
+    """Everything random about one training example."""
+
+    patch: int
+    start: int
+    background: BackgroundDraw
+    params: MixParams
+    notes: tuple[Note, ...] = ()  # in seconds of the segment
+
+
+class MixStream(IterableDataset):
+    """Fresh mixes, batch by batch, without end.
+
+    Args:
+        targets: the target's waveforms `[1, time]`, one for each patch.
+        background: draws and cuts background segments.
+        policy: the augmentation.
+        sample_rate: of all of them, in Hz.
+        segment_seconds: length of each mix.
+        batch_size: mixes in a batch.
+        seed: of the stream.
+        silent_share: share of the segments that are drawn where the target is silent (40 dB below its level), if it is anywhere.
+        label: see `bespoke.data.mixer.mix`.
+        stream: TRAIN or VALIDATION.
+        notes: the target's, in seconds of its waveforms, for a network that uses the score. It is given them with the errors of an
+            alignment, drawn for each mix, so that it does not rely on them blindly.
+        features: makes what such a network sees of a mix and its notes.
+
+    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, the batch's `index` and, if they
+    are asked for, `features`, beginning with batch `start`, every `stride`-th.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[np.ndarray],
+        background: Background,
+        policy: Policy,
+        sample_rate: int,
+        segment_seconds: float = 2.0,
+        batch_size: int = 8,
+        seed: int = 0,
+        silent_share: float = 0.05,
+        label: str = "wet",
+        stream: int = TRAIN,
+        notes: Sequence[Note] = (),
+        features: Callable[[np.ndarray, Sequence[Note]], torch.Tensor] | None = None,
+    ):
+        if segment_seconds <= 0 or batch_size < 1 or not 0 <= silent_share <= 1:
+            raise BespokeError("data.segment_seconds must be more than 0, data.batch_size at least 1 and data.silent_share from 0 to 1.")
+        self.targets = [level(target, sample_rate) for target in targets]
+        self.background, self.policy, self.sample_rate = background, policy, sample_rate
+        self.samples = round(segment_seconds * sample_rate)
+        self.batch_size, self.seed, self.silent_share, self.label, self.stream = batch_size, seed, silent_share, label, stream
+        self.notes, self.features = tuple(notes), features
+        self.start, self.stride = 0, 1
+        self._active, self._silent = zip(*(_starts(target, self.samples, sample_rate) for target in self.targets), strict=True)
+
+    def draw(self, rng: np.random.Generator) -> ExampleDraw:
+        """Draw one example: the patch, the places of both segments, and the policy's parameters."""
+        patch = int(rng.integers(len(self.targets)))
+        wants_silence = rng.random() < self.silent_share
+        starts = self._silent[patch] if wants_silence and len(self._silent[patch]) else self._active[patch]
+        grid = max(1, round(_GRID_SECONDS * self.sample_rate))
+        start = int(rng.choice(starts)) + int(rng.integers(grid))
+        background, params = self.background.sample(rng, start, self.samples), self.policy.sample(rng)
+        notes = perturb(shift(self.notes, -start / self.sample_rate), rng) if self.features else ()
+        return ExampleDraw(patch, start, background, params, notes)
+
+    def example(self, draw: ExampleDraw) -> Mix:
+        """Make the example that was drawn."""
+        target = cut(self.targets[draw.patch], draw.start, self.samples)
+        background = self.background.segment(draw.background, self.samples)
+        return mix(target, background, draw.params, self.sample_rate, self.label)
+
+    def batch(self, index: int) -> dict[str, Any]:
+        """Batch number `index`."""
+        rng = np.random.default_rng([self.seed, self.stream, index])
+        draws = [self.draw(rng) for _ in range(self.batch_size)]
+        mixes = [self.example(draw) for draw in draws]
+        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+        if self.features:
+            signals["features"] = torch.stack([self.features(mix.mixture, draw.notes) for mix, draw in zip(mixes, draws, strict=True)])
+        return {"index": index, **signals}  # a number: a tensor would go to the GPU, and reading it there wait for the step before
+
+    def describe(self, index: int) -> list[dict[str, Any]]:
+        """What was drawn for each example of a batch, as plain values, with the parameters of each effect as audiomentations names them."""
+        rng = np.random.default_rng([self.seed, self.stream, index])
+        described = []
+        for draw in [self.draw(rng) for _ in range(self.batch_size)]:
+            target = cut(self.targets[draw.patch], draw.start, self.samples)
+            background = self.background.segment(draw.background, self.samples)
+            described.append(
+                {
+                    "patch": draw.patch,
+                    "start_seconds": draw.start / self.sample_rate,
+                    "background_source": draw.background.source,
+                    "background_tracks": list(draw.background.tracks),
+                    "background_start_seconds": draw.background.start / self.sample_rate,
+                    **draw.params.describe(target, background, self.sample_rate),
+                }
+            )
+        return described
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        index = self.start + number * self.stride
+        while True:
+            yield self.batch(index)
+            index += workers * self.stride
+
+
+def _starts(target: np.ndarray, samples: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """First samples, on a grid, of the segments in which the target sounds and of those in which it does not."""
+    grid = max(1, round(_GRID_SECONDS * sample_rate))
+    slack = target.shape[-1] - samples
+    starts = np.arange(min(slack, 0), max(slack, 0) + 1, grid)
+    power = frame_power(target, grid)
+    loud = np.concatenate(([0], np.cumsum(power > power.max() * 10 ** (_SILENCE_DB / 10))))
+    first = np.clip(starts // grid, 0, power.size)
+    last = np.clip((starts + samples) // grid, 0, power.size)
+    # A tenth of a second of sound makes a segment active.
+    is_active = loud[last] - loud[first] >= min(10, loud[-1])
+    return (starts[is_active] if is_active.any() else starts), starts[~is_active]
+
+
+def _use_one_thread(worker: int) -> None:
+    """Of NumPy's and SciPy's too: the loader sees to torch's only, and workers with a thread for each core are in each other's way."""
+    threadpool_limits(1)
+
+
+class _StreamLoader(DataLoader):
+    """A loader whose stream, each time an iteration begins, starts at the batch that training has come to."""
+
+    def __init__(self, stream: MixStream, position: Callable[[], tuple[int, int]], **settings: Any):
+        super().__init__(stream, batch_size=None, **settings)
+        self.position = position
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.dataset.start, self.dataset.stride = self.position()
+        return super().__iter__()
+
+
+class MixDataModule(pl.LightningDataModule):
+    """Training on the stream, validation on a fixed list of its batches.
+
+    Args:
+        train: the stream to train on.
+        validation: another stream, whose first batches are the validation set.
+        validation_batches: how many.
+        workers: processes that make mixes, beside the main one (0: the main one makes them itself).
+        hyperparameters: plain values, kept in the checkpoint.
+    """
+
+    def __init__(
+        self, train: MixStream, validation: MixStream, validation_batches: int = 4, workers: int = 0, hyperparameters: dict | None = None
+    ):
+        super().__init__()
+        self.train, self.workers = train, workers
+        self.validation = [validation.batch(index) for index in range(validation_batches)]
+        self.save_hyperparameters(hyperparameters or {})
+
+    def train_dataloader(self) -> DataLoader:
+        return _StreamLoader(
+            self.train,
+            self._position,
+            num_workers=self.workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_use_one_thread,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.validation, batch_size=None)
+
+    def _position(self) -> tuple[int, int]:
+        """First batch and stride: what counts is what was trained on, not what was prefetched; every device has its own batches."""
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        consumed = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return consumed * world + rank, world

@@ -1,0 +1,248 @@
+"""Other methods behind one small interface, to be measured beside ours.
+
+A rival takes the recording and the target's notes, in seconds of the recording (where they come from, a true alignment or an
+automatic one, is the caller's affair and belongs in the rival's label), and gives an estimate of the target.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from bespoke.audio.dsp import resample
+from bespoke.audio.stft import STFT
+from bespoke.models.nmf import ScoreInformedFactorization, harmonic_templates, piano_roll
+from bespoke.score.midi import Note
+from bespoke.utils.errors import BespokeError
+
+_STEM_RATE = 44100  # of all published 4-stem models below
+_INSTALL = {"demucs": "pip install 'demucs>=4.1'", "openunmix": "pip install openunmix"}
+
+
+class Rival(Protocol):
+    """What the benchmark needs of a method."""
+
+    uses_score: ClassVar[bool]
+    """Whether the notes matter: if so the alignment they come from is part of the method's name."""
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        """Estimate the target.
+
+        Args:
+            mixture: float32 `[channel, time]`, of any level.
+            sample_rate: in Hz.
+            notes: the target's, in seconds of the recording; they may lie partly or wholly outside it.
+
+        Returns:
+            float32 of the mixture's shape; silence where the score rests, for the rivals that use it.
+        """
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The recording itself: what doing nothing is worth."""
+
+    uses_score: ClassVar[bool] = False
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        return mixture.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class HarmonicComb:
+    """Keeps the partials of the notes that sound, up to the Nyquist frequency, and nothing else.
+
+    Args:
+        window_seconds: of the STFT, whose hop is a quarter.
+        width_cents, floor_hz: a partial's band reaches this far on either side, whichever is more.
+        soft: whether the mask falls off towards a band's edges as a cosine, or is 1 all over it.
+        before_seconds, after_seconds: how much earlier and later than written a note may sound.
+        attack_seconds: until this long after its start
+        attack_mask: every frequency passes with at least this mask, for the noise of the attack.
+
+    >>> tone = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)[None].astype(np.float32)
+    >>> [round(float(HarmonicComb().separate(tone, 8000, [Note(0, 1, pitch)]).std() / tone.std()), 1) for pitch in (69, 73)]
+    [1.0, 0.0]
+    """
+
+    uses_score: ClassVar[bool] = True
+
+    window_seconds: float = 4096 / 44100
+    width_cents: float = 50.0
+    floor_hz: float = 30.0
+    soft: bool = True
+    before_seconds: float = 0.05
+    after_seconds: float = 0.1
+    attack_seconds: float = 0.02
+    attack_mask: float = 0.1
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
+            pitches = sorted({note.pitch for note in notes})
+            combs = harmonic_templates(pitches, stft.frequencies_hz.numpy(), self.width_cents, self.floor_hz, decay=0.0)
+            combs = combs if self.soft else (combs > 0).astype(np.float32)
+            times = stft.times_seconds(magnitude.shape[1]).numpy()
+            kept = np.zeros_like(magnitude)
+            for comb, active in zip(combs.T, piano_roll(notes, pitches, times, self.before_seconds, self.after_seconds), strict=True):
+                np.maximum(kept, comb[:, None] * active, out=kept)
+            starts = [Note(note.start_seconds, note.start_seconds, note.pitch) for note in notes]
+            attacks = piano_roll(starts, pitches, times, self.before_seconds, self.attack_seconds)
+            return np.maximum(kept, self.attack_mask * attacks.max(axis=0, initial=0.0))
+
+        return apply_mask(mixture, sample_rate, self.window_seconds, mask)
+
+
+@dataclass(frozen=True)
+class ScoreInformedNMF(ScoreInformedFactorization):
+    """The factorization of `bespoke.models.nmf`, at several resolutions: the masks of the STFTs are applied one by one and the estimates
+    averaged, which is worth more than any single resolution or the average of several seeds.
+
+    Args:
+        window_seconds: of the STFTs, whose hop is a quarter.
+    """
+
+    uses_score: ClassVar[bool] = True
+
+    window_seconds: tuple[float, ...] = (2048 / 44100, 4096 / 44100, 8192 / 44100)
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
+            return self.mask(magnitude, stft, notes)
+
+        return np.mean([apply_mask(mixture, sample_rate, seconds, mask) for seconds in self.window_seconds], axis=0)
+
+
+@dataclass(frozen=True)
+class HarmonicPercussive:
+    """The harmonic part by median filtering (Fitzgerald, DAFx 2010), by librosa: what is steady in time, whoever plays it. Uses no score.
+
+    Args:
+        window_seconds: of the STFT, whose hop is a quarter.
+        kernel_frames: length of both median filters, in frames and bins (librosa's default).
+    """
+
+    uses_score: ClassVar[bool] = False
+
+    window_seconds: float = 2048 / 44100
+    kernel_frames: int = 31
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        import librosa  # slow to import
+
+        def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
+            return librosa.decompose.hpss(magnitude, kernel_size=self.kernel_frames, mask=True)[0]
+
+        return apply_mask(mixture, sample_rate, self.window_seconds, mask)
+
+
+class Demucs:
+    """One stem of a Demucs model that the user has installed (Rouard et al., ICASSP 2023). Uses no score.
+
+    Unverified with real weights: written against demucs 4.1 and tested with a stand-in for the package.
+
+    Args:
+        program: the target's General MIDI program, which decides on the stem.
+        model: its name.
+
+    Raises:
+        BespokeError: demucs is not installed, or has no weights and cannot fetch them.
+    """
+
+    uses_score: ClassVar[bool] = False
+
+    def __init__(self, program: int, model: str = "htdemucs"):
+        self.stem = stem_of(program)
+        # No random shifts: the same recording gives the same stems.
+        self._separator = _load("demucs", lambda: import_module("demucs.api").Separator(model, device="cpu", shifts=0))
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        return _apply_stereo(mixture, sample_rate, lambda stereo: self._separator.separate_tensor(stereo, _STEM_RATE)[1][self.stem])
+
+
+class OpenUnmix:
+    """One stem of Open-Unmix's model UMX-L, installed by the user (Stöter et al., JOSS 2019). Uses no score.
+
+    Unverified with real weights: written against openunmix 1.3 and tested with a stand-in for the package.
+
+    Args:
+        program: the target's General MIDI program, which decides on the stem.
+
+    Raises:
+        BespokeError: openunmix is not installed, or has no weights and cannot fetch them.
+    """
+
+    uses_score: ClassVar[bool] = False
+
+    def __init__(self, program: int):
+        self.stem = stem_of(program)
+        self._separator = _load("openunmix", lambda: import_module("openunmix").umxl(device="cpu"))
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+        return _apply_stereo(mixture, sample_rate, lambda stereo: self._separator.to_dict(self._separator(stereo[None]))[self.stem][0])
+
+
+RIVALS: dict[str, Callable[[int], Rival]] = {
+    "mixture": lambda program: Mixture(),
+    "comb": lambda program: HarmonicComb(),
+    "nmf": lambda program: ScoreInformedNMF(),
+    "hpss": lambda program: HarmonicPercussive(),
+    "demucs": Demucs,
+    "openunmix": OpenUnmix,
+}
+"""Makes a rival by name, for a target of a General MIDI program. The last two need packages and weights of their own."""
+
+
+def stem_of(program: int) -> str:
+    """The stem of a 4-stem model in which an instrument of a General MIDI program (0–127) is found.
+
+    >>> [stem_of(program) for program in (33, 53, 118, 29)]
+    ['bass', 'vocals', 'drums', 'other']
+    """
+    if 32 <= program <= 39:
+        return "bass"
+    if program in (52, 53, 54, 85):  # choir, voice, synth voice, voice lead
+        return "vocals"
+    return "drums" if 112 <= program <= 119 else "other"
+
+
+def apply_mask(
+    mixture: np.ndarray, sample_rate: int, window_seconds: float, make_mask: Callable[[np.ndarray, STFT], np.ndarray]
+) -> np.ndarray:
+    """Make a mask from the channel mean and apply it to every channel.
+
+    Args:
+        mixture: `[channel, time]`.
+        sample_rate: in Hz.
+        window_seconds: of the STFT, whose hop is a quarter.
+        make_mask: from magnitudes `[freq, frames]` and the transform to a mask of that shape.
+
+    Returns:
+        float32 of the mixture's shape.
+    """
+    stft = STFT(sample_rate, window_seconds, window_seconds / 4)
+    spectrogram = stft(torch.from_numpy(np.ascontiguousarray(mixture, dtype=np.float32))[None])
+    mask = torch.from_numpy(make_mask(spectrogram[0].mean(dim=0).abs().numpy(), stft))
+    return stft.inverse(mask * spectrogram, mixture.shape[-1])[0].numpy()
+
+
+def _load(package: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except ImportError as error:
+        raise BespokeError(f"The rival {package} is not installed ({error}): {_INSTALL[package]}, or leave it out.") from error
+    except Exception as error:  # what a foreign package raises where it finds neither weights nor a network
+        raise BespokeError(
+            f"The rival {package} has no weights here and cannot fetch them ({type(error).__name__}): leave it out."
+        ) from error
+
+
+@torch.inference_mode()
+def _apply_stereo(mixture: np.ndarray, sample_rate: int, separate: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Run a model for stereo at 44.1 kHz; anything else goes in as its channel mean on both, and comes out as that on all."""
+    stereo = mixture if len(mixture) == 2 else np.repeat(mixture.mean(axis=0, keepdims=True), 2, axis=0)
+    estimate = separate(torch.from_numpy(resample(stereo, sample_rate, _STEM_RATE)))
+    estimate = resample(estimate.cpu().numpy(), _STEM_RATE, sample_rate)[:, : mixture.shape[-1]]
+    return estimate if len(mixture) == 2 else np.repeat(estimate.mean(axis=0, keepdims=True), len(mixture), axis=0)

@@ -1,0 +1,497 @@
+"""Many cases, recipes and seeds: what is run, what is kept of it, and the statistics.
+
+A cell is a case, a recipe (or other overrides) and a seed. Cells are runs of train.py, written as config files of one group and started
+by Hydra's own multirun, so that every launcher serves. A finished cell has a `row.json`; a killed one goes on from its checkpoint.
+"""
+
+import contextlib
+import fnmatch
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from bespoke.audio.io import write_wav
+from bespoke.data.song import ROOT, Song
+from bespoke.data.song import hold as hold_audio
+from bespoke.evaluation.agreement import Agreement
+from bespoke.evaluation.baselines import RIVALS
+from bespoke.evaluation.metrics import evaluate_fully, oracle, ratio_oracle
+from bespoke.score.align import align, onset_errors
+from bespoke.score.midi import read_score
+from bespoke.utils.errors import BespokeError, one_sentence
+from bespoke.utils.files import atomic_path, read_csv, write_csv, write_json
+
+FOLDER = "cells"
+CONF = ROOT / "conf"
+SPLIT = ROOT / "benchmark" / "split.yaml"
+ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder with `mix.flac`, `target.flac`, `target.mid` (unaligned) and `meta.json`, whose `gm_program` is the patch a user would pick.
+
+    Each `other_*.mid` is another part, in time with `target.mid`, played with the program that it names. `target_aligned.mid` is read by
+    rivals labelled `aligned` alone. The source is the folder's name up to the first underscore; cases of
+    one source are not independent.
+    """
+
+    folder: Path
+    program: int
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def source(self) -> str:
+        return self.name.partition("_")[0]
+
+    @property
+    def half(self) -> str | None:
+        """`development`, where settings are chosen, or `test`; None of a song in neither (benchmark/split.yaml)."""
+        halves = yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
+        return next((half for half, songs in halves.items() if any(_is_of(self.name, song) for song in songs)), None)
+
+    @property
+    def song(self) -> dict[str, Any]:
+        """The song's config, with nothing that a user would not have but the reference."""
+        return {
+            "name": self.name,
+            "mixture": str(self.folder / "mix.flac"),
+            "target": {"score": str(self.folder / "target.mid"), "patches": [self.program]},
+            "others": [{"score": str(file)} for file in sorted(self.folder.glob("other_*.mid"))] or None,
+            "reference": str(self.folder / "target.flac"),
+        }
+
+    @property
+    def patches(self) -> dict[str, list[int]]:
+        """What the words for `song.target.patches` mean here: the case's own program, its General MIDI family, or one of each family."""
+        family = self.program // 8
+        others = [8 * other for other in range(14) if other != family]  # the last two hold percussion and noises
+        return {"own": [self.program], "family": list(range(8 * family, 8 * family + 8)), "wide": [self.program, *others]}
+
+
+def _is_of(case: str, song: str) -> bool:
+    """Whether a case is of a song, by their names."""
+    return case == song or case.startswith(f"{song}_")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a case, a method's name with the overrides that make it, a seed, and values of this case alone, which beat the overrides."""
+
+    case: Case
+    method: str
+    overrides: tuple[str, ...]
+    seed: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Its folder, relative to the benchmark's cells."""
+        return f"{self.case.name}/{self.method}/{self.seed}"
+
+
+def hold(folder: Path) -> FileLock:
+    """Lock a folder until the lock is released or this process ends, however it ends.
+
+    Raises:
+        BespokeError: another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise BespokeError(f"A benchmark is running in {folder}: wait until it has ended, or choose another --out.") from error
+    except OSError as error:
+        raise BespokeError(f"{folder} cannot be written ({error.strerror or error}): choose another --out.") from error
+    return lock
+
+
+def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case], dict[str, str]]:
+    """Find the cases of a folder and check that each can be run.
+
+    Args:
+        folder: with a folder for each case.
+        names: of the wanted ones, or patterns (`bach10_*`); all if there are none.
+
+    Returns:
+        The sound cases in order of their names, and the broken ones with the reason.
+
+    Raises:
+        BespokeError: there are no cases, or one of `names` is not among them.
+    """
+    folder = Path(folder)
+    folders = sorted({path.parent for name in ("meta.json", "mix.flac") for path in folder.glob(f"*/{name}")})
+    missing = [name for name in names if not any(fnmatch.fnmatchcase(path.name, name) for path in folders)]
+    if not folders or missing:
+        raise BespokeError(f"{folder} has no case {', '.join(missing) or 'at all'}: a case is a folder with a mix.flac and a meta.json.")
+    cases, broken = [], {}
+    for path in folders:
+        if names and not any(fnmatch.fnmatchcase(path.name, name) for name in names):
+            continue
+        try:
+            program = json.loads((path / "meta.json").read_text())["gm_program"]
+            case = Case(path.resolve(), int(program))
+            Song.load(case.song)
+            cases.append(case)
+        except BespokeError as error:
+            broken[path.name] = str(error)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            broken[path.name] = f"{path / 'meta.json'} has no usable gm_program ({type(error).__name__})."
+    return cases, broken
+
+
+def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The methods of `conf/experiment/NAME.yaml`, one for each combination of its sweep, and the cases that it names, if any.
+
+    A method is called NAME_VALUES.
+
+    Raises:
+        BespokeError: there is no such experiment, or what it sweeps over is no list of choices.
+    """
+    file = CONF / "experiment" / f"{name}.yaml"
+    if not file.is_file():
+        raise BespokeError(f"There is no experiment {name}: choose {', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))}.")
+    config = OmegaConf.load(file)
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    axes = []
+    for override in parse_overrides([f"{key}={values}" for key, values in params.items()]):
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise BespokeError(f"{name} searches {override.key_or_group} in a range: run it with train.py -m.")
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        axes.append([(override.get_key_element(), value) for value in values])
+    methods = {}
+    for choice in itertools.product(*axes):
+        words = (word for _, value in choice for word in re.findall(r"[\w.+-]+(?![\w.+-]*:)", value))
+        methods["_".join([name, *words])] = (f"+experiment={name}", *(f"{key}={value}" for key, value in choice))
+    return methods, list(config.get("cases") or [])
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's own reading of overrides.
+
+    Raises:
+        BespokeError: one cannot be read.
+    """
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise BespokeError(f"{'; '.join(overrides)} cannot be read as overrides: {one_sentence(error)}") from error
+
+
+def ceiling(case: Case, method: str, overrides: Sequence[str], seed: int, out: Path) -> Cell:
+    """The diagnosis `ceiling_METHOD`: the same run with the case's true stems, remixed at other offsets, as target and background.
+
+    Writes the true rest, `rest.wav`, to the case's folder in `out`, which must be an absolute path.
+    """
+    rest = out / FOLDER / case.name / "rest.wav"
+    if not rest.is_file():
+        song = Song.load(case.song)
+        write_wav(rest, song.mixture - song.reference, song.sample_rate)
+    stem = {"target": {"score": None, "audio": str(case.folder / "target.flac"), "patches": None}}
+    return Cell(case, f"ceiling_{method}", (*overrides, "background=audio"), seed, {"song": stem, "background": {"paths": [str(rest)]}})
+
+
+def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
+    """Write a config file for each cell that is not finished; give those cells.
+
+    Each file is a choice of the config group `cell`, which sets the song, the seed and the folder, and continues what was begun.
+    """
+    group = out / "conf" / "cell"
+    group.mkdir(parents=True, exist_ok=True)
+    for stale in group.glob("*.yaml"):
+        stale.unlink()
+    pending = [cell for cell in cells if not (out / FOLDER / cell.place / "row.json").is_file()]
+    for number, cell in enumerate(pending):
+        folder = out / FOLDER / cell.place
+        (folder / "error.json").unlink(missing_ok=True)
+        added, choices, values = {}, {}, OmegaConf.create()
+        for override in parse_overrides(cell.overrides):
+            name = override.key_or_group
+            if override.is_sweep_override() or override.is_delete():
+                raise BespokeError(f"{override.input_line} of {cell.method}: give one value; each variant has a name of its own.")
+            if not (CONF / name).is_dir():
+                OmegaConf.update(values, name, override.value(), force_add=True)
+            elif override.is_add():
+                added[f"/{name}"] = override.value()
+            else:
+                choices[f"override /{name}"] = override.value()
+        patches = OmegaConf.select(values, "song.target.patches")
+        if isinstance(patches, str) and patches in cell.case.patches:
+            values.song.target.patches = cell.case.patches[patches]
+        config = {
+            "defaults": [{name: choice} for name, choice in (added | choices).items()],
+            **OmegaConf.to_container(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
+            "seed": cell.seed,
+            "ckpt": "last" if (folder / "config.yaml").is_file() else None,
+            "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
+            "hydra": {"sweep": {"subdir": cell.place}},
+        }
+        with atomic_path(group / f"{number:05d}.yaml") as temporary:
+            temporary.write_text("# @package _global_\n" + yaml.safe_dump(config, sort_keys=False))
+    return pending
+
+
+class RowWriter(Callback):
+    """Hydra callback: writes the row of each cell that ends, in whichever process a launcher runs it.
+
+    The process that starts the cells holds their folder: it may outlive the benchmark that started it.
+    """
+
+    lock: FileLock | None = None
+
+    def __init__(self, out: str):
+        self.out = Path(out)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        RowWriter.lock = hold(self.out / FOLDER)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+        if (folder / "metrics.json").is_file():
+            write_json(folder / "row.json", cell_row(folder, OmegaConf.to_container(config.cell)))
+
+
+def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The row of a finished run: what it is, all figures of its stem, and its cost."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    config = (folder / "config.yaml").read_text()
+    song = Song.load(yaml.safe_load(config)["song"])
+    estimate, _ = hold_audio(replace(song.source, path=folder / "target.wav", first=0), song.sample_rate)  # which may be silent
+    figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
+    seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
+    versions = {f"version_{package}": metrics["versions"][package] for package in ("bespoke", "torch")}
+    judged = {"agreement": metrics["agreement"]} if "agreement" in metrics else {}
+    cost = {"steps": metrics["steps"], **seconds, "peak_memory_mb": metrics.get("peak_memory_mb"), "device": metrics["device"]}
+    return {
+        **labels,
+        "seed": metrics["seed"],
+        "config": hashlib.sha256(config.encode()).hexdigest()[:12],
+        **figures,
+        **judged,
+        **cost,
+        **versions,
+    }
+
+
+def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the oracles and of rivals; those that use a score get the true alignment (`aligned`) and our own (`auto`)."""
+    song = Song.load(case.song)
+    truth = tuple(note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes)
+    alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
+    found = {
+        "align_confidence": alignment.confidence,
+        **{f"onset_{name}": value for name, value in onset_errors(alignment.notes, truth).items()},
+    }
+    estimates = {}
+    for name, ideal in ORACLES.items():
+        estimates[name] = np.repeat(ideal(song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0)
+    for name in rivals:
+        rival = RIVALS[name](case.program)
+        scores = {f"{name}_aligned": truth, f"{name}_auto": alignment.notes} if rival.uses_score else {name: ()}
+        estimates |= {label: rival.separate(song.mixture, song.sample_rate, notes) for label, notes in scores.items()}
+    agreement = Agreement(song.mixture, song.sample_rate, alignment.notes)
+    rows = []
+    for label, estimate in estimates.items():
+        figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
+        if label != "nmf_auto":  # which is the yardstick
+            figures["agreement"] = agreement(estimate)
+        row = {"case": case.name, "source": case.source, "method": label, "seed": 0, **figures}
+        rows.append(row | (found if label.endswith("_auto") else {}))
+    return rows
+
+
+def write_rows(out: Path) -> list[dict[str, Any]]:
+    """Gather the rows of all finished cells in `rows.csv`, ordered by case, method and seed."""
+    rows = [json.loads(file.read_text()) for file in sorted((out / FOLDER).rglob("row.json"))]
+    for file in sorted((out / FOLDER).glob("*/others.json")):
+        rows += json.loads(file.read_text())["rows"]
+    rows.sort(key=lambda row: (row["case"], row["method"], row["seed"]))
+    write_csv(out / "rows.csv", rows)
+    return rows
+
+
+def write_curves(out: Path) -> None:
+    """Gather the quality curves of all finished cells in `curves.csv`."""
+    curves = []
+    for file in sorted((out / FOLDER).rglob("curve.csv")):
+        if (file.parent / "row.json").is_file():
+            row = json.loads((file.parent / "row.json").read_text())
+            curves += [{**{label: row[label] for label in ("case", "method", "seed")}, **point} for point in read_csv(file)]
+    write_csv(out / "curves.csv", curves)
+
+
+def trained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The methods that are runs of train.py, without ceilings; the others are the same for every seed."""
+    return sorted({row["method"] for row in rows if row.get("steps") is not None and not row["method"].startswith("ceiling_")})
+
+
+def by_case(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, float]:
+    """A method's figure for each case, seeds averaged first."""
+    return {case: float(np.mean(list(seeds.values()))) for case, seeds in _by_seed(rows, method, figure).items()}
+
+
+def _by_seed(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, dict[Any, float]]:
+    """A method's figure for each case and seed."""
+    found: dict[str, dict[Any, float]] = {}
+    for row in rows:
+        if row["method"] == method and row.get(figure) is not None:
+            found.setdefault(row["case"], {})[row["seed"]] = row[figure]
+    return found
+
+
+def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False) -> tuple[float, float]:
+    """95 % percentile interval of the mean over cases; of a single case, or source, there is none, which is (nan, nan).
+
+    Args:
+        values: a figure by case.
+        resamples: how often the cases are drawn anew.
+        seed: of the draws.
+        by_source: draw sources with all of their cases, since cases of one source are not independent.
+    """
+    rng = np.random.default_rng(seed)
+    if len({case.partition("_")[0] for case in values} if by_source else values) == 1:
+        return np.nan, np.nan
+    if by_source:
+        sources: dict[str, list[float]] = {}
+        for case, value in values.items():
+            sources.setdefault(case.partition("_")[0], []).append(value)
+        sums, counts = (np.array([function(group) for group in sources.values()], float) for function in (sum, len))
+        draws = rng.integers(len(sums), size=(resamples, len(sums)))
+        means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    else:
+        figures = np.array(list(values.values()))
+        means = figures[rng.integers(len(figures), size=(resamples, len(figures)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def compare(rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: str = "si_sdr") -> dict[str, Any]:
+    """Paired difference of two methods over the cases and, where both are trained, seeds that both have.
+
+    Returns:
+        Its mean and median over cases, intervals of the mean, the p-value of Wilcoxon's signed-rank test, and in how many cases the first
+        is better.
+
+    Raises:
+        BespokeError: there is no such case.
+    """
+    from scipy.stats import wilcoxon
+
+    one, other = _by_seed(rows, first, figure), _by_seed(rows, second, figure)
+    runs = {row["method"] for row in rows if row.get("steps") is not None}
+    difference = {}
+    for case in one.keys() & other.keys():
+        shared = (one[case].keys() & other[case].keys()) if {first, second} <= runs else None
+        if shared is None or shared:
+            means = [np.mean([value for seed, value in found[case].items() if shared is None or seed in shared]) for found in (one, other)]
+            difference[case] = float(means[0] - means[1])
+    if not difference:
+        raise BespokeError(f"{first} and {second} have no case in common.")
+    difference = dict(sorted(difference.items()))
+    values = list(difference.values())
+    test = wilcoxon(values).pvalue if len(values) > 1 and any(values) else None
+    return {
+        "first": first,
+        "second": second,
+        "cases": len(values),
+        "mean": float(np.mean(values)),
+        "median": float(np.median(values)),
+        "interval": bootstrap(difference),
+        "interval_by_source": bootstrap(difference, by_source=True),
+        "better": sum(value > 0 for value in values),
+        "p_wilcoxon": None if test is None else float(test),
+    }
+
+
+def comparisons(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], baseline: str) -> list[dict[str, Any]]:
+    """`compare` of each method with a baseline, best last; without those that have no case in common with it."""
+    found = []
+    for method in methods:
+        with contextlib.suppress(BespokeError):
+            found += [compare(rows, method, baseline)] if method != baseline else []
+    return sorted(found, key=lambda result: result["mean"])
+
+
+def difference_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of what `compare` gives."""
+    lines = [
+        "| method | against | cases | mean difference | median | interval over cases | over sources | better in | p (Wilcoxon) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        intervals = (_interval(result[name], "+.2f") for name in ("interval", "interval_by_source"))
+        p_value = "" if result["p_wilcoxon"] is None else f"{result['p_wilcoxon']:.3f}"
+        cells = [f"{result['mean']:+.2f}", f"{result['median']:+.2f}", *intervals, f"{result['better']} of {result['cases']}", p_value]
+        lines.append(f"| {result['first']} | {result['second']} | {result['cases']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(bounds: tuple[float, float], form: str) -> str:
+    return "" if np.isnan(bounds[0]) else f"{bounds[0]:{form}} to {bounds[1]:{form}}"
+
+
+def losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where the loss is, for each method with a ceiling: the network's is from the oracle mask to the ceiling, the data's from there on."""
+    methods = [method for method in trained(rows) if f"ceiling_{method}" in {row["method"] for row in rows}]
+    pairs = [pair for method in methods for pair in (("oracle_tpsa", f"ceiling_{method}"), (f"ceiling_{method}", method))]
+    return [result for pair in pairs for result in comparisons(rows, pair[:1], pair[1])]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the methods, best last: over cases, seeds averaged first, with intervals of the mean improvement."""
+    lines = [
+        "| method | cases | seeds | SI-SDR | improvement | median | interval over cases | over sources | gap closed |"
+        " worse than the mixture |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, scores in _ranked(rows, "si_sdr"):
+        gain, gap = (by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed"))
+        over_cases, over_sources = (bootstrap(gain, by_source=by_source) for by_source in (False, True))
+        cells = [
+            method,
+            str(len(gain)),
+            str(len({row["seed"] for row in rows if row["method"] == method})),
+            f"{np.mean(list(scores.values())):.2f}",
+            f"{np.mean(list(gain.values())):+.2f}",
+            f"{np.median(list(gain.values())):+.2f}",
+            _interval(over_cases, ".2f"),
+            _interval(over_sources, ".2f"),
+            f"{np.mean(list(gap.values())):.0%}" if gap else "",
+            str(sum(value < 0 for value in gain.values())),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def case_table(rows: Sequence[Mapping[str, Any]], figure: str = "si_sdr") -> str:
+    """A Markdown table of a figure by case and method, seeds averaged; methods in order of their mean."""
+    scores = dict(_ranked(rows, figure))
+    lines = [f"| case | {' | '.join(scores)} |", "| --- |" + " --- |" * len(scores)]
+    for case in sorted({row["case"] for row in rows}):
+        values = (found.get(case) for found in scores.values())
+        lines.append(f"| {case} | {' | '.join('' if value is None else f'{value:.2f}' for value in values)} |")
+    return "\n".join(lines)
+
+
+def _ranked(rows: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str, dict[str, float]]]:
+    """The methods that have a figure, with it by case, in order of its mean."""
+    scores = {method: by_case(rows, method, figure) for method in sorted({row["method"] for row in rows})}
+    return sorted(((name, found) for name, found in scores.items() if found), key=lambda item: np.mean(list(item[1].values())))

@@ -1,0 +1,1 @@
+"""Pages and tables of runs, which open from disk without network."""

@@ -1,0 +1,246 @@
+"""What a page that stands alone is made of: the player with its sound and pictures, the curves, the templates."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+import soundfile
+from markupsafe import Markup
+
+import bespoke
+from bespoke.evaluation.report import media
+from bespoke.score.midi import Note, pitch_hz
+from bespoke.utils import processor
+from bespoke.utils.files import atomic_path, read_csv
+
+MAX_SECONDS = 600  # of a recording that a page plays; the stems hold all of it
+TICKS_HZ = {100: "100 Hz", 250: "250", 500: "500", 1000: "1 kHz", 2500: "2.5", 5000: "5", 10000: "10"}
+STEREO_KBPS = 32.0  # with less for a channel, one channel sounds better than two
+SMOOTH_STEPS = 50  # of the loss, on longer trainings
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a lane of the player plays.
+
+    Attributes:
+        name, note: what it is, in a word and in a sentence.
+        file: what it is called where it is saved.
+        waveform: `[channel, time]`, at the recording's rate.
+        run: the run that it belongs to.
+        notes: its own, drawn over it instead of the player's.
+        together: heard from the start, together with all others that are.
+    """
+
+    name: str
+    note: str
+    file: str
+    waveform: np.ndarray
+    run: str | None = None
+    notes: Sequence[Note] | None = None
+    together: bool = False
+
+
+def read_stem(path: Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
+    """The beginning of a stem, float32 `[channel, time]`, and its rate in Hz."""
+    with soundfile.SoundFile(path) as file:
+        return file.read(round(max_seconds * file.samplerate), dtype="float32", always_2d=True).T, file.samplerate
+
+
+def player(
+    tracks: Sequence[Track],
+    sample_rate: int,
+    notes: Sequence[Note] = (),
+    mask: tuple[np.ndarray, np.ndarray] | None = None,
+    seconds: float = 0.0,
+    share: float = 1.0,
+    wave_height: int = 56,
+    picture_height: int = 112,
+) -> dict[str, Any]:
+    """What the template's player shows and plays.
+
+    Args:
+        tracks: of one length; in that order they have the numbers 1 to 9 of the keyboard.
+        sample_rate: of all, in Hz.
+        notes: drawn over the spectrograms.
+        mask: target and mixture, whose ratio is shown.
+        seconds: the tracks' length.
+        share: of the sound that a page may hold.
+        wave_height, picture_height: in pixels of the page.
+    """
+    pictures = media.Pictures(sample_rate)
+    waveforms = [_for_ears(track.waveform) for track in tracks]
+    waveforms = [waveform * media.common_scale(waveforms) for waveform in waveforms]
+    kbps = media.bit_rate(seconds * sum(len(waveform) for waveform in waveforms) / share)
+    if kbps < STEREO_KBPS:
+        waveforms = [waveform.mean(axis=0, keepdims=True) for waveform in waveforms]
+        kbps = media.bit_rate(seconds * len(waveforms) / share)
+    with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder leaves Python alone
+        encoding = pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms)
+        powers = [pictures.power(waveform) for waveform in waveforms]
+        encoded = list(encoding)
+    top = max(powers[0].max(), 1e-12)
+    lanes = []
+    for number, (track, waveform, sound, power) in enumerate(zip(tracks, waveforms, encoded, powers, strict=True), 1):
+        lanes.append(
+            {
+                "name": track.name,
+                "note": track.note,
+                "file": track.file,
+                "run": track.run,
+                "number": number if number <= 9 else None,
+                "audio": media.data_uri(sound, "audio/ogg"),
+                "outline": media.outline(waveform),
+                "picture": pictures.spectrogram(power, top),
+                "alt": f"Spectrogram of {track.name}",
+                "score": None if track.notes is None else score_path(track.notes, pictures, seconds),
+                "together": track.together,
+            }
+        )
+    if mask is not None:
+        picture = pictures.mask(*(pictures.power(_for_ears(signal)) for signal in mask))
+        lanes.insert(
+            3,
+            {
+                "name": "Mask",
+                "note": "the share of the recording that went into the target: none is dark, all is yellow",
+                "picture": picture,
+                "alt": "The mask over time and frequency",
+            }
+            | dict.fromkeys(("audio", "outline", "run", "number")),
+        )
+    score = score_path(notes, pictures, seconds)
+    ticks = [(text, round(100 * pictures.height(hz), 1)) for hz, text in TICKS_HZ.items() if hz < 0.9 * pictures.highest_hz]
+    shown = ("name", "file", "audio", "outline", "run", "score", "together")
+    for_script = {
+        "duration": seconds,
+        "score": score,
+        "wave_height": wave_height,
+        "highest": max((abs(value) for lane in lanes for value in lane["outline"] or ()), default=1) or 1,
+        "lanes": [{name: lane.get(name) for name in shown} for lane in lanes],
+    }
+    return {
+        "duration": seconds,
+        "score": score or any(lane.get("score") for lane in lanes),
+        "lanes": lanes,
+        "ticks": ticks,
+        "highest": f"{pictures.highest_hz / 1000:g}",
+        "wave_height": wave_height,
+        "picture_height": picture_height,
+        "for_script": for_script,
+    }
+
+
+def address(path: Path, place: Path) -> str:
+    """A link to a file from a page in the folder `place`."""
+    try:
+        return quote(Path(os.path.relpath(path, place)).as_posix())
+    except ValueError:  # another drive of Windows
+        return path.resolve().as_uri()
+
+
+def size(file: Path) -> str:
+    """How large a file is, in words."""
+    bytes_ = file.stat().st_size
+    return f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e5 else f"{bytes_ / 1e3:.1f} kB"
+
+
+def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) -> str:
+    """The notes' fundamentals as an SVG path, in seconds and in the picture's height from the top; a note is a semitone high."""
+    semitone = pictures.height(media.LOWEST_HZ * 2 ** (1 / 12))
+    boxes = []
+    for note in notes:
+        top = 1 - pictures.height(pitch_hz(note.pitch)) - semitone / 2
+        if note.start_seconds < seconds and 0 < top < 1:
+            length = min(note.end_seconds, seconds) - note.start_seconds
+            boxes.append(f"M{note.start_seconds:.3f} {top:.4f}h{length:.3f}v{semitone:.4f}h{-length:.3f}z")
+    return "".join(boxes)
+
+
+def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """The training curves of runs, by name: the loss, and where they were measured the losses and SI-SDR on the way, or without a reference
+    the agreement with the score."""
+    losses, qualities = [], []
+    for index, (name, folder) in enumerate(folders.items()):
+        training, curve = _losses(folder), read_csv(folder / "curve.csv")
+        series = functools.partial(_series, colour=index if name else None)
+        found = {"loss": training, "val_loss": training, "val_si_sdr": training, "si_sdr": curve, "agreement": curve}
+        points = {column: [(row["step"], row[column]) for row in rows if row.get(column) is not None] for column, rows in found.items()}
+        if name:
+            losses += series(name, _smooth(points["loss"]))
+        else:
+            smooth = _smooth(points["loss"])
+            losses += series("each step", points["loss"], faint=smooth != points["loss"])
+            losses += series("smoothed", smooth) if smooth != points["loss"] else []
+            losses += series("on mixes held back", points["val_loss"])
+            qualities += series("on mixes held back", points["val_si_sdr"])
+        qualities += series(name or "on the recording", points["si_sdr"])
+        qualities += [] if name and points["si_sdr"] else series(f"{name} against the score's own estimate".strip(), points["agreement"])
+    found = []
+    if losses:
+        found.append({"title": "Loss", "note": "lower is better", "x": "step", "y": "loss", "series": losses})
+    if qualities:
+        found.append({"title": "SI-SDR on the way", "note": "higher is better", "x": "step", "y": "dB", "series": qualities})
+    for chart in found:
+        ends = "; ".join(f"{series['name']}: from {series['y'][0]:.3g} to {series['y'][-1]:.3g}" for series in chart["series"])
+        chart["description"] = f"{chart['title']} over {chart['x']}s. {ends}"
+    return found
+
+
+def write(path: Path, template: str, **content: Any) -> Path:
+    """Fill a template of the assets."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "assets"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals |= {"asset": _asset, "version": bespoke.__version__}
+    with atomic_path(path) as temporary:
+        temporary.write_text(environment.get_template(template).render(**content), encoding="utf-8")
+    return path
+
+
+def _losses(folder: Path) -> list[dict[str, float | None]]:
+    """The loss of every step, or of those that a CSV logger noted."""
+    rows = read_csv(folder / "training.csv")
+    if rows:
+        return rows
+    names = {"step": "step", "train/loss": "loss", "val/loss": "val_loss", "val/si_sdr": "val_si_sdr"}
+    files = sorted(folder.glob("csv/version_*/metrics.csv"))
+    return [{names[name]: value for name, value in row.items() if name in names} for file in files for row in read_csv(file)]
+
+
+def _series(name: str, points: Sequence[tuple[float, float]], faint: bool = False, colour: int | None = None) -> list[dict[str, Any]]:
+    if not points:
+        return []
+    x, y = zip(*points, strict=True)
+    return [{"name": name, "x": x, "y": y, "faint": faint, "colour": colour}]
+
+
+def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A running mean over the last steps, at no more points than can be seen."""
+    if len(points) < 2 * SMOOTH_STEPS:
+        return points
+    total = np.cumsum([0.0, *(value for _, value in points)])
+    every = max(1, len(points) // 500)
+    chosen = range(SMOOTH_STEPS, len(points) + 1, every)
+    return [(points[index - 1][0], float(total[index] - total[index - SMOOTH_STEPS]) / SMOOTH_STEPS) for index in chosen]
+
+
+def _asset(name: str) -> str:
+    return Markup((Path(__file__).parent / "assets" / name).read_text(encoding="utf-8"))
+
+
+def _for_ears(waveform: np.ndarray) -> np.ndarray:
+    """One channel where all are the same, or where there are more than two."""
+    alike = len(waveform) == 1 or (len(waveform) == 2 and np.array_equal(waveform[0], waveform[1]))
+    return waveform[:1] if alike else waveform if len(waveform) == 2 else waveform.mean(axis=0, keepdims=True)

@@ -1,0 +1,304 @@
+"""A run's page: what the run made, to hear and to see, how good it is, what speaks against it, and all that it was made with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from bespoke.data.song import Song
+from bespoke.evaluation.metrics import gap_closed
+from bespoke.evaluation.report import media
+from bespoke.evaluation.report.page import MAX_SECONDS, Track, charts, player, size, write
+from bespoke.score.align import LOW_CONFIDENCE
+from bespoke.score.crop import take_notes
+from bespoke.score.midi import Note, program_name
+from bespoke.score.synth import DRUM_BANK, Patch, render
+
+MAX_PATCHES = 3  # synthesized targets that a page plays
+FADED_DB = -30.0  # below this the target is as good as gone
+SILENT_DB = -100.0
+STAGES = {
+    "load": "read the song",
+    "align": "align the score",
+    "estimate": "first estimate",
+    "patches": "choose patches",
+    "render": "synthesize",
+    "train": "train",
+    "separate": "separate",
+    "evaluate": "evaluate",
+}
+FILES = {
+    "target.wav": "the target, as exact as it was made (32-bit float)",
+    "residual.wav": "the recording without it; both add up to the recording",
+    "aligned.mid": "the score, in time with the recording",
+    "alignment.png": "the notes before and after alignment",
+    "metrics.json": "all figures",
+    "config.yaml": "all settings",
+    "training.csv": "the loss of every step",
+    "curve.csv": "how good the separation was during training",
+    "mixes.json": "what was drawn for the first training mixes",
+    "train.log": "what the run said",
+    "checkpoints/last.ckpt": "the network; bespoke apply uses it again",
+    "checkpoints/best.ckpt": "the network of the step that agrees most with the score, which made the stems",
+}
+INSIDE = {"aligned.mid": "audio/midi", "metrics.json": "application/json", "config.yaml": "text/yaml", "training.csv": "text/csv"}
+
+
+def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
+    """Write `report.html` for a finished run.
+
+    Args:
+        folder: of the run, with its stems.
+        song: its target is aligned, if the run aligned it.
+        metrics: as in metrics.json.
+    """
+    target, residual = (song.read_stem(folder / f"{name}.wav", MAX_SECONDS) for name in ("target", "residual"))
+    tracks = [
+        Track("Mixture", "the recording", "mixture", target + residual),
+        Track("Target", "what the run separated", "target", target),
+        Track("Residual", "the recording without the target", "residual", residual),
+        *_known(song, target.shape[-1]),
+        *_synthesized(song, metrics, target + residual),
+    ]
+    seconds = target.shape[-1] / song.sample_rate
+    notes = song.target.part.notes if song.target and not song.target.part.is_drum else ()  # a drum's number is no pitch
+    level = level_db(target, target + residual)
+    warnings = [*metrics.get("warnings", []), *doubts(metrics, level)]
+    if metrics["song_seconds"] > seconds + 0.1:
+        warnings.append(f"This page plays the first {MAX_SECONDS // 60} minutes; the stems in the run's folder are whole.")
+    return write(
+        folder / "report.html",
+        "report.html.j2",
+        metrics=metrics,
+        folder=folder.name,
+        date=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        target_name=_target_name(song),
+        lead=_lead(metrics),
+        warnings=warnings,
+        tiles=tiles(metrics, song.target.part.notes if song.target else (), level),
+        player=player(tracks, song.sample_rate, notes, mask=(target, target + residual), seconds=seconds),
+        charts=charts({"": folder}),
+        rows=_rows(metrics),
+        stages=_stages(metrics["seconds"]),
+        cost=_cost(metrics),
+        files=_files(folder),
+        config=(folder / "config.yaml").read_text(encoding="utf-8"),
+        facts=yaml.safe_dump({name: metrics.get(name) for name in ("versions", "hashes")}, sort_keys=False),
+    )
+
+
+def level_db(target: np.ndarray, mixture: np.ndarray) -> float:
+    """How much louder the target is than the recording, as a rule less than 0."""
+    energies = [float(np.square(signal, dtype=np.float64).mean()) for signal in (target, mixture)]
+    return float(10 * np.log10(max(energies[0], 1e-20) / max(energies[1], 1e-20)))
+
+
+def doubts(metrics: Mapping[str, Any], level: float) -> list[str]:
+    """What the figures themselves say against a result, in plain words; `level` as of `level_db`."""
+    found = []
+    if (metrics.get("si_sdr_improvement") or 0) < 0:
+        found.append(
+            f"The target is further from the true stem than the recording itself is ({metrics['si_sdr_improvement']:.1f} dB): this"
+            " separation is worse than doing nothing. As a rule recipe=auto, or background=synth with the other parts' scores, does better."
+        )
+    if level < FADED_DB:
+        found.append(f"The target is {-level:.0f} dB below the recording: next to nothing was separated.")
+    return found
+
+
+def _known(song: Song, samples: int) -> list[Track]:
+    found = []
+    if song.reference is not None:
+        found.append(Track("Reference", "the true stem, for comparison only", "reference", song.reference[:, :samples]))
+    if song.estimate is not None:
+        found.append(
+            Track(
+                "First estimate", "what the network made before it was trained on this song", "first_estimate", song.estimate[:, :samples]
+            )
+        )
+    return found
+
+
+def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) -> list[Track]:
+    """What was trained on, and the score as a piano plays it, a little below the recording's level."""
+    rate = song.sample_rate
+    if song.target and song.seconds > MAX_SECONDS:  # an hour of notes would be an hour of sound
+        played = take_notes(song.target.part.notes, [(0.0, MAX_SECONDS)])
+        if not played:
+            return []
+        song = replace(song, target=replace(song.target, part=replace(song.target.part, notes=played)))
+    renders = song.render_target(rate)
+    patches = song.target.patches if song.target else (None,)
+    more = f"; one of {len(renders)}" if len(renders) > 1 else ""
+    tracks = []
+    for index, (waveform, patch) in enumerate(zip(renders[:MAX_PATCHES], patches, strict=False), 1):
+        sound = f"program {patch.program}, {patch.soundfont.path.stem}" if patch else "your own render"
+        name = f"Synthesized {index}" if len(renders) > 1 else "Synthesized"
+        tracks.append((name, f"trained on, before augmentation: {sound}{more}", f"synthesized_{index}", waveform))
+    if song.target:
+        aligned = metrics.get("alignment", {}).get("used")
+        piano = Patch(0, DRUM_BANK if song.target.part.is_drum else 0)
+        name = "Aligned score" if aligned else "Score"
+        note = "as a piano plays it" if aligned else "as given, not aligned, as a piano plays it"
+        tracks.append((name, note, "score", render(song.target.part.notes, piano, rate)))
+    return [Track(name, note, file, beside(mixture, waveform)) for name, note, file, waveform in tracks]
+
+
+def beside(mixture: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+    """What was synthesized, as long as the mixture and a little softer, to be heard beside it."""
+    samples = mixture.shape[-1]
+    waveform = waveform[:, :samples]
+    return media.at_level(np.pad(waveform, ((0, 0), (0, samples - waveform.shape[-1]))), mixture)
+
+
+def _target_name(song: Song) -> str:
+    if song.target is None:
+        return "the target"
+    return song.target.part.name or program_name(song.target.part)
+
+
+def _lead(metrics: Mapping[str, Any]) -> str:
+    how = f"recipe {metrics['recipe']}, {metrics['steps']} steps, {metrics['device']}, seed {metrics['seed']}"
+    return f"{metrics['song_seconds']:.1f} seconds of audio; {how}."
+
+
+def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> list[dict[str, Any]]:
+    """The cards at the top of a page: what is known of a target, and how good it is if that is known.
+
+    Args:
+        metrics: of the run.
+        notes: the target's, in seconds of the recording if the run aligned them.
+        level: of the target, as of `level_db`.
+    """
+    found = []
+
+    def tile(name: str, value: str, unit: str, says: str, tone: str = "", share: float | None = None) -> None:
+        found.append({"name": name, "value": value, "unit": unit, "says": says, "tone": tone, "share": share})
+
+    if metrics.get("si_sdr") is not None:
+        gain, closed = metrics["si_sdr_improvement"], gap_closed(*(metrics[name] for name in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle")))
+        tile(
+            "Improvement",
+            f"{gain:+.2f}",
+            "dB",
+            "in SI-SDR: how much nearer to the true stem than the recording",
+            "good" if gain > 0 else "bad",
+        )
+        if closed is not None:
+            tile(
+                "Of what is possible",
+                f"{100 * closed:.0f}",
+                "%",
+                "from the recording (0) to the oracle mask (100)",
+                share=min(max(closed, 0), 1),
+            )
+        tile("Target", f"{metrics['si_sdr']:.2f}", "dB", "SI-SDR of the result")
+        tile("Recording", f"{metrics['si_sdr_mixture']:.2f}", "dB", "SI-SDR before")
+        tile("Oracle mask", f"{metrics['si_sdr_oracle']:.2f}", "dB", "the most that masking can give")
+    elif "si_sdr" in metrics:
+        tile("Target", "silent", "", "there is nothing to measure", "bad")
+    if where := place(metrics, notes):
+        tile("It plays", where, "", f"where the {len(notes)} notes of the score are in the recording")
+    if "alignment" in metrics:
+        confidence = metrics["alignment"]["confidence"]
+        tile("Alignment", f"{confidence:.2f}", "of 1", *trust(metrics["alignment"]))
+    if level < FADED_DB:
+        tile("Level", "silent" if level < SILENT_DB else f"{level:.0f} dB", "", "next to nothing was found", "bad")
+    else:
+        tile("Level", f"{level:+.1f}", "dB", "of the target, beside the whole recording")
+    tile("What was done", f"{metrics['steps']}", "steps", f"of training for this song, in {clock(metrics['seconds']['total'])} in all")
+    return found
+
+
+def place(metrics: Mapping[str, Any], notes: Sequence[Note]) -> str:
+    """From where to where the target plays; nothing where its notes are not in time with the recording."""
+    if not notes or not metrics.get("alignment", {}).get("used"):
+        return ""
+    return f"{clock(min(note.start_seconds for note in notes))} to {clock(max(note.end_seconds for note in notes))}"
+
+
+def trust(alignment: Mapping[str, Any]) -> tuple[str, str]:
+    """What the confidence in an alignment means, and whether that is good or bad."""
+    if not alignment["used"]:
+        return "the score does not fit: only its pitches were used", "bad"
+    if alignment["confidence"] < LOW_CONFIDENCE:
+        return "unsure that the notes are in time: listen before you trust it", ""
+    return "sure that the notes are in time with the recording", "good"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds.
+
+    >>> clock(62.4), clock(59.7), clock(3605)
+    ('1:02', '1:00', '60:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    says = {
+        "si_sdr": ("SI-SDR", "dB", "of the target against the true stem, level ignored"),
+        "si_sdr_mixture": ("SI-SDR of the recording", "dB", "what it was before"),
+        "si_sdr_improvement": ("improvement", "dB", "the difference"),
+        "si_sdr_oracle": ("oracle mask", "dB", "the mask made from the true stem"),
+        "steps": ("steps", "", "of training"),
+        "resumed_from_step": ("begun at step", "", "more than 0 where a run was continued"),
+        "peak_memory_mb": ("memory", "MB", "the most that was held"),
+        "threads": ("threads", "", "of the CPU"),
+    }
+    values = {
+        name: value for name, value in metrics.items() if name in says and value is not None and (name, value) != ("resumed_from_step", 0)
+    }
+    rows = [{"name": says[name][0], "value": _number(value, says[name][1]), "says": says[name][2]} for name, value in values.items()]
+    alignment = metrics.get("alignment", {})
+    if alignment:
+        rows += [
+            {"name": "alignment", "value": f"{alignment['confidence']:.2f}", "says": "confidence, from 0 to 1"},
+            {"name": "tempo factor", "value": f"{alignment['tempo_factor']:.3f}", "says": "the score's times were multiplied by it"},
+            {"name": "offset", "value": f"{alignment['offset_seconds']:.2f} s", "says": "and moved by it"},
+        ]
+    return rows
+
+
+def _number(value: float, unit: str) -> str:
+    text = f"{value:,.2f}" if isinstance(value, float) and unit == "dB" else f"{value:,.0f}"
+    return f"{text} {unit}".strip()
+
+
+def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    longest = max(seconds.get(stage, 0) for stage in STAGES) or 1
+    return [
+        {"name": text, "percent": round(100 * seconds[stage] / longest, 1), "seconds": f"{seconds[stage]:.1f}"}
+        for stage, text in STAGES.items()
+        if stage in seconds
+    ]
+
+
+def _cost(metrics: Mapping[str, Any]) -> str:
+    rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(metrics["seconds"]["train"], 1e-9)
+    return f"{rate:.1f} steps a second on {metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
+
+
+def _files(folder: Path) -> list[dict[str, Any]]:
+    files = []
+    for name, what in FILES.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        address = media.data_uri(path.read_bytes(), INSIDE[name]) if name in INSIDE else name
+        files.append(
+            {
+                "name": name,
+                "short": path.name,
+                "what": what,
+                "address": address,
+                "inside": name in INSIDE,
+                "size": size(path),
+            }
+        )
+    return files

@@ -1,0 +1,140 @@
+"""A song's page, beside its stems: a mixer of all parts and the rest, as they were delivered."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from bespoke.evaluation.report.page import MAX_SECONDS, Track, address, player, read_stem, size, write
+from bespoke.evaluation.report.run_page import beside, clock, doubts, level_db, place, tiles, trust
+from bespoke.score.crop import take_notes
+from bespoke.score.midi import Part, describe, read_score
+from bespoke.score.synth import DRUM_BANK, Patch, render
+from bespoke.utils.files import read_json
+
+MAX_TRACK_SECONDS = 3600  # of all tracks together: a browser holds all of it in memory,
+MAX_HELD_VALUES = 150_000_000  # and we hold so many samples, or else the channel mean
+DETAILS = {
+    "report.html": "all about the run, to hear and see",
+    "aligned.mid": "the score, in time with the recording",
+    "alignment.png": "the notes before and after",
+    "metrics.json": "all figures",
+    "config.yaml": "all settings",
+    "train.log": "what the run said",
+    "checkpoints/best.ckpt": "the network",
+    "checkpoints/last.ckpt": "the network, as training ended",
+}
+
+
+def write_song_page(
+    path: Path,
+    song: str,
+    sources: Mapping[str, Path],
+    finals: Mapping[str, Path],
+    runs: Mapping[str, Path],
+    gain: float = 1.0,
+    reword: Callable[[str], str] = str,
+) -> list[Path]:
+    """Write the page of a song's stems.
+
+    Args:
+        path: of the page; its links go from the folder that it lies in.
+        song: the name.
+        sources: the stems as float WAV, by label; the last is the rest. They add up to the recording.
+        finals: the stems as they were delivered, by label.
+        runs: the folder of the run of each part, by label.
+        gain: that the delivered stems were given.
+        reword: puts the runs' warnings into the reader's words.
+
+    Returns:
+        The files that it links to.
+    """
+    single = len(runs) == 1
+    info = soundfile.info(next(iter(sources.values())))
+    seconds = min(MAX_SECONDS, MAX_TRACK_SECONDS / (len(sources) + 1))
+    held = (len(sources) + 1) * min(info.duration, seconds) * info.samplerate * info.channels
+    stems = {label: gain * _read(source, seconds, info.channels > 2 or held > MAX_HELD_VALUES) for label, source in sources.items()}
+    mixture = np.sum(list(stems.values()), axis=0)
+    length = mixture.shape[-1] / info.samplerate
+    parts = {label: _part(folder) for label, folder in runs.items()}
+    metrics = {label: read_json(folder / "metrics.json") for label, folder in runs.items()}
+    levels = {label: level_db(stems[label], mixture) for label in runs}
+
+    rows: list[dict[str, Any]] = []
+    warned: list[str] = []
+    for label in runs:
+        told = [reword(warning) for warning in (*metrics[label].get("warnings", []), *doubts(metrics[label], levels[label]))]
+        warned += told if single else [f"{label}: {warning}" for warning in told]
+        rows.append(_row(label, metrics[label], parts[label], levels[label]))
+    if info.duration > length + 0.1:
+        warned.append(f"This page plays the song up to {clock(length)}; the stems are whole.")
+
+    tracks = [Track("Recording", "the song, all of it", "recording", mixture, notes=())]
+    for label, stem in stems.items():
+        part = parts.get(label)
+        note = "what none of the parts took" if label not in runs else describe(part) if part else "separated"
+        name = label.capitalize() if single or label not in runs else label
+        tracks.append(Track(name, note, f"{song}.{label}", stem, notes=_pitched(part), together=True))
+    if single and (part := next(iter(parts.values()))) and part.notes[0].start_seconds < length:
+        played = take_notes(part.notes, [(0.0, length)])
+        piano = beside(mixture, render(played, Patch(0, DRUM_BANK if part.is_drum else 0), info.samplerate))
+        tracks.append(Track("Score", "the notes as they were found, as a piano plays them", "score", piano, notes=_pitched(part)))
+    label = next(iter(runs))
+    links = [*finals.values(), *(folder / name for folder in runs.values() for name in DETAILS if (folder / name).is_file())]
+    write(
+        path,
+        "song.html.j2",
+        song=song,
+        date=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        lead=f"{clock(info.duration)} of audio, in {len(sources)} stems, which add up to it.",
+        warnings=warned,
+        tiles=tiles(metrics[label], parts[label].notes if parts[label] else (), levels[label]) if single else [],
+        rows=rows,
+        player=player(tracks, info.samplerate, mask=(stems[label], mixture) if single else None, seconds=length),
+        stems=[
+            {"name": file.name, "address": address(file, path.parent), "size": size(file), "what": label} for label, file in finals.items()
+        ],
+        details=[
+            {
+                "part": label,
+                "files": [
+                    {"name": name, "what": what, "address": address(folder / name, path.parent)}
+                    for name, what in DETAILS.items()
+                    if (folder / name).is_file()
+                ],
+            }
+            for label, folder in runs.items()
+        ],
+    )
+    return links
+
+
+def _read(path: Path, seconds: float, mono: bool) -> np.ndarray:
+    waveform, _ = read_stem(path, seconds)
+    return waveform.mean(axis=0, keepdims=True) if mono else waveform
+
+
+def _part(folder: Path) -> Part | None:
+    """A run's target in time with the recording, if the run aligned it."""
+    return read_score(file)[0] if (file := folder / "aligned.mid").is_file() else None
+
+
+def _pitched(part: Part | None) -> Sequence[Any]:
+    return part.notes if part and not part.is_drum else ()  # a drum's number is no pitch
+
+
+def _row(label: str, metrics: Mapping[str, Any], part: Part | None, level: float) -> dict[str, Any]:
+    alignment = metrics.get("alignment")
+    says, tone = trust(alignment) if alignment else ("", "")
+    return {
+        "part": label,
+        "place": place(metrics, part.notes) if part else "",
+        "notes": len(part.notes) if part else "",
+        "level": f"{level:+.1f} dB",
+        "confidence": f"{alignment['confidence']:.2f}" if alignment else "",
+        "says": says,
+        "tone": tone,
+    }

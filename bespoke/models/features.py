@@ -1,0 +1,90 @@
+"""What a network that uses the score sees beside the spectrogram: where the notes' partials lie, and what factorizations make of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bespoke.audio.stft import STFT
+from bespoke.models.nmf import ScoreInformedFactorization, harmonic_templates, piano_roll
+from bespoke.score.midi import Note
+
+FACTORIZATIONS = 3
+CHANNELS = FACTORIZATIONS + 4
+AROUND = FACTORIZATIONS + 1  # the channel of the bands from a little before to a little after each note
+_WINDOWS = (0.5, 1.0, 2.0)  # of the factorizations, in windows of the STFT
+_WIDTH_CENTS, _FLOOR_HZ = 50.0, 30.0  # of a partial's band
+_BEFORE_SECONDS, _AFTER_SECONDS = 0.06, 0.3  # how much earlier and later than aligned a note may sound
+_ATTACK_BEFORE_SECONDS, _ATTACK_DECAY_SECONDS = 0.04, 0.1
+
+
+class ScoreFeatures:
+    """Makes the channels from a mix and its notes.
+
+    Three masks of score-informed factorizations with windows of half, one and two times the STFT's (together they beat any one), the
+    bands of the partials while the notes last, the same bands from a little before to a little after, the attacks, which
+    jump to 1 and decay at all frequencies alike, and the magnitude with a window a quarter as long, which tells a stroke from a tone.
+
+    Args:
+        stft: the transform of the network's spectrogram.
+
+    >>> features = ScoreFeatures(STFT(8000, 0.064, 0.016))
+    >>> features(np.zeros((1, 8000), np.float32), [Note(0.2, 0.6, 69)]).shape
+    torch.Size([7, 257, 63])
+    """
+
+    def __init__(self, stft: STFT):
+        self.stft = stft
+        window, hop = (stft.hyperparameters[key] for key in ("window_seconds", "hop_seconds"))
+        self._stfts = [STFT(stft.sample_rate, factor * window, hop) for factor in _WINDOWS]
+        self._short = STFT(stft.sample_rate, window / 4, hop / 4)
+        self._factorization = ScoreInformedFactorization()
+
+    @torch.inference_mode()
+    def __call__(self, mixture: np.ndarray, notes: Sequence[Note]) -> Tensor:
+        """Make the channels.
+
+        Args:
+            mixture: `[1, time]` at the STFT's rate, of any level.
+            notes: the target's, in seconds of the mixture; they may lie partly or wholly outside it.
+
+        Returns:
+            `[CHANNELS, freq, frames]`: shares, bands and attacks from 0 to 1, and in the last channel a magnitude.
+        """
+        frequencies_hz = self.stft.frequencies_hz.numpy()
+        signal = torch.from_numpy(np.ascontiguousarray(mixture, dtype=np.float32))[None]
+        channels = []
+        for stft in self._stfts:
+            mask = self._factorization.mask(stft(signal)[0, 0].abs().numpy(), stft, notes)
+            channels.append(_interpolated(mask, stft.frequencies_hz.numpy(), frequencies_hz))
+        times = self.stft.times_seconds(channels[0].shape[1]).numpy()
+        pitches = sorted({note.pitch for note in notes})
+        combs = harmonic_templates(pitches, frequencies_hz, _WIDTH_CENTS, _FLOOR_HZ, decay=0.0)
+        for before, after in ((0.0, 0.0), (_BEFORE_SECONDS, _AFTER_SECONDS)):
+            bands = np.zeros_like(channels[0])
+            for comb, active in zip(combs.T, piano_roll(notes, pitches, times, before, after), strict=True):
+                (sounding,) = np.nonzero(active)
+                bands[:, sounding] = np.maximum(bands[:, sounding], comb[:, None])
+            channels.append(bands)
+        attack = np.zeros(len(times), np.float32)
+        for note in notes:
+            since = times - note.start_seconds
+            decayed = np.exp(-np.maximum(since, 0) / _ATTACK_DECAY_SECONDS)
+            attack = np.maximum(attack, np.where(since > -_ATTACK_BEFORE_SECONDS, decayed, 0))
+        channels.append(np.broadcast_to(attack, channels[0].shape))
+        channels.append(self.short_magnitude(signal)[:, : len(times)])
+        return torch.from_numpy(np.stack(channels).astype(np.float32, copy=False))
+
+    def short_magnitude(self, mixture: Tensor) -> np.ndarray:
+        """The last channel alone, `[freq, frames]`, from `[1, 1, time]`."""
+        magnitude = self._short(mixture)[0, 0, :, ::4].abs().numpy()
+        return _interpolated(magnitude, self._short.frequencies_hz.numpy(), self.stft.frequencies_hz.numpy())
+
+
+def _interpolated(values: np.ndarray, source_hz: np.ndarray, destination_hz: np.ndarray) -> np.ndarray:
+    """Carry `[freq, frames]` to other frequencies, linearly."""
+    position = np.interp(destination_hz, source_hz, np.arange(len(source_hz)))
+    lower = np.minimum(position.astype(int), len(source_hz) - 2)
+    weight = (position - lower)[:, None].astype(np.float32)
+    return (1 - weight) * values[lower] + weight * values[lower + 1]

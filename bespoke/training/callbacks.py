@@ -1,0 +1,234 @@
+"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, how far
+training is, what is logged beside the losses, and how good the separation is as training goes on."""
+
+import io
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from bespoke.data.song import Song
+from bespoke.evaluation.agreement import Agreement
+from bespoke.evaluation.metrics import si_sdr
+from bespoke.models.separator import Separator
+from bespoke.training import logs
+from bespoke.utils import progress
+from bespoke.utils.files import atomic_path, read_csv, write_csv
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and moves it there: a killed run leaves the one before, whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)  # written straight to a file it hides the OSError of a full disk
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+
+class StepLog(Callback):
+    """How far training is: on a terminal in the stage's line, elsewhere a line now and then."""
+
+    def __init__(self, every_seconds: float = 20.0):
+        self.every_seconds = every_seconds
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first_step, self.began = trainer.global_step, time.monotonic()
+        self.last = self.began
+        progress.advance(trainer.global_step, trainer.max_steps)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        now, step = time.monotonic(), trainer.global_step
+        on_terminal = progress.on_terminal()
+        if now - self.last < (0.5 if on_terminal else self.every_seconds) and step < trainer.max_steps:
+            return
+        self.last = now
+        loss = outputs["loss"].item()
+        if on_terminal:
+            progress.advance(step, trainer.max_steps, f"step {step} of {trainer.max_steps}, loss {loss:.4f}")
+            return
+        rate = (step - self.first_step) / max(now - self.began, 1e-9)
+        left_seconds = (trainer.max_steps - step) / max(rate, 1e-9)
+        # Of the last step no time left: there is more to come than training.
+        left = f", {left_seconds:.0f} s of training left" if step < trainer.max_steps else ""
+        log.info("Step %d of %d%s (loss %.5f, %.1f steps/s)", step, trainer.max_steps, left, loss, rate)
+
+
+class TrainingFigures(Callback):
+    """Logs, beside the losses, the gradient's norm before it is clipped, the learning rate, the throughput and what the process uses."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.times: deque[tuple[float, float]] = deque([(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+        self.times.append((time.monotonic(), time.process_time()))
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # Lightning logs nothing, and the norm makes a GPU wait
+            return
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        wall_seconds, cpu_seconds = (last - first for first, last in zip(self.times[0], self.times[-1], strict=True))
+        figures = {
+            "train/gradient_norm": torch.nn.utils.get_total_norm(gradients),
+            "train/learning_rate": optimizer.param_groups[0]["lr"],
+            "train/steps_per_second": (len(self.times) - 1) / max(wall_seconds, 1e-9),
+            "system/cpu_cores": cpu_seconds / max(wall_seconds, 1e-9),
+        }
+        if (memory := peak_memory_mb()) is not None:
+            figures["system/peak_memory_mb"] = memory
+        if pl_module.device.type == "cuda":
+            figures["system/peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e6
+        pl_module.log_dict({name: float(value) for name, value in figures.items()}, on_step=True, on_epoch=False, batch_size=1)
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held, in MB; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+class Listening(Callback):
+    """Separates the recording as training begins, and every so many steps, for the loggers that play audio and show pictures.
+
+    Args:
+        song: with its reference, if there is one, to compare with.
+        every_steps: how often; 0: only as training begins.
+        settings: the separator's.
+    """
+
+    def __init__(self, song: Song, every_steps: int, settings: Mapping[str, Any]):
+        self.song, self.every_steps, self.settings, self.last_step = song, every_steps, settings, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.last_step = trainer.global_step
+        if self.last_step == 0:
+            self._log(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        # The last step is logged with the results.
+        if self.every_steps and self.last_step < step < trainer.max_steps and step % self.every_steps == 0:
+            self.last_step = step
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            estimate = _separate(pl_module, self.song, self.settings)
+            step, song = trainer.global_step, self.song
+            logs.log_separation(trainer.loggers, song.mixture, estimate, song.sample_rate, step, song.reference, again=step > 0)
+
+
+def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
+    """The target as the network makes it now, `[channel, time]`."""
+    return Separator(system.stft, system.model, **settings).separate(*song.recording)[0]
+
+
+class LossCurve(Callback):
+    """Keeps the loss of every step, and what each validation found, whatever the logger; writes the table when training ends.
+
+    The rows are part of the checkpoint, so that those of a resumed run go on from where it does.
+
+    Args:
+        path: the table, with `step` and `loss`, and where there was a validation `val_loss` and `val_si_sdr` in dB.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._plain()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step and (not self.rows or trainer.global_step > self.rows[-1]["step"]):  # no row while gradients accumulate
+            # Lightning divides by the number of batches; a tensor becomes a number only when it is wanted, so that no GPU has to wait.
+            self.rows.append({"step": trainer.global_step, "loss": outputs["loss"].detach() * trainer.accumulate_grad_batches})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.rows and not trainer.sanity_checking:
+            found = {f"val_{name}": trainer.callback_metrics.get(f"val/{name}") for name in ("loss", "si_sdr")}
+            self.rows[-1] |= {name: float(value) for name, value in found.items() if value is not None}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            write_csv(self.path, self._plain(), ("step", "loss", "val_loss", "val_si_sdr"))
+
+    def _plain(self) -> list[dict[str, float]]:
+        return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
+
+
+class QualityCurve(Callback):
+    """Separates the recording every so many steps and notes how good it is: what shows when training begins to hurt.
+
+    The reference is for metrics only: nothing that is kept depends on it. The agreement with the score may choose.
+
+    Args:
+        path: the table, with `step`, `seconds` of training (without the scoring) and, in dB, `si_sdr` where the song has a reference and
+            `agreement` where there is a judge.
+        song: the recording.
+        every_steps: how often.
+        settings: the separator's.
+        agreement: judges without a reference.
+        best: a checkpoint for `bespoke.models.separator.load_separator`: the network where the agreement is highest so far.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        song: Song,
+        every_steps: int,
+        settings: Mapping[str, Any],
+        agreement: Agreement | None = None,
+        best: Path | None = None,
+    ):
+        self.path, self.song, self.every_steps, self.settings = path, song, every_steps, settings
+        self.agreement, self.best, self.highest = agreement, best, -np.inf
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rows = [row for row in read_csv(self.path) if row["step"] <= trainer.global_step]
+        self.rows = [{**row, "step": int(row["step"])} for row in rows]
+        self.began = time.monotonic() - (self.rows[-1]["seconds"] if self.rows else 0)
+        if self.best and self.best.is_file() and trainer.global_step:
+            self.highest = torch.load(self.best, weights_only=True, map_location="cpu")["agreement"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= self.rows[-1]["step"]):
+            return
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # what is still under way is training
+        paused = time.monotonic()
+        estimate = _separate(pl_module, self.song, self.settings)
+        row: dict[str, Any] = {"step": step, "seconds": round(paused - self.began, 3)}
+        if self.song.reference is not None:
+            row["si_sdr"] = si_sdr(estimate, self.song.reference)
+        if self.agreement is not None:
+            row["agreement"] = self.agreement(estimate)
+            if self.best and row["agreement"] is not None and row["agreement"] > self.highest:
+                self.highest = row["agreement"]
+                self._keep(pl_module, step)
+        self.rows.append(row)
+        write_csv(self.path, self.rows)
+        self.began += time.monotonic() - paused
+
+    def _keep(self, system: pl.LightningModule, step: int) -> None:
+        kept = {"state_dict": system.state_dict(), "hyper_parameters": dict(system.hparams), "global_step": step, "agreement": self.highest}
+        AtomicCheckpointIO().save_checkpoint(kept, self.best)

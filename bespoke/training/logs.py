@@ -1,0 +1,335 @@
+"""Loggers: which one a run gets, what goes there beside the training's figures, and how each is closed."""
+
+import importlib.util
+import logging
+import math
+import netrc
+import os
+import shlex
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from bespoke.evaluation.report import media
+from bespoke.models.separator import write_network
+from bespoke.utils.errors import BespokeError
+
+log = logging.getLogger(__name__)
+
+MAX_COLUMNS = 2000  # of a spectrogram's picture
+MAX_SECONDS = 120  # of audio sent to a logger; the stems are in the run's folder
+NO_TENSORBOARD = "logger=tensorboard needs TensorBoard: pip install 'bespoke-separation[tensorboard]'."
+STEMS = ("target.wav", "residual.wav", "aligned.mid")
+CHECKPOINT = ("config.yaml", "metrics.json")
+KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
+
+
+def auto(
+    folder: Path,
+    group: str | None,
+    project: str = "bespoke",
+    entity: str | None = None,
+    timeout_seconds: float = 60,
+    artifacts: bool = True,
+) -> list[Logger]:
+    """W&B where a key is set up, with its settings as of `wandb`, else CSV; one line says which."""
+    if _has_wandb_key():
+        log.info("Logging to Weights & Biases (logger=csv or logger=none for less).")
+        return wandb(folder, group, project, entity, timeout_seconds, artifacts)
+    log.info("Logging to CSV files: no Weights & Biases key is set up (wandb login, or WANDB_API_KEY).")
+    return csv(folder, group)
+
+
+def csv(folder: Path, group: str | None) -> list[Logger]:
+    """`csv/version_N/metrics.csv` in the run's folder; a resumed run adds the next N."""
+    return [CSVLogger(folder, name="csv", flush_logs_every_n_steps=50)]
+
+
+def tensorboard(folder: Path, group: str | None) -> list[Logger]:
+    """Event files in `tensorboard/` of the run's folder."""
+    try:
+        return [TensorBoardLogger(folder, name="tensorboard", default_hp_metric=False)]
+    except ModuleNotFoundError as error:
+        raise BespokeError(NO_TENSORBOARD) from error
+
+
+def check(_target_: str, project: str = "bespoke", timeout_seconds: float = 60, **_: Any) -> None:
+    """Find what a logger lacks, or W&B would refuse, before a run begins.
+
+    Args:
+        _target_: the logger's full name; with its settings, as in a config.
+
+    Raises:
+        BespokeError: its library is missing, or a setting is not possible.
+    """
+    if _target_ == "bespoke.training.logs.tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise BespokeError(NO_TENSORBOARD)
+    if not project or any(letter in "/\\#?%:" for letter in project):
+        raise BespokeError(f"logger.project={project} is not possible: give a name without / \\ # ? % and :.")
+    if timeout_seconds <= 0:
+        raise BespokeError(f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds above 0.")
+
+
+def none(folder: Path, group: str | None) -> list[Logger]:
+    """No logger."""
+    return []
+
+
+def wandb(
+    folder: Path,
+    group: str | None,
+    project: str = "bespoke",
+    entity: str | None = None,
+    timeout_seconds: float = 60,
+    artifacts: bool = True,
+) -> list[Logger]:
+    """A W&B run of its own, in the sweep's group; offline without a key, or when the server does not answer in time.
+
+    The run's id is kept in the folder, so that a resumed run continues it, online or off.
+
+    Args:
+        folder: of the run.
+        group: the sweep's name.
+        project, entity: where on the server.
+        timeout_seconds: how long to wait for the server.
+        artifacts: whether the network and the stems are uploaded too.
+    """
+    import wandb as client  # half a second, and only here
+
+    id_file = folder / "wandb_id"
+    run_id = id_file.read_text().strip() if id_file.is_file() else uuid.uuid4().hex[:8]
+    settings = {
+        "project": project,
+        "entity": entity,
+        "group": group,
+        "name": f"{folder.parent.name}/{folder.name}",
+        "id": run_id,
+        "dir": str(folder),
+        "resume": "allow",
+        "reinit": "finish_previous",
+    }
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    timeout = client.Settings(init_timeout=timeout_seconds, silent=True)  # what matters is said below
+    try:
+        run = client.init(mode=mode, settings=timeout, **settings)
+    except (client.Error, TimeoutError) as error:
+        log.warning("Weights & Biases did not answer (%s): this run is logged offline.", str(error).splitlines()[0])
+        client.teardown()  # it still holds the id of the run that it could not start
+        run_id = uuid.uuid4().hex[:8]
+        run = client.init(mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None})
+    id_file.write_text(run_id)
+    if run.settings.mode == "online":
+        log.info("Weights & Biases: %s", run.url)
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)  # the x axis of every chart
+    return [_WandbLogger(experiment=run, project=project, save_dir=folder, log_model=artifacts)]
+
+
+class _WandbLogger(WandbLogger):
+    """Uploads files when the run is over: Lightning would upload every checkpoint while it trains, and not at all offline."""
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        pass
+
+    def upload(self, folder: Path) -> None:
+        """The network that made the stems, and the stems, as two artifacts of the run."""
+        import wandb as client
+
+        if not self._log_model or self.experiment.disabled:
+            return
+        for kind, names in (("checkpoint", CHECKPOINT), ("stems", STEMS)):
+            artifact = client.Artifact(f"{kind}-{self.experiment.id}", type=kind)
+            files = {name: folder / name for name in names if (folder / name).is_file()}
+            if kind == "checkpoint":
+                files |= self._network(folder)
+            for name, file in files.items():
+                # no copy of it
+                artifact.add_file(str(file), Path(name).name, policy="immutable", skip_cache=True)
+            if files:
+                self.experiment.log_artifact(artifact)
+
+    def _network(self, folder: Path) -> dict[str, Path]:
+        """The checkpoint that made the stems, without what only going on with the training needs,
+        which is two thirds of it: beside W&B's files of this leg, until it is uploaded."""
+        best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        if best.is_file():
+            return {best.name: best}
+        if not last.is_file():
+            return {}
+        network = Path(self.experiment.dir).parent / last.name
+        write_network(last, network)
+        return {last.name: network}
+
+
+def can_play(loggers: Sequence[Logger]) -> bool:
+    """Whether any of the loggers takes audio and pictures."""
+    return any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in loggers)
+
+
+def log_config(loggers: Sequence[Logger], config: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
+    """Send the config, flat, so that each value is a column to search, sort and group by.
+
+    Args:
+        loggers: of this run.
+        config: nested, of plain values; `{"aug": {"compressor": {"knee_db": 9}}}` is sent as `aug/compressor/knee_db`.
+        choices: what was chosen of each group, such as `{"aug": "heavy"}`, sent under the group's name.
+    """
+    values = {name: choice for name, choice in choices.items() if not name.startswith("hydra/")} | dict(_flat(config))
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.hparams.update(values)  # shown in its table once there are figures to show beside them
+            logger.experiment.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+        else:
+            logger.log_hyperparams(values)
+
+
+def _flat(config: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{name}{key}/")
+        else:
+            yield f"{name}{key}", value if isinstance(value, int | float | str | None) else str(value)
+
+
+def log_separation(
+    loggers: Sequence[Logger],
+    mixture: np.ndarray,
+    estimate: np.ndarray,
+    sample_rate: int,
+    step: int,
+    reference: np.ndarray | None = None,
+    again: bool = False,
+) -> None:
+    """Send the first two minutes of a separation, to be heard and seen, to the loggers that can show them.
+
+    Args:
+        loggers: of this run.
+        mixture, estimate, reference: `[channel, time]`; the residual is what is left of the mixture.
+        sample_rate: in Hz.
+        step: of the training.
+        again: mixture and reference, which stay the same, were sent before, and are left out.
+    """
+    if not can_play(loggers):
+        return
+    mixture, estimate = (signal[:, : MAX_SECONDS * sample_rate] for signal in (mixture, estimate))
+    signals = {"mixture": mixture, "estimate": estimate, "residual": mixture - estimate}
+    if reference is not None:
+        signals["reference"] = reference[:, : mixture.shape[-1]]
+    if again:
+        signals = {name: signals[name] for name in ("estimate", "residual")}
+    images = {f"spectrogram/{name}": spectrogram_image(signal, sample_rate) for name, signal in signals.items()}
+    images["mask/estimate"] = mask_image(estimate, mixture, sample_rate)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb as client
+
+            sent = {name: client.Image(image, file_type="jpg") for name, image in images.items()}
+            with tempfile.TemporaryDirectory() as folder:
+                for name, signal in signals.items():
+                    file = Path(folder, f"{name}.ogg")
+                    heard = signal if len(signal) <= 2 else signal.mean(axis=0, keepdims=True)
+                    file.write_bytes(media.opus(heard, sample_rate, KBPS))
+                    sent[f"audio/{name}"] = client.Audio(str(file))
+                logger.experiment.log({**sent, "trainer/global_step": step})  # which copies the files
+        elif isinstance(logger, TensorBoardLogger):
+            for name, signal in signals.items():
+                logger.experiment.add_audio(f"audio/{name}", signal.mean(axis=0)[None], step, sample_rate)
+            for name, image in images.items():
+                logger.experiment.add_image(name, image, step, dataformats="HWC")
+
+
+def log_results(loggers: Sequence[Logger], folder: Path, metrics: Mapping[str, Any], step: int) -> None:
+    """Send what a run has come to: its figures, and to W&B its files.
+
+    Args:
+        loggers: of this run.
+        folder: of the run.
+        metrics: of metrics.json; the separation's, the time it took and the alignment's confidence are sent.
+        step: of the training.
+    """
+    known = {name: value for name, value in metrics.items() if name.startswith("si_sdr") or name in ("agreement", "kept_step")}
+    known["seconds"] = metrics.get("seconds", {}).get("total")
+    known["alignment_confidence"] = metrics.get("alignment", {}).get("confidence")
+    figures = {f"final/{name}": float(value) for name, value in known.items() if value is not None}
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(dict(logger.hparams), figures)
+        else:
+            logger.log_metrics(figures, step)
+        if isinstance(logger, _WandbLogger):
+            logger.upload(folder)
+
+
+def spectrogram_image(waveform: np.ndarray, sample_rate: int, range_db: float = 80.0) -> np.ndarray:
+    """The channel mean's magnitude in dB below its peak, in colour, low frequencies at the bottom.
+
+    Args:
+        waveform: `[channel, time]`.
+        sample_rate: in Hz.
+        range_db: what lies further below the peak is black.
+
+    Returns:
+        uint8 `[freq, columns, 3]`, at most `MAX_COLUMNS` of them.
+    """
+    magnitude = _magnitude(waveform, sample_rate)
+    level_db = 20 * np.log10(np.maximum(magnitude / max(magnitude.max(), 1e-12), 10 ** (-range_db / 20)))
+    return _coloured(1 + level_db / range_db)
+
+
+def mask_image(estimate: np.ndarray, mixture: np.ndarray, sample_rate: int) -> np.ndarray:
+    """How much of the mixture's magnitude the estimate keeps, from 0 (black) to 1: the mask as it was applied.
+
+    Args:
+        estimate, mixture: `[channel, time]`.
+        sample_rate: in Hz.
+
+    Returns:
+        uint8 `[freq, columns, 3]`, like the spectrograms.
+    """
+    part, whole = _magnitude(estimate, sample_rate), _magnitude(mixture, sample_rate)
+    return _coloured(np.minimum(part / np.maximum(whole, 1e-9), 1))
+
+
+def _magnitude(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    window = np.hanning(round(0.046 * sample_rate)).astype(np.float32)
+    mono = np.pad(waveform.mean(axis=0), (0, window.size))
+    # Long recordings get a longer hop: a picture is seen, not inverted.
+    hop = max(window.size // 4, math.ceil(mono.size / MAX_COLUMNS))
+    frames = np.lib.stride_tricks.sliding_window_view(mono, window.size)[::hop]
+    return np.abs(np.fft.rfft(frames * window)).T
+
+
+def _coloured(values: np.ndarray) -> np.ndarray:
+    from matplotlib import colormaps  # slow to import
+
+    return (colormaps["magma"](values[::-1])[..., :3] * 255).astype(np.uint8)
+
+
+def finish(loggers: Sequence[Logger], failed: bool) -> None:
+    """Close every logger; W&B's run ends here, so that the next job of a sweep gets its own, and it is said where it is."""
+    for logger in loggers:
+        logger.finalize("failed" if failed else "success")
+        if isinstance(logger, WandbLogger):
+            run = logger.experiment
+            run.finish(exit_code=int(failed))
+            if run.settings.mode == "online":
+                Path(run.dir).with_name("last.ckpt").unlink(missing_ok=True)  # it is uploaded
+                log.info("Weights & Biases: %s", run.url)
+            elif not run.disabled:
+                log.info("To upload this run: wandb sync %s", shlex.quote(str(Path(run.dir).parent.parent)))  # all legs of it
+        elif isinstance(logger, TensorBoardLogger):
+            log.info("To look at this run: tensorboard --logdir %s", shlex.quote(str(logger.save_dir)))
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

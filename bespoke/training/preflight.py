@@ -1,0 +1,326 @@
+"""What is checked of a config and a run's folder before anything expensive."""
+
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import move_data_to_device
+
+from bespoke.audio.io import Recording
+from bespoke.audio.stft import STFT
+from bespoke.models.features import ScoreFeatures
+from bespoke.models.networks import MaskNetwork
+from bespoke.models.separator import LONGEST_WINDOW_SECONDS, Separator
+from bespoke.score.midi import Note
+from bespoke.score.synth import cache_folder
+from bespoke.training.allowlist import check_targets
+from bespoke.training.signatures import check_signatures, shown
+from bespoke.training.system import BespokeSystem
+from bespoke.utils import processor
+from bespoke.utils.errors import BespokeError, one_sentence
+from bespoke.utils.files import atomic_path, write_json
+from bespoke.utils.moved import with_current_names
+
+_INPUTS = "hashes.json"
+_ROLES = {"mixture": "recording", "audio": "rendered target"}
+_SECTIONS = {"stft": "bespoke.audio.stft.STFT", "separate": "bespoke.models.separator.Separator"}  # of the config, and what is made of each
+_GROUPS = {  # and what each may name
+    "aug": r"bespoke\.data\.augment\.Policy",
+    "background": r"bespoke\.data\.background\.\w+Background",
+    "model": r"bespoke\.models\.networks\.(MaskBLSTM|ScoreUNet|pretrained_score_unet)",
+    "loss": r"bespoke\.models\.losses\.\w+Loss",
+    "optimizer": r"torch\.optim\.\w+",
+    "trainer": r"pytorch_lightning\.Trainer",
+    "logger": r"bespoke\.training\.logs\.(auto|csv|none|tensorboard|wandb)",
+}
+_ANY = 2**63  # where there is no upper end
+_WHOLE = {
+    "seed": (0, 2**31 - 1),
+    "trainer.max_steps": (1, _ANY),
+    "trainer.accumulate_grad_batches": (1, _ANY),
+    "trainer.check_val_every_n_epoch": (1, _ANY),
+    "trainer.log_every_n_steps": (0, _ANY),
+    "trainer.num_sanity_val_steps": (-1, _ANY),
+    "data.sample_rate": (4000, 768_000),
+    "data.batch_size": (1, _ANY),
+    "data.validation_batches": (0, _ANY),
+    "data.workers": (0, 256),
+    "checkpoint_steps": (1, _ANY),
+    "curve_steps": (0, _ANY),
+    "log_audio_steps": (0, _ANY),
+}
+_OPTIONAL = {name for name in _WHOLE if name.startswith("trainer.")} - {"trainer.max_steps"}
+_DATA = {name.partition(".")[2] for name in _WHOLE if name.startswith("data.")}
+_DATA |= {"label", "listen_seconds", "segment_seconds", "self_training", "silent_share"}
+_MOST_HOURS = 6
+RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
+
+
+def check(cfg: DictConfig) -> None:
+    """Find what no run can use, or should not be asked to make.
+
+    Raises:
+        BespokeError: a setting is unknown, of the wrong kind or out of range, or a `_target_` is not on the list.
+    """
+    check_targets(cfg)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    for name in (*_GROUPS, *_SECTIONS, "data", "song"):
+        if not isinstance(plain.get(name), Mapping):
+            raise BespokeError(f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py --cfg job.")
+    for group, possible in _GROUPS.items():
+        if not re.fullmatch(possible, target := str(plain[group].get("_target_"))):
+            raise BespokeError(f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see train.py --help.")
+    _check_numbers(plain)
+    sections = {name: {"_target_": target, **plain[name]} for name, target in _SECTIONS.items()}
+    check_signatures(plain | sections)
+    _check_settings(cfg)
+
+
+def check_device(trainer: DictConfig) -> None:
+    """Find that the trainer's devices are not there. (What else they cannot do, the trainer says when it is made.)
+
+    Args:
+        trainer: its part of the config.
+
+    Raises:
+        BespokeError: they are not.
+    """
+    accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    is_there = {"gpu": has_cuda or has_mps, "cuda": has_cuda, "mps": has_mps}
+    if not is_there.get(accelerator, True):
+        raise BespokeError(
+            f"trainer.accelerator={accelerator} is not possible: PyTorch finds no such device here: set trainer=auto, or trainer=cpu."
+        )
+    if accelerator == "cpu" or (accelerator == "auto" and not (has_cuda or has_mps)):
+        cores = processor.cores()
+        if isinstance(devices, int) and not isinstance(devices, bool) and devices > cores:
+            raise BespokeError(f"trainer.devices={devices} is not possible: give at most {cores}, as many as this machine has cores.")
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep a run's folder from other processes until the block, or this process, has ended. The lock lies in the cache, not in the folder.
+
+    Raises:
+        BespokeError: another process has it.
+    """
+    if processor.local_rank() > 0:  # the first of several processes that train together holds it for all
+        yield
+        return
+    path = cache_folder() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise BespokeError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from error
+
+
+def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
+    """Try one training step on noise: not every processor computes every network in less than 32 bits.
+
+    Args:
+        system: what is to be trained; it is not changed.
+        trainer: whose precision and device are tried.
+
+    Raises:
+        BespokeError: the step is not possible.
+    """
+    if trainer.precision == "32-true":
+        return
+    plugin, device = trainer.precision_plugin, trainer.strategy.root_device
+    with torch.random.fork_rng(devices=[]):  # the run draws what it would have drawn without
+        noise = torch.rand(1, 1, 2 * system.stft.window_samples)
+        batch = {"mixture": noise, "target": noise, "index": 0}
+        if system.model.uses_score:
+            batch["features"] = ScoreFeatures(system.stft)(noise[0].numpy(), [Note(0.0, 1.0, 69)])[None]
+        try:
+            trial = plugin.convert_module(copy.deepcopy(system)).to(device).train()
+            batch = plugin.convert_input(move_data_to_device(batch, device))
+            with plugin.train_step_context():
+                loss = trial.loss_of(batch)
+            loss.backward()
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise BespokeError(
+                f"trainer.precision={trainer.precision} is not possible: {type(system.model).__name__} cannot be trained in it on this"
+                f" {device.type.upper()} ({one_sentence(error)}). Leave trainer.precision out, or set it to 32-true."
+            ) from error
+
+
+def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> bool:
+    """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint.
+
+    A sweep that is continued may have jobs that never began.
+    """
+    if processor.local_rank() > 0:
+        return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
+    written = folder / "config.yaml"
+    if cfg.ckpt not in (None, "last"):
+        raise BespokeError(f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke apply uses a checkpoint.")
+    if cfg.ckpt == "last":
+        if not written.is_file():
+            if in_sweep:
+                return False
+            raise BespokeError(f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out.")
+        changed = changes(cfg, folder)
+        if changed:
+            raise BespokeError(_another(folder, changed))
+        return (folder / "checkpoints" / "last.ckpt").is_file()
+    present = [name for name in RESULTS if (folder / name).exists()]
+    if present:
+        raise BespokeError(
+            f"{folder} already has results ({', '.join(present)}): choose another hydra.run.dir, or continue with ckpt=last."
+        )
+    return False
+
+
+def changes(cfg: DictConfig, folder: Path) -> list[str]:
+    """In what a config differs from that of the run in a folder, setting by setting."""
+    written = folder / "config.yaml"
+    before = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
+    return _differences(with_current_names(before), _plain(cfg))
+
+
+def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Find that a run would go on with other files than it began with. What measures the result may change.
+
+    Args:
+        folder: of a run that goes on.
+        hashes: of the files, by role, as `Song.hashes`.
+
+    Raises:
+        BespokeError: one was changed since.
+    """
+    written = folder / _INPUTS
+    known = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else hashes
+    changed = [f"the {_ROLES.get(role, role)} is another" for role in hashes if role != "reference" and hashes[role] != known.get(role)]
+    if changed:
+        raise BespokeError(_another(folder, changed))
+
+
+def check_space(folder: Path, recording: Recording) -> None:
+    """Find that there is no room for the stems, before they are made.
+
+    Raises:
+        BespokeError: there is not.
+    """
+    needed, free = 2 * 4 * recording.channels * recording.samples, shutil.disk_usage(folder).free
+    if needed > free:
+        raise BespokeError(
+            f"The stems need {needed / 1e6:.1f} MB, and {folder} has room for {free / 1e6:.1f} MB: free some space or choose another"
+            " folder."
+        )
+
+
+def write_config(cfg: DictConfig, folder: Path, hashes: Mapping[str, str]) -> None:
+    """Write config.yaml, and the hashes of the files that it names, once all that the user may have got wrong is checked: a command that is
+    put right works in the same folder."""
+    if processor.local_rank() == 0:
+        write_json(folder / _INPUTS, hashes)
+        with atomic_path(folder / "config.yaml") as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))), encoding="utf-8")
+
+
+def _check_numbers(value: Any, name: str = "") -> None:
+    """Find what no setting can be; only blocks may be as long as they like."""
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_numbers(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, float) and not math.isfinite(value) and (name, value) != ("separate.block_seconds", math.inf):
+        raise BespokeError(f"{name}={value} is not possible: give a number.")
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    """Find what no run can use before anything is rendered."""
+    for name, (lowest, highest) in _WHOLE.items():
+        value = OmegaConf.select(cfg, name, default=lowest if name in _OPTIONAL else None)
+        if (name, value) == ("data.workers", "auto") or (name in _OPTIONAL and value is None):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+            wanted = f"{'auto or ' * (name == 'data.workers')}a whole number from {lowest}" + f" to {highest}" * (highest < _ANY)
+            raise BespokeError(f"{name}={shown(value)} is not possible: give {wanted}.")
+    if cfg.threads != "auto" and (isinstance(cfg.threads, bool) or not isinstance(cfg.threads, int) or cfg.threads < 1):
+        raise BespokeError(f"threads={cfg.threads} is not possible: give auto or a whole number from 1.")
+    for name, lowest, highest in (
+        ("data.segment_seconds", 0.05, 600),
+        ("data.listen_seconds", 20, 3600),
+        ("data.silent_share", 0, 1),
+    ):
+        value = OmegaConf.select(cfg, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+            raise BespokeError(f"{name}={shown(value)} is not possible: give a number from {lowest} to {highest}.")
+    hours = cfg.data.batch_size * cfg.data.segment_seconds * max(1, cfg.data.validation_batches) / 3600
+    if hours > _MOST_HOURS:
+        raise BespokeError(
+            f"data.batch_size={cfg.data.batch_size} mixes of data.segment_seconds={cfg.data.segment_seconds} in"
+            f" data.validation_batches={cfg.data.validation_batches} are {hours:.0f} hours, which are held at once: set them lower,"
+            f" to {_MOST_HOURS} hours at most."
+        )
+    unknown = sorted(set(cfg.data) - _DATA)
+    if unknown:
+        raise BespokeError(f"There is no setting data.{unknown[0]}: it takes {', '.join(sorted(_DATA))}.")
+    clip = cfg.trainer.get("gradient_clip_val")
+    if clip is not None and clip < 0:
+        raise BespokeError(f"trainer.gradient_clip_val={clip} is not possible: give a number from 0, or null.")
+    interval, batches = cfg.trainer.get("val_check_interval"), cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1)
+    if isinstance(interval, int) and not 1 <= interval <= (batches if cfg.trainer.get("check_val_every_n_epoch") else _ANY):
+        raise BespokeError(
+            f"trainer.val_check_interval={interval} is not possible: give a whole number from 1, and with"
+            f" trainer.check_val_every_n_epoch to the {batches} batches of the run."
+        )
+    for name in ("align", "report", "data.self_training"):
+        if not isinstance(OmegaConf.select(cfg, name), bool):
+            raise BespokeError(f"{name}={shown(OmegaConf.select(cfg, name))} is not possible: give true or false.")
+    if cfg.keep not in ("last", "best"):
+        raise BespokeError(f"keep={cfg.keep} is not known: it is last or best.")
+    if cfg.keep == "best" and not 1 <= cfg.curve_steps <= cfg.trainer.max_steps:
+        raise BespokeError("keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps.")
+    if cfg.data.label not in ("wet", "dry"):
+        raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
+    if cfg.stft.window_seconds > LONGEST_WINDOW_SECONDS:
+        raise BespokeError(f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most {LONGEST_WINDOW_SECONDS}.")
+    try:
+        Separator(STFT(cfg.data.sample_rate, **cfg.stft), _AnyNetwork(), **OmegaConf.to_container(cfg.separate))
+    except (TypeError, ValueError) as error:
+        raise BespokeError(f"stft or separate: {one_sentence(error)}.") from error
+    except BespokeError as error:  # which `bespoke apply` says too
+        raise BespokeError(str(error) if "separate." in str(error) else f"separate: {error}") from error
+
+
+class _AnyNetwork(MaskNetwork):
+    """In place of the network, which is made later and checks for itself what it can take."""
+
+    takes_any_bins = True
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config without what may differ when a run is continued."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    for name in ("ckpt", "log_audio_steps", "report", "threads"):
+        plain.pop(name)
+    if plain["keep"] == "last":  # as runs did before there was a choice
+        plain.pop("keep")
+    return plain
+
+
+def _another(folder: Path, changed: Sequence[str]) -> str:
+    return f"The run in {folder} has another config ({', '.join(changed[:5])}): repeat its overrides, or start a new run."
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted(set(old) | set(new), key=str)
+        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))]
+    return [] if old == new else [f"{name}: {old} there, {new} now"]

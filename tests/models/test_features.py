@@ -1,0 +1,63 @@
+"""What the network sees of the score, on tones whose partials are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from bespoke.audio.stft import STFT
+from bespoke.models.features import CHANNELS, FACTORIZATIONS, ScoreFeatures
+from bespoke.score.midi import Note
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def stft():
+    return STFT(RATE, 0.064, 0.016)
+
+
+def tones(*pitches, seconds=3.0):
+    """Each sounds from 1 to 2 s, but the first also before and after."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    gates = [np.ones_like(time), *[(time >= 1) & (time < 2)] * (len(pitches) - 1)]
+    return sum(gate * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time) for gate, pitch in zip(gates, pitches, strict=True))[
+        None
+    ].astype(np.float32)
+
+
+def test_partials_attacks_and_shares_are_where_the_notes_are(stft):
+    features = ScoreFeatures(stft)(tones(57, 69), [Note(1.0, 2.0, 69)])
+    assert features.shape == (CHANNELS, stft.bins, 1 + 3 * RATE // 128)
+    *masks, sounding, around, attack, short = features
+    assert features.min() >= 0
+    assert features[:-1].max() <= 1
+    fundamental, frame = round(440 * 0.064), lambda seconds: round(seconds / 0.016)
+    assert sounding[fundamental, frame(1.5)] > 0.9
+    assert sounding[2 * fundamental, frame(1.5)] > 0.9
+    assert sounding[fundamental * 3 // 2, frame(1.5)] == 0
+    assert sounding[:, frame(2.1)].max() == 0
+    assert around[fundamental, frame(2.1)] > 0.9
+    assert around[:, frame(2.5)].max() == 0
+    assert attack[:, frame(0.9)].max() == 0
+    assert attack[0, frame(1.104)] == pytest.approx(np.exp(-1.04), abs=1e-3)
+    assert torch.equal(attack[0], attack[-1])
+    assert short[round(220 * 0.064), frame(0.5)] > 10 * short[4 * fundamental, frame(0.5)]
+    assert 0.9 < short[fundamental, frame(1.2)] / short[fundamental, frame(1.8)] < 1.1
+    assert short[fundamental, frame(1.5)] > 10 * short[fundamental, frame(2.2)]
+    assert len(masks) == FACTORIZATIONS
+    for mask in masks:
+        assert mask[fundamental, frame(1.5)] > 0.5  # the note's
+        assert mask[round(220 * 0.064), frame(1.5)] < 0.05  # the other tone's, an octave below
+        assert mask[:, frame(2.5)].max() == 0
+
+
+def test_no_notes_and_silence_are_all_zeros(stft):
+    assert not ScoreFeatures(stft)(tones(57), [])[:-1].any()
+    assert not ScoreFeatures(stft)(np.zeros((1, RATE), np.float32), [Note(0.2, 0.5, 60)])[:FACTORIZATIONS].any()
+
+
+def test_the_level_of_the_mixture_does_not_matter(stft):
+    mixture, notes = tones(57, 69), [Note(1.0, 2.0, 69)]
+    quiet, loud = (ScoreFeatures(stft)(level * mixture, notes) for level in (1e-3, 1))
+    torch.testing.assert_close(quiet[:-1], loud[:-1], atol=2e-3, rtol=0)
+    torch.testing.assert_close(1e3 * quiet[-1], loud[-1], atol=1e-3, rtol=1e-3)

@@ -1,0 +1,261 @@
+"""Alignment: recordings made from notes whose times are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bespoke.audio.dsp import resample
+from bespoke.score.align import LOW_CONFIDENCE, align, anywhere, evidence, find_offset, is_anywhere, onset_errors, within
+from bespoke.score.midi import Note, shift, stretch, transpose
+from bespoke.score.synth import Patch, render
+from bespoke.utils.errors import BespokeError
+
+RATE = 22050
+SECONDS = 20.0
+
+
+def melody(seed, notes=32, low=60):
+    """A melody in C major from second 1 on, in notes of a quarter to three quarters of a second, with some rests."""
+    rng = np.random.default_rng(seed)
+    scale = low + np.array([0, 2, 4, 5, 7, 9, 11, 12])
+    time, line = 1.0, []
+    for _ in range(notes):
+        length = float(rng.choice([0.25, 0.5, 0.75]))
+        line.append(Note(time, time + 0.9 * length, int(rng.choice(scale))))
+        time += length + (0.5 if rng.random() < 0.2 else 0.0)
+    return tuple(line)
+
+
+def recording(notes, seed=0, channels=2, noise=0.3):
+    """The notes played by an oboe (68) among two other instruments in the same key and noise, 20 seconds."""
+    rng = np.random.default_rng(seed)
+    bass, piano = stretch(melody(1001, 60, 36), 1.07), stretch(melody(1002, 60, 48), 0.93)
+    samples = round(SECONDS * RATE)
+    mixture = rng.normal(0, noise, samples)
+    for part, program in ((notes, 68), (bass, 33), (piano, 0)):
+        waveform = render(part, Patch(program), RATE)[0, :samples]
+        mixture[: len(waveform)] += waveform / waveform.std()
+    return np.tile(mixture.astype(np.float32), (channels, 1))
+
+
+def unaligned(notes, factor, shift_seconds=0.0):
+    """The score of which `notes` are `factor` times as slow, beginning at `shift_seconds`."""
+    first = notes[0].start_seconds
+    return tuple(
+        replace(
+            note,
+            start_seconds=(note.start_seconds - first) / factor + shift_seconds,
+            end_seconds=(note.end_seconds - first) / factor + shift_seconds,
+        )
+        for note in notes
+    )
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return tuple(note for note in melody(0) if note.end_seconds < SECONDS)
+
+
+@pytest.fixture(scope="module")
+def mixture(truth):
+    return recording(truth)
+
+
+@pytest.mark.parametrize(("factor", "shift_seconds"), [(0.75, 0.0), (1.0, 3.0), (1.3, 10.0)])
+def test_tempo_and_offset_are_found(truth, mixture, factor, shift_seconds):
+    found = align(unaligned(truth, factor, shift_seconds), mixture, RATE)
+    assert found.tempo_factor == pytest.approx(factor, rel=0.01)
+    assert found.offset_seconds == pytest.approx(truth[0].start_seconds - factor * shift_seconds, abs=0.15)
+    assert found.confidence > 0.9
+    errors = onset_errors(found.notes, truth)
+    assert errors["median_seconds"] < 0.02
+    assert errors["within_50_ms"] > 0.9
+    assert [note.pitch for note in found.notes] == [note.pitch for note in truth]
+    assert np.median([abs(a.end_seconds - b.end_seconds) for a, b in zip(found.notes, truth, strict=True)]) < 0.03
+
+
+def test_the_path_is_the_notes_onsets(truth, mixture):
+    found = align(unaligned(truth, 1.1), mixture, RATE)
+    score_seconds, seconds = np.array(found.path).T
+    assert (np.diff(score_seconds) > 0).all()
+    assert seconds.tolist() == [note.start_seconds for note in found.notes]
+
+
+def test_level_rate_and_channels_do_not_matter(truth, mixture):
+    from bespoke.audio.dsp import resample
+
+    score = unaligned(truth, 1.1)
+    found = align(score, mixture, RATE)
+    assert align(score, 1e-3 * mixture, RATE).path == pytest.approx(np.array(found.path), abs=0.012)
+    other = align(score, resample(mixture[:1], RATE, 44100), 44100)
+    assert np.median(np.abs(np.array(other.path) - np.array(found.path))) < 0.012
+
+
+def test_a_drifting_tempo_is_followed(truth):
+    def slow_down(seconds):  # up to 10 % slower and faster, a period of 12 seconds: 0.19 s off a straight line
+        return seconds + 0.1 * 12 / (2 * np.pi) * np.sin(2 * np.pi * seconds / 12)
+
+    played = tuple(replace(note, start_seconds=slow_down(note.start_seconds), end_seconds=slow_down(note.end_seconds)) for note in truth)
+    found = align(unaligned(truth, 0.9), recording(played), RATE)
+    straight = tuple(
+        replace(note, start_seconds=note.start_seconds * found.tempo_factor + found.offset_seconds) for note in unaligned(truth, 0.9)
+    )
+    errors = onset_errors(found.notes, played)
+    assert errors["median_seconds"] < 0.03
+    assert errors["within_100_ms"] > 0.9
+    assert errors["median_seconds"] < 0.5 * onset_errors(straight, played)["median_seconds"]
+
+
+def test_quantized_wrong_missing_and_extra_notes_are_borne(truth, mixture):
+    rng = np.random.default_rng(3)
+    score = []
+    for index, note in enumerate(unaligned(truth, 1.12)):
+        start, end = (round(seconds / 0.0625) * 0.0625 for seconds in (note.start_seconds, note.end_seconds))
+        note = replace(note, start_seconds=start, end_seconds=max(end, start + 0.0625))
+        if index % 10 == 3:
+            continue
+        if index % 10 == 6:
+            note = replace(note, pitch=note.pitch + int(rng.integers(1, 5)))
+        score.append(note)
+        if index % 10 == 9:
+            score.append(replace(note, start_seconds=end, end_seconds=end + 0.25, pitch=note.pitch + 3))
+    found = align(score, mixture, RATE)
+    assert found.confidence > LOW_CONFIDENCE
+    assert len(found.notes) == len(score)
+    errors = onset_errors([note for note in found.notes if note.pitch in {other.pitch for other in truth}], truth)
+    assert errors["median_seconds"] < 0.03
+    assert errors["within_100_ms"] > 0.85
+
+
+def test_a_score_may_be_longer_than_the_recording(truth, mixture):
+    before = [Note(second, second + 0.4, 60 + int(second) % 5) for second in np.arange(0.0, 8.0, 0.5)]
+    score = (*before, *unaligned(truth, 0.9, 8.0), *(Note(40 + second, 40.4 + second, 65) for second in range(10)))
+    found = align(score, mixture, RATE)
+    assert found.confidence > LOW_CONFIDENCE
+    assert found.notes[0].start_seconds < 0
+    assert found.notes[-1].start_seconds > SECONDS
+    assert onset_errors(found.notes[len(before) : -10], truth)["median_seconds"] < 0.03
+
+
+def test_a_score_may_cover_a_part_of_the_recording(truth, mixture):
+    part = tuple(note for note in truth if 8 < note.start_seconds < 15)
+    found = align(unaligned(part, 1.2), mixture, RATE)
+    assert found.confidence > LOW_CONFIDENCE
+    assert onset_errors(found.notes, part)["median_seconds"] < 0.03
+
+
+def test_notes_at_the_same_time_stay_together(truth):
+    chords = tuple(sorted((*truth, *transpose(truth, 4))))
+    found = align(unaligned(chords, 0.8), recording(chords), RATE)
+    assert onset_errors(found.notes, chords)["median_seconds"] < 0.03
+    assert len(found.path) == len(truth)
+    assert len({note.start_seconds for note in found.notes}) == len(truth)
+
+
+def test_wrong_scores_have_a_low_confidence(truth, mixture):
+    right = align(unaligned(truth, 1.1), mixture, RATE).confidence
+    wrong = [align(melody(seed, 25), mixture, RATE).confidence for seed in range(5, 11)]
+    wrong += [align(transpose(unaligned(truth, 1.1), 1), mixture, RATE).confidence]
+    assert np.median(wrong) < 0.2
+    assert max(wrong) < LOW_CONFIDENCE < right
+
+
+def test_noise_gives_no_confidence(truth):
+    noise = np.random.default_rng(0).normal(size=(1, 10 * RATE)).astype(np.float32)
+    assert align(truth, noise, RATE).confidence < LOW_CONFIDENCE
+
+
+def test_notes_out_of_range_go_along(truth, mixture):
+    score = unaligned(truth, 1.1)
+    low = replace(score[5], pitch=20)
+    found = align((*score, low), mixture, RATE)
+    assert found.notes[-1].start_seconds == pytest.approx(found.notes[5].start_seconds)
+    assert found.notes[:-1] == align(score, mixture, RATE).notes
+
+
+def test_what_cannot_be_aligned_is_said():
+    noise = np.random.default_rng(0).normal(size=(1, RATE)).astype(np.float32)
+    for notes in ((), (Note(0, 1, 12),)):
+        with pytest.raises(BespokeError, match="no note from C1 to B7"):
+            align(notes, noise, RATE)
+    with pytest.raises(BespokeError, match="silent"):
+        align((Note(0, 1, 60),), np.zeros((2, RATE), np.float32), RATE)
+
+
+def test_a_single_note_in_a_short_recording(truth):
+    tone = np.zeros((1, RATE), np.float32)
+    sound = render((Note(0.0, 0.4, 69),), Patch(80), RATE)[:, : RATE // 2]
+    tone[:, RATE // 2 :] = sound[:, : RATE - RATE // 2]
+    tone += np.random.default_rng(0).normal(0, 1e-3, tone.shape).astype(np.float32)
+    assert align((Note(5.0, 5.4, 69),), tone, RATE, tempo_range=(0.99, 1.01)).notes[0].start_seconds == pytest.approx(0.5, abs=0.05)
+
+
+def test_evidence_is_highest_at_the_pitch_that_sounds():
+    sounding, starting = evidence(render((Note(1.0, 2.0, 69),), Patch(80), RATE), RATE)
+    frame = round(1.5 * RATE / 256)
+    assert sounding.shape == starting.shape
+    assert sounding[69 - 24, frame] > 1
+    assert starting[69 - 24].argmax() * 256 / RATE == pytest.approx(1.0, abs=0.05)
+
+
+def test_onset_errors_of_known_differences():
+    truth = [Note(float(second), second + 0.5, 60 + second % 2) for second in range(10)]
+    moved = [replace(note, start_seconds=note.start_seconds + 0.02 * index) for index, note in enumerate(truth)]
+    assert onset_errors(moved, truth) == {"median_seconds": 0.09, "p90_seconds": 0.162, "within_50_ms": 0.3, "within_100_ms": 0.6}
+    # A missing note takes no other's place: the rest keep their partners.
+    assert onset_errors(moved[:3] + moved[5:], truth)["median_seconds"] == pytest.approx(0.11)
+    assert np.isnan(onset_errors([], truth)["median_seconds"])
+
+
+def test_notes_are_cut_to_the_recording():
+    notes = [Note(-2.0, -1.0, 60), Note(-0.5, 0.5, 61), Note(1.0, 2.0, 62), Note(4.5, 6.0, 63), Note(5.0, 6.0, 64)]
+    assert within(notes, 5.0) == (Note(0.0, 0.5, 61), Note(1.0, 2.0, 62), Note(4.5, 5.0, 63))
+
+
+def test_a_score_without_a_place_keeps_its_pitches():
+    assert anywhere([Note(9, 10, 64), Note(1, 2, 60), Note(3, 4, 64)], 5.0) == (Note(0.0, 5.0, 60), Note(0.0, 5.0, 64))
+
+
+MASTERINGS = {
+    "the same": lambda mixture: (mixture, RATE),
+    "soft, in mono": lambda mixture: (0.01 * mixture[:1], RATE),
+    "at another rate": lambda mixture: (resample(mixture, RATE, 44100), 44100),
+    "without bass": lambda mixture: (np.diff(mixture, prepend=0), RATE),
+    "limited": lambda mixture: (np.tanh(2 * mixture / mixture.std()), RATE),
+    "noisy": lambda mixture: (mixture + np.random.default_rng(1).normal(0, mixture.std(), mixture.shape), RATE),
+}
+
+
+@pytest.mark.parametrize("name", MASTERINGS)
+def test_notes_fit_another_mastering_as_they_are(truth, mixture, name):
+    other, rate = MASTERINGS[name](mixture)
+    assert find_offset(truth, other.astype(np.float32), rate) == 0
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.21, -2.3])
+def test_what_begins_later_or_earlier_is_found(truth, mixture, seconds):
+    samples = round(abs(seconds) * RATE)
+    other = np.pad(mixture, ((0, 0), (samples, 0))) if seconds > 0 else mixture[:, samples:]
+    assert find_offset(truth, other, RATE) == pytest.approx(seconds, abs=0.04)
+
+
+def test_an_excerpt_is_found_in_the_whole(truth, mixture):
+    part = [note for note in truth if note.start_seconds >= 8]
+    assert find_offset(shift(part, -8.0), mixture, RATE) == pytest.approx(8, abs=0.04)
+
+
+def test_notes_of_another_song_or_key_fit_nowhere(truth, mixture):
+    for wrong in (melody(7), melody(8, 20), transpose(truth, 2), stretch(truth, 1.2), tuple(reversed_in_time(truth))):
+        assert find_offset(wrong, mixture, RATE) is None
+    assert find_offset([Note(0.0, 1.0, 0)], mixture, RATE) is None  # too low to be looked for
+
+
+def reversed_in_time(notes):
+    return [replace(note, start_seconds=SECONDS - note.end_seconds, end_seconds=SECONDS - note.start_seconds) for note in notes]
+
+
+def test_notes_without_a_place_are_known(truth):
+    assert is_anywhere(anywhere(truth, 20.0))
+    assert not is_anywhere(truth)
+    assert not is_anywhere(shift(anywhere(truth, 20.0), 1.0))
