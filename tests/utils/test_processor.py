@@ -157,6 +157,8 @@ def passes_and_works():
 def test_what_passes_works_on_this_processor_and_on_an_older_one():
     passes, works = passes_and_works()
     assert passes == works
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # this is the older one
+        return
     older = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
     result = subprocess.run(
         [sys.executable, "-c", "import test_processor; print(*test_processor.passes_and_works())"],
