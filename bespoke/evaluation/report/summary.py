@@ -85,7 +85,9 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
         look = f"look at {picture}: " if picture.is_file() else ""
         advice.append(f"{look}is song.target.score of this song and key, and song.target.instrument the right one?")
     if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
-        advice.append("recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (README)")
+        advice.append(
+            "recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (docs/EXPERIMENTS.md)"
+        )
     return advice
 
 
@@ -105,7 +107,7 @@ def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mi
         start = max(0.0, min(note.start_seconds for note in after) - 10)
         before, after = (shift((note for note in notes if note.start_seconds < start + 600), -start) for notes in (before, after))
         mixture = mixture[:, round(start * sample_rate) :][:, : 600 * sample_rate]
-    stft = STFT(sample_rate, 4096 / 44100, 2048 / 44100)
+    stft = STFT(sample_rate, 4096 / 44100, 0.045)  # a hop of half a window is more than that at some rates
     level_db = 20 * torch.log10(stft(torch.from_numpy(mixture.mean(axis=0))[None, None])[0, 0].abs() + 1e-6).numpy()
     top_hz = 2 * pitch_hz(max(note.pitch for note in [*before, *after]))
     figure = Figure(figsize=(12, 6), layout="constrained")
