@@ -98,7 +98,7 @@ class ScoreUNet(MaskNetwork):
     """
 
     uses_score, takes_any_bins = True, True
-    trained_in_bfloat16 = True  # the prior was, by scripts/train_prior.py: its masks move by 0.001 on the mean
+    trained_in_bfloat16 = True  # the prior was, by recipes/prior/train_prior.py: its masks move by 0.001 on the mean
     is_pretrained = False
 
     def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), doubt_db: Sequence[float] = (-4.0, 0.0)):
@@ -201,7 +201,7 @@ def _level(magnitude: Tensor) -> Tensor:
 
 
 def pretrained_score_unet(bins: int | None = None, doubt_db: tuple[float, float] = (-4.0, 0.0)) -> ScoreUNet:
-    """`ScoreUNet` as scripts/train_prior.py left it, trained on synthesized ensembles.
+    """`ScoreUNet` as recipes/prior/train_prior.py left it, trained on synthesized ensembles.
 
     Args:
         bins, doubt_db: as of `ScoreUNet`.
