@@ -32,7 +32,7 @@ from bespoke.cli.stems import Published, check_free, publish, write_shared
 from bespoke.training import preflight
 from bespoke.utils import processor, progress
 from bespoke.utils.errors import BespokeError, one_sentence
-from bespoke.utils.files import file_hash, write_json
+from bespoke.utils.files import file_hash, read_json, write_json
 
 _MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
 _INPUTS = "inputs.json"
@@ -76,7 +76,7 @@ class Job:
         fresh = [*self.overrides, setting("hydra.run.dir", self.folder)]
         if not any((self.folder / name).exists() for name in preflight.RESULTS):
             return fresh, False
-        known = _read(self.folder / _INPUTS)
+        known = read_json(self.folder / _INPUTS)
         if not known:
             raise BespokeError(
                 f"{self.folder} has results that `bespoke separate` did not make, and will not replace: choose another --out."
@@ -96,7 +96,7 @@ class Job:
     @property
     def checkpoint(self) -> Path:
         """Of the network that made the stems."""
-        name = "best.ckpt" if "kept_step" in _read(self.folder / "metrics.json") else "last.ckpt"
+        name = "best.ckpt" if "kept_step" in read_json(self.folder / "metrics.json") else "last.ckpt"
         return self.folder / "checkpoints" / name
 
     def stems(self) -> dict[str, Path]:
@@ -251,7 +251,7 @@ def _identity(jobs: Sequence[Job]) -> str | None:
             if not _are_whole(job.folder):
                 return None
             _note_stems(job.folder)
-        known[job.label] = _read(job.folder / _STEMS)
+        known[job.label] = read_json(job.folder / _STEMS)
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -265,14 +265,14 @@ def _note_stems(folder: Path) -> None:
 
 def _are_whole(folder: Path) -> bool:
     """Whether a run's stems are there, and as they were made where that is known."""
-    known = _read(folder / _STEMS)
+    known = read_json(folder / _STEMS)
     return all(file.is_file() and known.get(name) in (None, file_hash(file)) for name, file in _stem_files(folder).items())
 
 
 def _adopt(folder: Path, finals: Mapping[str, Path], page: Path | None, published: Published, of: str) -> None:
     """Know as our own what is the same as in the run's folder: it was put there by a request that was
     killed before it could note that, or by one of a version that noted nothing."""
-    made = _read(folder / _STEMS)
+    made = read_json(folder / _STEMS)
     for final, made_hash in zip(finals.values(), (made["target"], made["residual"]), strict=False):
         if final.name not in published.files and final.is_file() and file_hash(final) == made_hash:
             published.note(final, 1.0, of=of)
@@ -327,7 +327,7 @@ def _result(jobs: Sequence[Job], finals: Mapping[str, Path], page: Path | None, 
         "residual": str(finals["residual"]),
         "report": str(page) if page and page.is_file() else None,
         "runs": {job.label: str(job.folder) for job in jobs},
-        "metrics": {job.label: _read(job.folder / "metrics.json") for job in jobs},
+        "metrics": {job.label: read_json(job.folder / "metrics.json") for job in jobs},
         "gain": published.files[finals["residual"].name].get("gain", 1.0),
     }
 
@@ -336,7 +336,7 @@ def _device(folder: Path) -> str:
     """Where a run's network was trained, if that is here."""
     import torch
 
-    kind = str(_read(folder / "metrics.json").get("device")).partition(":")[0]
+    kind = str(read_json(folder / "metrics.json").get("device")).partition(":")[0]
     return kind if kind == "cuda" and torch.cuda.is_available() else "cpu"
 
 
@@ -353,7 +353,3 @@ def _tidy(folder: Path) -> None:
                 empty.rmdir()
             except OSError:  # there is something else in it
                 break
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -22,7 +22,7 @@ class Aligned:
     Attributes:
         song: its target plays in time, where the alignment is used.
         notes: for a network that uses the score; where the alignment is not used each pitch may sound
-            at any time. None where no alignment was asked for.
+            at any time. Empty where no alignment was asked for.
         is_used: whether the times that were found are used.
         facts: what metrics.json says of it.
     """

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -31,7 +30,7 @@ from bespoke.training.build import Parts, make, make_callbacks, make_data, make_
 from bespoke.training.callbacks import peak_memory_mb
 from bespoke.utils import processor, progress
 from bespoke.utils.errors import BespokeError, Interrupted
-from bespoke.utils.files import write_json
+from bespoke.utils.files import read_json, write_json
 from bespoke.utils.memory import give_back
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def train(cfg: DictConfig) -> float | None:
         run = prepare(cfg, warnings)
         if run.is_resumed and sweep_name() and (finished := run.folder / "metrics.json").is_file():  # written last
             log.info("%s is finished already.", run.folder)
-            return objective(json.loads(finished.read_text(encoding="utf-8")))
+            return objective(read_json(finished))
         parts = make_parts(cfg)
         song = load(run)
         aligned = align(run, song, parts)
