@@ -4,6 +4,7 @@ It makes the same runs as train.py, whose settings it writes out of its options 
 """
 
 import contextlib
+import io
 import json
 import re
 import sys
@@ -72,7 +73,7 @@ class _Command(click.Command):
     """A command that prints its results alone: where CI is set, FluidSynth's binding prints where it found the library."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(io.StringIO()):
             import pretty_midi  # noqa: F401
         return super().invoke(ctx)
 
