@@ -58,21 +58,39 @@ def read_wandb(folder):
     """Read the only offline W&B run in a run's folder, once W&B's own process has written the end of it."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 20
-    while not any(record.WhichOneof("record_type") == "exit" for record in _records(file)) and time.monotonic() < deadline:
+    while (
+        not any(record.WhichOneof("record_type") == "exit" for record in _records(file))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    group, config, history, artifacts, system, exit_code = "", {}, defaultdict(dict), {}, set(), None
+    group, config, history, artifacts, system, exit_code = (
+        "",
+        {},
+        defaultdict(dict),
+        {},
+        set(),
+        None,
+    )
     for record in _records(file):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             group = record.run.run_group
         elif kind == "config":
-            config |= {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.config.update}
+            config |= {
+                item.key or ".".join(item.nested_key): json.loads(item.value_json)
+                for item in record.config.update
+            }
         elif kind == "history":
-            values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            values = {
+                item.key or item.nested_key[0]: json.loads(item.value_json)
+                for item in record.history.item
+            }
             for name, value in values.items():
                 history[name.partition(".")[0]][values.get("trainer/global_step")] = value
         elif kind == "artifact":
-            artifacts[record.artifact.type] = {file.path: file.local_path for file in record.artifact.manifest.contents}
+            artifacts[record.artifact.type] = {
+                file.path: file.local_path for file in record.artifact.manifest.contents
+            }
         elif kind == "stats":
             system |= {item.key for item in record.stats.item}
         elif kind == "exit":
@@ -112,7 +130,12 @@ class TinySong:
 
     @property
     def overrides(self) -> list[str]:
-        return [*SMALL, "song=custom", f"song.mixture={self.mixture}", f"song.target.score={self.score}"]
+        return [
+            *SMALL,
+            "song=custom",
+            f"song.mixture={self.mixture}",
+            f"song.target.score={self.score}",
+        ]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,7 +146,9 @@ def cache(tmp_path_factory):
         patch.setenv("BESPOKE_CACHE", str(folder))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("NETRC", os.devnull)
-        patch.setenv("OMP_NUM_THREADS", "1")  # threads only get in each other's way on problems this small
+        patch.setenv(
+            "OMP_NUM_THREADS", "1"
+        )  # threads only get in each other's way on problems this small
         for name in ("WANDB_API_KEY", "BESPOKE_SOUNDFONTS", "HYDRA_FULL_ERROR"):
             patch.delenv(name, raising=False)
         torch.set_num_threads(1)
@@ -138,11 +163,19 @@ def make_song(cache):
         song = TinySong(folder, folder / "mix.wav", folder / "target.wav", folder / "target.mid")
         samples = round(seconds * song.sample_rate)
         melody = render(MELODY, Patch(programs[0]), song.sample_rate)[:, :samples]
-        target = np.pad(0.3 * melody / abs(melody).max(), ((0, 0), (0, samples - melody.shape[-1]))).repeat(channels, axis=0)
+        target = np.pad(
+            0.3 * melody / abs(melody).max(), ((0, 0), (0, samples - melody.shape[-1]))
+        ).repeat(channels, axis=0)
         noise = np.random.default_rng(0).normal(0, 0.03, target.shape).astype(np.float32)
         write_wav(song.reference, target, song.sample_rate)
         write_wav(song.mixture, target + noise, song.sample_rate)
-        write_midi(song.score, [Part(f"Part {index}", program, False, MELODY) for index, program in enumerate(programs)])
+        write_midi(
+            song.score,
+            [
+                Part(f"Part {index}", program, False, MELODY)
+                for index, program in enumerate(programs)
+            ],
+        )
         return song
 
     return make
@@ -183,7 +216,11 @@ def _run_here(overrides, cwd):
     handlers, level, launch.SweepTable.folder = root.handlers[:], root.level, None
     here = Path.cwd()
     os.chdir(cwd)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
         try:
             code = train.main(overrides)
         except SystemExit as ended:  # by Hydra, after --help and the like

@@ -28,16 +28,39 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run what is missing, print the tables. Returns the exit code: 0, or 2 if a case or a cell failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=Path, required=True, help="a folder of cases")
-    parser.add_argument("--only", default="", help="names of cases or patterns, separated by commas; without it those of the experiments")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="names of cases or patterns, separated by commas; without it those of the experiments",
+    )
     parser.add_argument("--recipes", default="", help="names of recipes, separated by commas")
-    parser.add_argument("--variant", nargs=2, action="append", default=[], metavar=("NAME", "OVERRIDES"), help="overrides, separated by ;")
-    parser.add_argument("--experiment", default="", help="names of experiments, separated by commas")
-    parser.add_argument("--ceiling", default="", help="names of recipes or variants, separated by commas")
-    parser.add_argument("--rivals", default="mixture,comb,nmf,hpss", help="names of rivals, separated by commas")
+    parser.add_argument(
+        "--variant",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "OVERRIDES"),
+        help="overrides, separated by ;",
+    )
+    parser.add_argument(
+        "--experiment", default="", help="names of experiments, separated by commas"
+    )
+    parser.add_argument(
+        "--ceiling", default="", help="names of recipes or variants, separated by commas"
+    )
+    parser.add_argument(
+        "--rivals", default="mixture,comb,nmf,hpss", help="names of rivals, separated by commas"
+    )
     parser.add_argument("--seeds", default="0", help="separated by commas")
-    parser.add_argument("--baseline", default="", help="what the others are compared with; without it the first method")
+    parser.add_argument(
+        "--baseline",
+        default="",
+        help="what the others are compared with; without it the first method",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for cells and rows.csv")
     parser.add_argument("overrides", nargs="*", help="for train.py")
     options = parser.parse_args(arguments)
@@ -45,7 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         lock = benchmark.hold(out)
         methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes)}
-        methods |= {name: tuple(entry for entry in text.split(";") if entry) for name, text in options.variant}
+        methods |= {
+            name: tuple(entry for entry in text.split(";") if entry)
+            for name, text in options.variant
+        }
         only = _split(options.only)
         for name in _split(options.experiment):
             found, named = benchmark.read_experiment(name)
@@ -55,7 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
         failed = _others(cases, _split(options.rivals), out)
         cells = []
         for seed in map(int, _split(options.seeds)):
-            cells += [benchmark.Cell(case, name, overrides, seed) for name, overrides in methods.items() for case in cases]
+            cells += [
+                benchmark.Cell(case, name, overrides, seed)
+                for name, overrides in methods.items()
+                for case in cases
+            ]
             for name in _split(options.ceiling):
                 overrides = methods.get(name, (f"recipe={name}",))
                 cells += [benchmark.ceiling(case, name, overrides, seed, out) for case in cases]
@@ -68,7 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(benchmark.table(rows))
     baseline = options.baseline or next(iter(methods), "")
-    for results in (benchmark.comparisons(rows, benchmark.trained(rows), baseline), benchmark.losses(rows)):
+    for results in (
+        benchmark.comparisons(rows, benchmark.trained(rows), baseline),
+        benchmark.losses(rows),
+    ):
         if results:
             print(f"\n{benchmark.difference_table(results)}")
     for name, reason in broken.items():
@@ -92,14 +125,24 @@ class Progress:
         self.bar.set_postfix_str(result, refresh=False)
         self.bar.update()
         if self.bar.disable:
-            left = tqdm.format_interval((time.monotonic() - self.began) / self.done * (self.total - self.done))
-            print(f"{self.what} {self.done} of {self.total}, {left} left: {result}", file=sys.stderr, flush=True)
+            left = tqdm.format_interval(
+                (time.monotonic() - self.began) / self.done * (self.total - self.done)
+            )
+            print(
+                f"{self.what} {self.done} of {self.total}, {left} left: {result}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _others(cases: list[benchmark.Case], rivals: list[str], out: Path) -> list[str]:
     """Rows of oracles and rivals, one file a case, made anew when the list of rivals changes; gives what failed, with the reason."""
     files = {case: out / benchmark.FOLDER / case.name / "others.json" for case in cases}
-    pending = {case: file for case, file in files.items() if not file.is_file() or json.loads(file.read_text())["rivals"] != rivals}
+    pending = {
+        case: file
+        for case, file in files.items()
+        if not file.is_file() or json.loads(file.read_text())["rivals"] != rivals
+    }
     progress, failed = Progress("oracles and rivals", len(pending)), []
     for case, file in pending.items():
         try:
@@ -143,8 +186,16 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
     try:
         running = True
         while running:
-            running = process.poll() is None  # before the look at what has ended, so that nothing is missed
-            ended = [cell for cell in waiting if any((folder / cell.place / name).is_file() for name in ("row.json", "error.json"))]
+            running = (
+                process.poll() is None
+            )  # before the look at what has ended, so that nothing is missed
+            ended = [
+                cell
+                for cell in waiting
+                if any(
+                    (folder / cell.place / name).is_file() for name in ("row.json", "error.json")
+                )
+            ]
             for cell in ended:
                 waiting.remove(cell)
                 progress.add(f"{cell.place}, {_result(folder / cell.place)}")
@@ -158,7 +209,11 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
         process.wait()
         progress.bar.close()
     if process.returncode > 0 and len(waiting) == len(pending):
-        raise BespokeError(log.read_text(encoding="utf-8", errors="replace").splitlines()[-1].removeprefix("error: "))
+        raise BespokeError(
+            log.read_text(encoding="utf-8", errors="replace")
+            .splitlines()[-1]
+            .removeprefix("error: ")
+        )
     missing = [cell.place for cell in pending if not (folder / cell.place / "row.json").is_file()]
     return [f"{place}: {_result(folder / place)}" for place in missing]
 

@@ -12,11 +12,24 @@ from bespoke.utils.errors import BespokeError
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and write the page. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a run's folder, or one that holds runs at any depth")
-    parser.add_argument("--out", type=Path, help="the page (default: comparison.html in DIR, or here if there are several)")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="a run's folder, or one that holds runs at any depth",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the page (default: comparison.html in DIR, or here if there are several)",
+    )
     parser.add_argument("--title", default="", help="of the page")
     options = parser.parse_args(arguments)
-    out = options.out or (options.folders[0] if len(options.folders) == 1 else Path()) / "comparison.html"
+    out = (
+        options.out
+        or (options.folders[0] if len(options.folders) == 1 else Path()) / "comparison.html"
+    )
     try:
         runs = [run for folder in options.folders for run in find_runs(folder)]
         print(write_comparison(list(dict.fromkeys(runs)), out, options.title))

@@ -26,7 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    panels = {"the recording": song.mixture, "separated": signals["target"][0], "the rest": signals["residual"][0]}
+    panels = {
+        "the recording": song.mixture,
+        "separated": signals["target"][0],
+        "the rest": signals["residual"][0],
+    }
     if song.reference is not None:
         panels["the true target"] = song.reference
     draw(panels, song.sample_rate, options.out, options.max_hz)
@@ -38,7 +42,9 @@ def draw(panels: dict, sample_rate: int, path: Path, max_hz: float) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.2), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(3.6 * len(panels), 3.2), sharey=True, layout="constrained"
+    )
     for axis, (name, signal) in zip(axes, panels.items(), strict=True):
         extent = (0, signal.shape[-1] / sample_rate, 0, sample_rate / 2000)
         axis.imshow(spectrogram_image(signal, sample_rate), aspect="auto", extent=extent)

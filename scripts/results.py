@@ -36,7 +36,10 @@ def main(results: Path = RESULTS, page: Path = PAGE) -> int:
     """Write the pictures beside the rows and the page's tables. Returns the exit code: 0, or 2 if a run stands in two files."""
     matplotlib.use("Agg")
     try:
-        sets = {name: read_set(results / name) for name in [".", *(folder.name for folder in sorted(results.glob("*/")))]}
+        sets = {
+            name: read_set(results / name)
+            for name in [".", *(folder.name for folder in sorted(results.glob("*/")))]
+        }
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -57,7 +60,15 @@ def main(results: Path = RESULTS, page: Path = PAGE) -> int:
         return f"{found[1]}\n{text if len(text.splitlines()) > 2 else 'Not measured yet.'}\n\n{found[3]}"
 
     text = page.read_text(encoding="utf-8")
-    page.write_text(re.sub(rf"(<!-- ((?:{'|'.join(TABLES)})[^>]*?) -->\n).*?(<!-- end -->)", table, text, flags=re.S), encoding="utf-8")
+    page.write_text(
+        re.sub(
+            rf"(<!-- ((?:{'|'.join(TABLES)})[^>]*?) -->\n).*?(<!-- end -->)",
+            table,
+            text,
+            flags=re.S,
+        ),
+        encoding="utf-8",
+    )
     for name, (rows, curves) in sets.items():
         if name == ".":
             draw_cases(rows, results / "cases.png")
@@ -80,7 +91,9 @@ def read_set(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             cell = tuple(row.get(label) for label in ("case", "method", "seed", "step"))
             first, _ = kept.setdefault(cell, (file, row))
             if first != file and (row.get("steps") or row.get("step")):
-                raise BespokeError(f"{row['method']} on {row['case']} stands in both {first} and {file}: remove one.")
+                raise BespokeError(
+                    f"{row['method']} on {row['case']} stands in both {first} and {file}: remove one."
+                )
     rows, curves = ([row for _, row in kept.values()] for kept in found)
     return rows, curves
 
@@ -91,8 +104,13 @@ def at_step(rows: Rows, curves: Rows, step: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [dict(row) for row in rows if row.get("steps") is None]
     for point in curves:
         if point["step"] == step and point["case"] in bounds and point["si_sdr"] is not None:
-            gain, room = (edge - bounds[point["case"]][0] for edge in (point["si_sdr"], bounds[point["case"]][1]))
-            found.append({**point, "steps": step, "si_sdr_improvement": gain, "gap_closed": gain / room})
+            gain, room = (
+                edge - bounds[point["case"]][0]
+                for edge in (point["si_sdr"], bounds[point["case"]][1])
+            )
+            found.append(
+                {**point, "steps": step, "si_sdr_improvement": gain, "gap_closed": gain / room}
+            )
     return found
 
 
@@ -112,26 +130,41 @@ def _differences(rows: Rows, baseline: str) -> list[dict[str, Any]]:
 def _steps(rows: Rows, curves: Rows) -> str:
     """Mean gap closed after so many steps, over the cases that are that long, and where it is best."""
     gaps = _gap_curves(rows, curves, "step")
-    columns = [step for step in STEPS if any(step in steps for found in gaps.values() for steps, _ in found.values())]
-    lines = [f"| method | cases | {' | '.join(map(str, columns))} | at each case's best step | which is, by case |"]
+    columns = [
+        step
+        for step in STEPS
+        if any(step in steps for found in gaps.values() for steps, _ in found.values())
+    ]
+    lines = [
+        f"| method | cases | {' | '.join(map(str, columns))} | at each case's best step | which is, by case |"
+    ]
     lines.append("| --- |" + " --- |" * (len(columns) + 3))
     for method, found in gaps.items():
         means = []
         for step in columns:
-            values = [gap[list(steps).index(step)] for steps, gap in found.values() if step in steps]
+            values = [
+                gap[list(steps).index(step)] for steps, gap in found.values() if step in steps
+            ]
             means.append(f"{np.mean(values):.0%}" if len(values) == len(found) else "")
         best = sorted(int(steps[np.argmax(gap)]) for steps, gap in found.values())
         peak = np.mean([gap.max() for _, gap in found.values()])
-        lines.append(f"| {method} | {len(found)} | {' | '.join(means)} | {peak:.0%} | {', '.join(map(str, best))} |")
+        lines.append(
+            f"| {method} | {len(found)} | {' | '.join(means)} | {peak:.0%} | {', '.join(map(str, best))} |"
+        )
     return "\n".join(lines)
 
 
 def _alignment(rows: Rows, _: Rows) -> str:
     """What the automatic alignment found, case by case."""
-    lines = ["| case | confidence | median onset error, ms | 90 % within, ms | within 50 ms | within 100 ms |", "| --- |" + " --- |" * 5]
+    lines = [
+        "| case | confidence | median onset error, ms | 90 % within, ms | within 50 ms | within 100 ms |",
+        "| --- |" + " --- |" * 5,
+    ]
     for row in rows:
         if row["method"] == "nmf_auto":
-            errors = f"{1000 * row['onset_median_seconds']:.0f} | {1000 * row['onset_p90_seconds']:.0f}"
+            errors = (
+                f"{1000 * row['onset_median_seconds']:.0f} | {1000 * row['onset_p90_seconds']:.0f}"
+            )
             shares = f"{row['onset_within_50_ms']:.0%} | {row['onset_within_100_ms']:.0%}"
             lines.append(f"| {row['case']} | {row['align_confidence']:.2f} | {errors} | {shares} |")
     return "\n".join(lines)
@@ -142,31 +175,55 @@ def _agreement(rows: Rows, curves: Rows) -> str:
     runs = benchmark.trained(rows)
     judged = [row for row in rows if row.get("agreement") is not None and row["si_sdr"] is not None]
     methods = sorted(
-        {row["method"] for row in judged if not row["method"].startswith("oracle_") and not row["method"].endswith("_aligned")}
+        {
+            row["method"]
+            for row in judged
+            if not row["method"].startswith("oracle_") and not row["method"].endswith("_aligned")
+        }
     )
-    means = {name: [benchmark.by_case(judged, name, figure) for figure in ("agreement", "si_sdr")] for name in methods}
+    means = {
+        name: [benchmark.by_case(judged, name, figure) for figure in ("agreement", "si_sdr")]
+        for name in methods
+    }
     groups: dict[str, dict[Any, list]] = {}
     if set(methods) <= set(runs):
-        kind, points = "runs on one song", [(row["case"], row["agreement"], row["si_sdr"]) for row in judged]
+        kind, points = (
+            "runs on one song",
+            [(row["case"], row["agreement"], row["si_sdr"]) for row in judged],
+        )
     else:
-        kind, points = "methods on one song", [(case, said[case], true[case]) for said, true in means.values() for case in said]
+        kind, points = (
+            "methods on one song",
+            [(case, said[case], true[case]) for said, true in means.values() for case in said],
+        )
     for case, *pair in points:
         groups.setdefault(kind, {}).setdefault(case, []).append(pair)
     for row in curves:
         if row.get("agreement") is not None and row["si_sdr"] is not None:
-            run = groups.setdefault("steps of one run", {}).setdefault((row["case"], row["method"], row["seed"]), [])
+            run = groups.setdefault("steps of one run", {}).setdefault(
+                (row["case"], row["method"], row["seed"]), []
+            )
             run.append((row["agreement"], row["si_sdr"]))
     for name in methods:
         if name in runs and kind == "methods on one song":
             said, true = means[name]
             groups[f"songs, by {name}"] = {name: [(said[case], true[case]) for case in said]}
-    lines = ["| ranked | how often | of how many on the mean | mean rank correlation | lowest |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| ranked | how often | of how many on the mean | mean rank correlation | lowest |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for kind, found in groups.items():
-        pairs = [pair for pair in found.values() if len(pair) >= 4 and all(len(set(values)) > 1 for values in zip(*pair, strict=True))]
+        pairs = [
+            pair
+            for pair in found.values()
+            if len(pair) >= 4 and all(len(set(values)) > 1 for values in zip(*pair, strict=True))
+        ]
         if pairs:
             correlations = [spearmanr(*zip(*pair, strict=True)).statistic for pair in pairs]
             size = np.mean([len(pair) for pair in pairs])
-            lines.append(f"| {kind} | {len(pairs)} | {size:.0f} | {np.mean(correlations):.2f} | {min(correlations):.2f} |")
+            lines.append(
+                f"| {kind} | {len(pairs)} | {size:.0f} | {np.mean(correlations):.2f} | {min(correlations):.2f} |"
+            )
     return "\n".join(lines)
 
 
@@ -176,19 +233,34 @@ def _kept(_: Rows, curves: Rows) -> str:
     runs: dict[str, dict[tuple, list]] = {}
     for row in curves:
         if row.get("agreement") is not None and row["si_sdr"] is not None:
-            runs.setdefault(row["method"], {}).setdefault((row["case"], row["seed"]), []).append(row)
+            runs.setdefault(row["method"], {}).setdefault((row["case"], row["seed"]), []).append(
+                row
+            )
     lines = [
         "| method | cases | seeds | steps | last | kept | best | kept less last | interval over cases | better in |",
         "| --- |" + " --- |" * 9,
     ]
     for method, found in runs.items():
-        choices = {"last": lambda row: row["step"], "kept": lambda row: row["agreement"], "best": lambda row: row["si_sdr"]}
+        choices = {
+            "last": lambda row: row["step"],
+            "kept": lambda row: row["agreement"],
+            "best": lambda row: row["si_sdr"],
+        }
         rows = [
-            {"case": case, "method": name, "seed": seed, "si_sdr": max(points, key=choice)["si_sdr"], "steps": 1}
+            {
+                "case": case,
+                "method": name,
+                "seed": seed,
+                "si_sdr": max(points, key=choice)["si_sdr"],
+                "steps": 1,
+            }
             for (case, seed), points in found.items()
             for name, choice in choices.items()
         ]
-        means = [f"{np.mean(list(benchmark.by_case(rows, name, 'si_sdr').values())):.2f}" for name in choices]
+        means = [
+            f"{np.mean(list(benchmark.by_case(rows, name, 'si_sdr').values())):.2f}"
+            for name in choices
+        ]
         difference = benchmark.compare(rows, "kept", "last")
         low, high = difference["interval"]
         steps = sorted({int(row["step"]) for points in found.values() for row in points})
@@ -208,17 +280,28 @@ def _kept(_: Rows, curves: Rows) -> str:
 def _chosen(rows: Rows, _: Rows) -> str:
     """SI-SDR of the best of several methods for all songs, and of the one chosen for each song by agreement or by the reference."""
     runs = set(benchmark.trained(rows))
-    judged = _on_all_cases([row for row in rows if row["method"] in runs and row.get("agreement") is not None])
+    judged = _on_all_cases(
+        [row for row in rows if row["method"] in runs and row.get("agreement") is not None]
+    )
     if not judged:
         return ""
-    single = max({row["method"] for row in judged}, key=lambda name: np.mean(list(benchmark.by_case(judged, name, "si_sdr").values())))
+    single = max(
+        {row["method"] for row in judged},
+        key=lambda name: np.mean(list(benchmark.by_case(judged, name, "si_sdr").values())),
+    )
     songs: dict[tuple, list] = {}
     for row in judged:
         songs.setdefault((row["case"], row["seed"]), []).append(row)
     found = [{**row, "method": "single"} for row in judged if row["method"] == single]
     for name, figure in (("agreement", "agreement"), ("reference", "si_sdr")):
-        found += [{**max(candidates, key=lambda row: row[figure]), "method": name} for candidates in songs.values()]
-    lines = ["| chosen | cases | SI-SDR | less the first, over cases | over sources | better in |", "| --- |" + " --- |" * 5]
+        found += [
+            {**max(candidates, key=lambda row: row[figure]), "method": name}
+            for candidates in songs.values()
+        ]
+    lines = [
+        "| chosen | cases | SI-SDR | less the first, over cases | over sources | better in |",
+        "| --- |" + " --- |" * 5,
+    ]
     for name, words in (
         ("single", f"{single} for all"),
         ("agreement", "by agreement, for each"),
@@ -229,9 +312,14 @@ def _chosen(rows: Rows, _: Rows) -> str:
         if name != "single":
             difference = benchmark.compare(found, name, "single")
             over_cases, over_sources = (
-                f"{low:+.2f} to {high:+.2f}" for low, high in (difference["interval"], difference["interval_by_source"])
+                f"{low:+.2f} to {high:+.2f}"
+                for low, high in (difference["interval"], difference["interval_by_source"])
             )
-            cells += [f"{difference['mean']:+.2f} ({over_cases})", over_sources, f"{difference['better']} of {difference['cases']}"]
+            cells += [
+                f"{difference['mean']:+.2f} ({over_cases})",
+                over_sources,
+                f"{difference['better']} of {difference['cases']}",
+            ]
         lines.append(f"| {' | '.join(cells + [''] * (6 - len(cells)))} |")
     return "\n".join(lines)
 
@@ -245,14 +333,20 @@ TABLES: dict[str, Callable[..., str]] = {
     "kept": _kept,
     "chosen": _chosen,
     "losses": lambda rows, _: benchmark.difference_table(benchmark.losses(rows)),
-    "differences": lambda rows, _, baseline: benchmark.difference_table(_differences(rows, baseline)),
+    "differences": lambda rows, _, baseline: benchmark.difference_table(
+        _differences(rows, baseline)
+    ),
 }
 
 
 def draw_cases(rows: Rows, path: Path) -> None:
     """SI-SDR of every method by case, the cases in order of the oracle's."""
     methods = {row["method"] for row in rows} - {"oracle_ratio"}
-    scores = {method: benchmark.by_case(rows, method, "si_sdr") for method in sorted(methods) if not method.startswith("ceiling_")}
+    scores = {
+        method: benchmark.by_case(rows, method, "si_sdr")
+        for method in sorted(methods)
+        if not method.startswith("ceiling_")
+    }
     cases = sorted(_bounds(rows), key=lambda case: _bounds(rows)[case][1])
     if not cases:
         return
@@ -260,7 +354,13 @@ def draw_cases(rows: Rows, path: Path) -> None:
     markers = dict(zip(scores, itertools.cycle("ovs^Dxp*P<>"), strict=False))
     for method in sorted(scores, key=lambda name: -np.mean(list(scores[name].values() or [0]))):
         found = [case for case in cases if case in scores[method]]
-        axis.plot([scores[method][case] for case in found], [cases.index(case) for case in found], markers[method], label=method, alpha=0.8)
+        axis.plot(
+            [scores[method][case] for case in found],
+            [cases.index(case) for case in found],
+            markers[method],
+            label=method,
+            alpha=0.8,
+        )
     axis.set(yticks=range(len(cases)), yticklabels=cases, xlabel="SI-SDR, dB")
     axis.grid(alpha=0.3)
     axis.legend(loc="lower left", fontsize="small")
@@ -273,19 +373,40 @@ def draw_steps(rows: Rows, curves: Rows, path: Path) -> None:
     if not gaps:
         return
     height = -(-len(gaps) // 2)
-    figure, axes = pyplot.subplots(height, min(len(gaps), 2), figsize=(10, 4.5 * height), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        height,
+        min(len(gaps), 2),
+        figsize=(10, 4.5 * height),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     cases = sorted({case for found in gaps.values() for case in found})
-    styles = {case: (f"C{number % 10}", ("-", "--")[number // 10 % 2]) for number, case in enumerate(cases)}  # there are ten colours
+    styles = {
+        case: (f"C{number % 10}", ("-", "--")[number // 10 % 2])
+        for number, case in enumerate(cases)
+    }  # there are ten colours
     for axis in axes.flat[len(gaps) :]:
         axis.remove()
     for axis, (method, found) in zip(axes.flat, gaps.items(), strict=False):
         for case, (steps, values) in found.items():
-            axis.plot(steps, values, label=case, linewidth=1.2, color=styles[case][0], linestyle=styles[case][1])
+            axis.plot(
+                steps,
+                values,
+                label=case,
+                linewidth=1.2,
+                color=styles[case][0],
+                linestyle=styles[case][1],
+            )
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(title=method, xlabel="training steps", ylim=(-2, 1))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("gap closed (0: mixture, 1: oracle mask)")
-    legend = {text: line for axis in figure.axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    legend = {
+        text: line
+        for axis in figure.axes
+        for line, text in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(legend.values(), legend, loc="outside right upper", fontsize="x-small")
     _save(figure, path)
 
@@ -297,11 +418,20 @@ def draw_means(rows: Rows, curves: Rows, axis: str, path: Path) -> None:
         return
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for number, (method, found) in enumerate(gaps.items()):
-        places = np.linspace(max(places[0] for places, _ in found.values()), min(places[-1] for places, _ in found.values()), 100)
+        places = np.linspace(
+            max(places[0] for places, _ in found.values()),
+            min(places[-1] for places, _ in found.values()),
+            100,
+        )
         mean = np.mean([np.interp(places, *curve) for curve in found.values()], axis=0)
-        axes.plot(places, mean, "--" if number >= 10 else "-", label=f"{method} ({len(found)} cases)")  # there are ten colours
+        axes.plot(
+            places, mean, "--" if number >= 10 else "-", label=f"{method} ({len(found)} cases)"
+        )  # there are ten colours
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel={"step": "training steps", "seconds": "seconds of training"}[axis], ylabel="gap closed, mean over cases")
+    axes.set(
+        xlabel={"step": "training steps", "seconds": "seconds of training"}[axis],
+        ylabel="gap closed, mean over cases",
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     _save(figure, path)
@@ -309,13 +439,21 @@ def draw_means(rows: Rows, curves: Rows, axis: str, path: Path) -> None:
 
 def draw_losses(rows: Rows, path: Path) -> None:
     """For each method with a ceiling and each case: the mixture, the method, its ceiling on true stems, and the oracle mask."""
-    methods = [method for method in benchmark.trained(rows) if benchmark.by_case(rows, f"ceiling_{method}", "si_sdr")]
+    methods = [
+        method
+        for method in benchmark.trained(rows)
+        if benchmark.by_case(rows, f"ceiling_{method}", "si_sdr")
+    ]
     if not methods:
         return
     bounds = _bounds(rows)
-    figure, axes = pyplot.subplots(1, len(methods), figsize=(8 * len(methods), 4), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(methods), figsize=(8 * len(methods), 4), squeeze=False, layout="constrained"
+    )
     for axis, method in zip(axes.flat, methods, strict=True):
-        own, ceiling = (benchmark.by_case(rows, name, "si_sdr") for name in (method, f"ceiling_{method}"))
+        own, ceiling = (
+            benchmark.by_case(rows, name, "si_sdr") for name in (method, f"ceiling_{method}")
+        )
         cases = sorted(own.keys() & ceiling.keys(), key=lambda case: bounds[case][1])
         places = range(len(cases))
         edges = {
@@ -324,8 +462,18 @@ def draw_losses(rows: Rows, path: Path) -> None:
             "oracle mask": [bounds[case][1] for case in cases],
         }
         low, middle, high = edges.values()
-        axis.hlines(places, low, middle, color="C1", linewidth=5, alpha=0.5, label="lost by the data")
-        axis.hlines(places, middle, high, color="C0", linewidth=5, alpha=0.5, label="lost by network, loss and steps")
+        axis.hlines(
+            places, low, middle, color="C1", linewidth=5, alpha=0.5, label="lost by the data"
+        )
+        axis.hlines(
+            places,
+            middle,
+            high,
+            color="C0",
+            linewidth=5,
+            alpha=0.5,
+            label="lost by network, loss and steps",
+        )
         axis.plot([bounds[case][0] for case in cases], places, "k|", label="mixture")
         for marker, (name, values) in zip("osD", edges.items(), strict=True):
             axis.plot(values, places, marker, color="black", markersize=4, label=name)
@@ -343,20 +491,35 @@ def draw_differences(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.35 * len(results)), layout="constrained")
     places = range(len(results))
     for name, width in (("interval", 4), ("interval_by_source", 1.2)):
-        axis.hlines(places, *zip(*(result[name] for result in results), strict=True), color="C0", linewidth=width)
+        axis.hlines(
+            places,
+            *zip(*(result[name] for result in results), strict=True),
+            color="C0",
+            linewidth=width,
+        )
     axis.plot([result["mean"] for result in results], places, "ko")
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set(yticks=places, yticklabels=[result["first"] for result in results], xlabel=f"SI-SDR less that of {results[0]['second']}, dB")
+    axis.set(
+        yticks=places,
+        yticklabels=[result["first"] for result in results],
+        xlabel=f"SI-SDR less that of {results[0]['second']}, dB",
+    )
     axis.grid(alpha=0.3)
     _save(figure, path)
 
 
 def _bounds(rows: Rows) -> dict[str, tuple[float, float]]:
     """The SI-SDR of the mixture and of the oracle mask by case: every row knows both."""
-    return {row["case"]: (row["si_sdr_mixture"], row["si_sdr_oracle"]) for row in rows if row.get("si_sdr_oracle") is not None}
+    return {
+        row["case"]: (row["si_sdr_mixture"], row["si_sdr_oracle"])
+        for row in rows
+        if row.get("si_sdr_oracle") is not None
+    }
 
 
-def _gap_curves(rows: Rows, curves: Rows, axis: str) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def _gap_curves(
+    rows: Rows, curves: Rows, axis: str
+) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """By method and case: an axis of the curves, and the gap closed; means over the seeds, up to the last step that all of them have."""
     bounds = _bounds(rows)
     found: dict[str, dict[str, dict[Any, list]]] = {}
@@ -364,14 +527,19 @@ def _gap_curves(rows: Rows, curves: Rows, axis: str) -> dict[str, dict[str, tupl
         if point["case"] in bounds and point["si_sdr"] is not None:
             mixture, oracle = bounds[point["case"]]
             seeds = found.setdefault(point["method"], {}).setdefault(point["case"], {})
-            seeds.setdefault(point["seed"], []).append((point["step"], point[axis], (point["si_sdr"] - mixture) / (oracle - mixture)))
+            seeds.setdefault(point["seed"], []).append(
+                (point["step"], point[axis], (point["si_sdr"] - mixture) / (oracle - mixture))
+            )
 
     def mean(seeds: dict[Any, list]) -> tuple[np.ndarray, np.ndarray]:
         shortest = min(map(len, seeds.values()))
         points = np.mean([sorted(points)[:shortest] for points in seeds.values()], axis=0)
         return points[:, 1], points[:, 2]
 
-    return {method: {case: mean(seeds) for case, seeds in sorted(cases.items())} for method, cases in sorted(found.items())}
+    return {
+        method: {case: mean(seeds) for case, seeds in sorted(cases.items())}
+        for method, cases in sorted(found.items())
+    }
 
 
 def _save(figure: pyplot.Figure, path: Path) -> None:

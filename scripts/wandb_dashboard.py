@@ -24,29 +24,53 @@ def build(entity: str, project: str, by: str) -> ws.Workspace:
 
     def bars(metric: str, title: str) -> wr.BarPlot:
         name = wr.SummaryMetric(metric)
-        return wr.BarPlot(title=title, metrics=[name], groupby=group, groupby_aggfunc="mean", groupby_rangefunc="minmax")
+        return wr.BarPlot(
+            title=title,
+            metrics=[name],
+            groupby=group,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
 
     def curve(metric: str, **settings: object) -> wr.LinePlot:
-        return wr.LinePlot(title=metric, x=STEP, y=[metric], groupby=group, groupby_aggfunc="mean", groupby_rangefunc="minmax", **settings)
+        return wr.LinePlot(
+            title=metric,
+            x=STEP,
+            y=[metric],
+            groupby=group,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            **settings,
+        )
 
     def media(kind: str, *names: str) -> wr.MediaBrowser:
         keys = [f"{kind}/{name}" for name in names]
-        return wr.MediaBrowser(title=kind, media_keys=keys, mode="grid", grid_x_axis="step", grid_y_axis="run")
+        return wr.MediaBrowser(
+            title=kind, media_keys=keys, mode="grid", grid_x_axis="step", grid_y_axis="run"
+        )
 
     sections = {
         "How good": [
             bars("final/si_sdr_improvement", "Improvement in SI-SDR (dB), mean and range"),
             bars("final/seconds", "Seconds"),
             wr.ScatterPlot(
-                title="Improvement by cost", x=wr.SummaryMetric("final/seconds"), y=wr.SummaryMetric("final/si_sdr_improvement")
+                title="Improvement by cost",
+                x=wr.SummaryMetric("final/seconds"),
+                y=wr.SummaryMetric("final/si_sdr_improvement"),
             ),
             wr.RunComparer(diff_only="split"),
         ],
         "Listen": [media("audio", "estimate", "residual", "mixture", "reference")],
-        "Look": [media("spectrogram", "estimate", "residual", "mixture", "reference"), media("mask", "estimate")],
+        "Look": [
+            media("spectrogram", "estimate", "residual", "mixture", "reference"),
+            media("mask", "estimate"),
+        ],
         "Training": [
             *(curve(metric) for metric in ("val/si_sdr", "val/loss")),
-            *(curve(metric, smoothing_type="exponential", smoothing_factor=0.6) for metric in ("train/loss", "train/gradient_norm")),
+            *(
+                curve(metric, smoothing_type="exponential", smoothing_factor=0.6)
+                for metric in ("train/loss", "train/gradient_norm")
+            ),
             *(curve(metric) for metric in ("train/learning_rate", "train/steps_per_second")),
         ],
         "Machine": [curve(metric) for metric in ("system/cpu_cores", "system/peak_memory_mb")],
@@ -55,18 +79,29 @@ def build(entity: str, project: str, by: str) -> ws.Workspace:
         entity=entity,
         project=project,
         name=f"Compare by {by}",
-        sections=[ws.Section(name=name, panels=panels, is_open=name != "Machine") for name, panels in sections.items()],
+        sections=[
+            ws.Section(name=name, panels=panels, is_open=name != "Machine")
+            for name, panels in sections.items()
+        ],
         runset_settings=ws.RunsetSettings(
             groupby=[expr.Config(by)],
             order=[expr.Ordering(expr.Summary("final/si_sdr_improvement"), ascending=False)],
-            pinned_columns=[f"config:{by}", "config:seed", "config:song", "summary:final/si_sdr_improvement", "summary:final/seconds"],
+            pinned_columns=[
+                f"config:{by}",
+                "config:seed",
+                "config:song",
+                "summary:final/si_sdr_improvement",
+                "summary:final/seconds",
+            ],
         ),
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and save the workspace. Returns the exit code: 2 if the server did not take it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--entity", required=True, help="your user's or team's name on the server")
     parser.add_argument("--project", default="bespoke")
     parser.add_argument("--by", default="aug", help="a key of the config, as W&B shows it")
@@ -75,7 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         workspace.save()
     except (wandb.Error, ValueError) as error:
-        print(f"error: the workspace was not saved ({error}): check --entity and --project, and wandb login.", file=sys.stderr)
+        print(
+            f"error: the workspace was not saved ({error}): check --entity and --project, and wandb login.",
+            file=sys.stderr,
+        )
         return 2
     print(workspace.url)
     return 0

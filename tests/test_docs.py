@@ -14,12 +14,16 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 def anchors(text):
     """GitHub's names for the headings of a page."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_anchors_are_named_as_on_github():
-    assert anchors("# Weights & Biases\n\n```\n# no\n```\n## It is slow, or too big\n## `auto`?") == {
+    assert anchors(
+        "# Weights & Biases\n\n```\n# no\n```\n## It is slow, or too big\n## `auto`?"
+    ) == {
         "weights--biases",
         "it-is-slow-or-too-big",
         "auto",
@@ -28,7 +32,11 @@ def test_anchors_are_named_as_on_github():
 
 def test_pages_are_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
-    lines = {page.name: page.read_text(encoding="utf-8").splitlines() for page in PAGES if page.name not in LONG}
+    lines = {
+        page.name: page.read_text(encoding="utf-8").splitlines()
+        for page in PAGES
+        if page.name not in LONG
+    }
     assert {"README.md", "MUSICIANS.md", "CONTRIBUTING.md"} <= set(lines)
     assert [(name, line) for name, text in lines.items() for line in text if len(line) > 100] == []
 
@@ -46,7 +54,9 @@ def test_links_lead_to_files_and_headings(page):
 
 def test_every_choice_of_every_group_is_explained():
     text = (ROOT / "docs" / "CONFIG.md").read_text(encoding="utf-8")
-    groups = [folder for folder in (ROOT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra"]
+    groups = [
+        folder for folder in (ROOT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra"
+    ]
     choices = [file.stem for folder in groups for file in folder.glob("*.yaml")]
     assert {"auto", "heavy", "score_unet"} <= set(choices)
     assert [name for name in choices if f"`{name}`" not in text] == []
@@ -66,4 +76,7 @@ def test_pages_give_the_command_only_options_that_it_has(capsys):
         known[command] = set(re.findall(r"(?<!\S)--[a-z-]+", capsys.readouterr().out))
     assert "--instrument" in known["separate"]
     for command, rest in found:
-        assert command == "train" or set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known[command], (command, rest)
+        assert command == "train" or set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= known[command], (
+            command,
+            rest,
+        )

@@ -55,10 +55,14 @@ def sound(kind, subtype=None, samples=TONE, rate=RATE):
     return buffer.getvalue()
 
 
-def wav(samples=b"\x00\x10" * 4000, channels=1, rate=RATE, bits=16, coding=1, size=None, align=None):
+def wav(
+    samples=b"\x00\x10" * 4000, channels=1, rate=RATE, bits=16, coding=1, size=None, align=None
+):
     """A WAV whose header may say anything."""
     align = channels * bits // 8 if align is None else align
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, coding, channels, rate, (rate * align) & 0xFFFFFFFF, align, bits)
+    form = struct.pack(
+        "<4sIHHIIHH", b"fmt ", 16, coding, channels, rate, (rate * align) & 0xFFFFFFFF, align, bits
+    )
     data = struct.pack("<4sI", b"data", len(samples) if size is None else size) + samples
     return struct.pack("<4sI4s", b"RIFF", 4 + len(form) + len(data), b"WAVE") + form + data
 
@@ -138,15 +142,24 @@ AUDIO = {
     "channels_65535.wav": (wav(channels=65535, align=65534), UNREADABLE),
     "bits_70.wav": (wav(bits=70, align=9), UNREADABLE),
     "unknown_coding.wav": (wav(coding=0x7777), UNREADABLE),
-    "playlist.m4a": (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n", UNREADABLE),
+    "playlist.m4a": (
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n",
+        UNREADABLE,
+    ),
     "script.aac": (b"ffconcat version 1.0\nfile /etc/passwd\n", UNREADABLE),
     "garbage.m4a": (b"\x00\x00\x00\x18ftypM4A " + np.random.default_rng(1).bytes(3000), UNREADABLE),
-    "box_of_4_gb.m4a": (b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A isom\xff\xff\xff\xffmoov" + bytes(100), UNREADABLE),
+    "box_of_4_gb.m4a": (
+        b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A isom\xff\xff\xff\xffmoov" + bytes(100),
+        UNREADABLE,
+    ),
     "garbage.webm": (b"\x1aE\xdf\xa3" + np.random.default_rng(2).bytes(3000), UNREADABLE),
     "garbage.wma": (b"0&\xb2u\x8ef\xcf\x11" + np.random.default_rng(3).bytes(3000), UNREADABLE),
     "garbage.aac": (b"\xff\xf1" + bytes(3000), "is empty"),
     "film.mp4": (film(), UNREADABLE),
-    "opposite.wav": (wav(np.array([[9000, -9000]] * 4000, "<i2").tobytes(), channels=2), "cancel each other"),
+    "opposite.wav": (
+        wav(np.array([[9000, -9000]] * 4000, "<i2").tobytes(), channels=2),
+        "cancel each other",
+    ),
 }
 
 
@@ -178,9 +191,15 @@ MIDI = {
     "header_of_4_gb.mid": (midi(NOTE, header_size=0xFFFFFFFF), NOT_MIDI),
     "track_cut.mid": (midi(NOTE * 9 + END)[:-20], NOT_MIDI),
     "track_of_4_gb.mid": (midi(count=1) + chunk(b"MTrk", NOTE, 0xFFFFFFFF), NOT_MIDI),
-    "track_too_short.mid": (midi()[:10] + b"\x00\x02" + midi()[12:] + chunk(b"MTrk", NOTE, 4) + chunk(b"MTrk", NOTE), NOT_MIDI),
+    "track_too_short.mid": (
+        midi()[:10] + b"\x00\x02" + midi()[12:] + chunk(b"MTrk", NOTE, 4) + chunk(b"MTrk", NOTE),
+        NOT_MIDI,
+    ),
     "tracks_65535.mid": (midi(NOTE, count=65535), NO_NOTES),
-    "kind_9.mid": (midi(NOTE, kind=9)[:8] + b"\xff\xff" + midi(NOTE)[10:14] + b"\x00\x00", NOT_MIDI),
+    "kind_9.mid": (
+        midi(NOTE, kind=9)[:8] + b"\xff\xff" + midi(NOTE)[10:14] + b"\x00\x00",
+        NOT_MIDI,
+    ),
     "division_0.mid": (midi(NOTE, division=0), NOT_MIDI),
     "film_division_0.mid": (midi(NOTE, division=-6400), NOT_MIDI),
     "tempo_0.mid": (midi(b"\x00\xff\x51\x03\x00\x00\x00" + NOTE), NOT_MIDI),
@@ -189,14 +208,26 @@ MIDI = {
     "text_of_256_mb.mid": (midi(b"\x00\xff\x01\xff\xff\xff\x7fla"), NOT_MIDI),
     "sysex_of_256_mb.mid": (midi(b"\x00\xf0\xff\xff\xff\x7fla"), NOT_MIDI),
     "endless_number.mid": (midi(b"\xff" * 1_000_000 + NOTE), NOT_MIDI),
-    "note_of_2_31_ticks.mid": (midi(b"\x00\x90\x3c\x40" + HUGE + b"\x80\x3c\x00"), "lasts 621 hours"),
+    "note_of_2_31_ticks.mid": (
+        midi(b"\x00\x90\x3c\x40" + HUGE + b"\x80\x3c\x00"),
+        "lasts 621 hours",
+    ),
     "rest_of_2_31_ticks.mid": (midi(HUGE + NOTE[1:]), "lasts 621 hours"),
-    "slowest_tempo.mid": (midi(b"\x00\xff\x51\x03\xff\xff\xff" + b"\x00\x90\x3c\x40\xff\xff\x7f\x80\x3c\x00", division=24), "hours"),
+    "slowest_tempo.mid": (
+        midi(
+            b"\x00\xff\x51\x03\xff\xff\xff" + b"\x00\x90\x3c\x40\xff\xff\x7f\x80\x3c\x00",
+            division=24,
+        ),
+        "hours",
+    ),
     "rests_only.mid": (midi(END), NO_NOTES),
     "ends_only.mid": (midi(b"\x00\x80\x3c\x00" * 5 + END), NO_NOTES),
     "notes_of_no_length.mid": (midi(b"\x00\x90\x3c\x40\x00\x80\x3c\x00" * 5 + END), NO_NOTES),
     "bends_only.mid": (midi(b"\x00\xe0\x00\x50" * 5 + END), NO_NOTES),
-    "black.mid": (midi(b"\x00\x90" + b"\x3c\x40\x01\x3c\x00\x00" * 2001 + END[1:]), "has 2001 notes"),
+    "black.mid": (
+        midi(b"\x00\x90" + b"\x3c\x40\x01\x3c\x00\x00" * 2001 + END[1:]),
+        "has 2001 notes",
+    ),
     "of_3_mb.mid": (midi(NOTE * 350_000), "has 3.2 MB, which no MIDI file of a song has"),
     "dressed.mid": (sound("WAV"), NOT_MIDI),
 }
@@ -211,7 +242,11 @@ def musicxml(inside, head=""):
 
 def mxl(root="score.xml", **files):
     """Compressed MusicXML, whose container names this file as the score."""
-    container = f'<container><rootfiles><rootfile full-path="{root}"/></rootfiles></container>' if root else "<container/>"
+    container = (
+        f'<container><rootfiles><rootfile full-path="{root}"/></rootfiles></container>'
+        if root
+        else "<container/>"
+    )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("META-INF/container.xml", container)
@@ -227,19 +262,36 @@ def locked(archive):
 
 
 PITCH = "<note><pitch><step>C</step><octave>4</octave></pitch><duration>1</duration></note>"
-TUNE = musicxml(f'<part-list><score-part id="P"/></part-list><part id="P"><measure>{PITCH}</measure></part>')
-LAUGHS = "".join(f'<!ENTITY l{number} "{f"&l{number - 1};" * 10 if number else "la"}">' for number in range(10))
+TUNE = musicxml(
+    f'<part-list><score-part id="P"/></part-list><part id="P"><measure>{PITCH}</measure></part>'
+)
+LAUGHS = "".join(
+    f'<!ENTITY l{number} "{f"&l{number - 1};" * 10 if number else "la"}">' for number in range(10)
+)
 NOT_XML, NOT_PACKED, NOT_TAB = (
-    f"cannot be read as {kind} .*open it in its own program" for kind in ("MusicXML", "a compressed score", "Guitar Pro")
+    f"cannot be read as {kind} .*open it in its own program"
+    for kind in ("MusicXML", "a compressed score", "Guitar Pro")
 )
 NOTATION = {
     "nothing.musicxml": (b"", NOT_MIDI),
     "text.gp5": (b"do re mi", NOT_MIDI),
     "laughs.musicxml": (musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>"), "it defines entities"),
-    "laughs_of_16_bits.musicxml": (musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>").decode().encode("utf-16"), "it defines entities"),
-    "entity.xml": (musicxml("&e;", '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'), "it defines entities"),
-    "entity_of_a_type.xml": (musicxml("", '<!DOCTYPE x [<!ENTITY % e SYSTEM "file:///etc/passwd"> %e;]>'), "it defines entities"),
-    "type_elsewhere.xml": (musicxml("", '<!DOCTYPE x SYSTEM "file:///dev/zero">'), "it has no notes"),
+    "laughs_of_16_bits.musicxml": (
+        musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>").decode().encode("utf-16"),
+        "it defines entities",
+    ),
+    "entity.xml": (
+        musicxml("&e;", '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'),
+        "it defines entities",
+    ),
+    "entity_of_a_type.xml": (
+        musicxml("", '<!DOCTYPE x [<!ENTITY % e SYSTEM "file:///etc/passwd"> %e;]>'),
+        "it defines entities",
+    ),
+    "type_elsewhere.xml": (
+        musicxml("", '<!DOCTYPE x SYSTEM "file:///dev/zero">'),
+        "it has no notes",
+    ),
     "unknown_entity.xml": (musicxml("&nosuch;"), NOT_XML),
     "truncated.musicxml": (TUNE[:-30], NOT_XML),
     "deep.musicxml": (musicxml("<a>" * 100_000), "nested too deep"),
@@ -252,10 +304,19 @@ NOTATION = {
     "no_root.mxl": (mxl(root=""), "its container names no score"),
     "lost_root.mxl": (mxl(), NOT_PACKED),
     "root_above.mxl": (mxl(root="../../../etc/passwd"), NOT_PACKED),
-    "laughs.mxl": (mxl(score_xml=musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>")), "it defines entities"),
+    "laughs.mxl": (
+        mxl(score_xml=musicxml("&l9;", f"<!DOCTYPE x [{LAUGHS}]>")),
+        "it defines entities",
+    ),
     "picture.mxl": (mxl(score_xml=b"\x89PNG"), NOT_XML),
-    "truncated.gp5": (b"\x18FICHIER GUITAR PRO v5.10" + bytes(200), f"{NOT_TAB}|bespoke-separation.scores"),
-    "random.gp4": (b"\x18FICHIER GUITAR PRO v4.06" + np.random.default_rng(0).bytes(5000), f"{NOT_TAB}|bespoke-separation.scores"),
+    "truncated.gp5": (
+        b"\x18FICHIER GUITAR PRO v5.10" + bytes(200),
+        f"{NOT_TAB}|bespoke-separation.scores",
+    ),
+    "random.gp4": (
+        b"\x18FICHIER GUITAR PRO v4.06" + np.random.default_rng(0).bytes(5000),
+        f"{NOT_TAB}|bespoke-separation.scores",
+    ),
 }
 
 
@@ -265,7 +326,9 @@ def bounded():
     limits = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + AT_MOST_BYTES, limits[1]))
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + AT_MOST_BYTES, limits[1])
+        )
     began = time.process_time()
     yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
@@ -273,7 +336,10 @@ def bounded():
 
 
 def tree(folder):
-    return {path: path.read_bytes() if path.is_file() else path.lstat().st_mtime_ns for path in folder.rglob("*")}
+    return {
+        path: path.read_bytes() if path.is_file() else path.lstat().st_mtime_ns
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.fixture
@@ -282,7 +348,10 @@ def refused(tiny_song, tmp_path, bounded):
 
     def load(**files):
         before = tree(tmp_path)
-        config = {"mixture": files.get("mixture", tiny_song.mixture), "target": {"score": files.get("score", tiny_song.score)}}
+        config = {
+            "mixture": files.get("mixture", tiny_song.mixture),
+            "target": {"score": files.get("score", tiny_song.score)},
+        }
         config |= {key: files[key] for key in files if key not in ("mixture", "score")}
         with pytest.raises(BespokeError) as caught:
             Song.load(config)
@@ -379,12 +448,17 @@ def test_what_is_no_file_is_refused(place, refused, tmp_path):
     assert "does not exist: check the path" in refused(score=path)
 
 
-@pytest.mark.parametrize("name", ["two\nlines", 'it\'s "so"', "🎸 émoji", "a,b=c[1]{2}", "-dash", "%s %(x)s", "$HOME `x`"])
+@pytest.mark.parametrize(
+    "name",
+    ["two\nlines", 'it\'s "so"', "🎸 émoji", "a,b=c[1]{2}", "-dash", "%s %(x)s", "$HOME `x`"],
+)
 def test_good_files_of_any_name_are_read(name, tiny_song, tmp_path):
     for file, ending in ((tiny_song.mixture, "wav"), (tiny_song.score, "mid")):
         shutil.copy(file, tmp_path / f"{name}.{ending}")
     (tmp_path / "link.wav").symlink_to(tmp_path / f"{name}.wav")
-    song = Song.load({"mixture": tmp_path / "link.wav", "target": {"score": tmp_path / f"{name}.mid"}})
+    song = Song.load(
+        {"mixture": tmp_path / "link.wav", "target": {"score": tmp_path / f"{name}.mid"}}
+    )
     assert song.seconds == pytest.approx(3.0)
 
 
@@ -406,7 +480,10 @@ TRANSFORM = {"sample_rate": 2000, "window_seconds": 0.016, "hop_seconds": 0.004}
 
 
 def checkpoint(network=SMALL_NETWORK, transform=TRANSFORM, weights=None, separate=None):
-    return {"hyper_parameters": {"stft": transform, "model": network, "separate": separate or {}}, "state_dict": weights or {}}
+    return {
+        "hyper_parameters": {"stft": transform, "model": network, "separate": separate or {}},
+        "state_dict": weights or {},
+    }
 
 
 CHECKPOINTS = {
@@ -429,12 +506,18 @@ def test_bad_checkpoint_is_refused(name, tmp_path, monkeypatch, bounded):
     monkeypatch.chdir(tmp_path)
     torch.save(CHECKPOINTS[name], "bad.ckpt")
     before = tree(tmp_path)
-    with pytest.raises(BespokeError, match=r"bad\.ckpt is not a checkpoint of Bespoke, or is damaged"):
+    with pytest.raises(
+        BespokeError, match=r"bad\.ckpt is not a checkpoint of Bespoke, or is damaged"
+    ):
         load_separator("bad.ckpt")
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"weights", zip_bomb(), np.random.default_rng(0).bytes(3000)], ids=["", "text", "bomb", "random"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"weights", zip_bomb(), np.random.default_rng(0).bytes(3000)],
+    ids=["", "text", "bomb", "random"],
+)
 def test_what_is_no_checkpoint_is_refused(content, tmp_path, bounded):
     (tmp_path / "bad.ckpt").write_bytes(content)
     with pytest.raises(BespokeError, match=r"bad\.ckpt is not a checkpoint"):
@@ -443,7 +526,10 @@ def test_what_is_no_checkpoint_is_refused(content, tmp_path, bounded):
 
 def test_checkpoint_cut_or_fuzzed_is_refused_or_the_same_shape(tmp_path):
     model = torch.nn.Linear(3, 3)
-    torch.save(checkpoint(weights={f"model.{name}": value for name, value in model.state_dict().items()}), tmp_path / "whole.ckpt")
+    torch.save(
+        checkpoint(weights={f"model.{name}": value for name, value in model.state_dict().items()}),
+        tmp_path / "whole.ckpt",
+    )
     content = (tmp_path / "whole.ckpt").read_bytes()
     rng = np.random.default_rng(0)
     for length in rng.integers(1, len(content), 20):
@@ -506,9 +592,17 @@ def test_config_that_has_hydra_run_code_is_refused(name):
     ],
 )
 def test_launchers_and_sweepers_are_allowed(target):
-    plugin = {"_target_": target, "submitit_folder": "${hydra.sweep.dir}/.submitit/%j", "name": "${hydra.job.name}"}
+    plugin = {
+        "_target_": target,
+        "submitit_folder": "${hydra.sweep.dir}/.submitit/%j",
+        "name": "${hydra.job.name}",
+    }
     job = {"name": "train", "env_set": {}, "env_copy": []}
-    check_hydra(OmegaConf.create({"launcher": plugin, "sweeper": {**plugin, "custom_search_space": None}, "job": job}))
+    check_hydra(
+        OmegaConf.create(
+            {"launcher": plugin, "sweeper": {**plugin, "custom_search_space": None}, "job": job}
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -531,10 +625,19 @@ def test_hydras_part_of_our_config_is_allowed(choice, plugin):
 
 
 def test_own_command_line_may_have_a_launcher_run_lines():
-    launcher = OmegaConf.create({"launcher": {"setup": ["module load cuda"], "additional_parameters": {"mail_type": "END"}}})
-    given = {"hydra.launcher.setup": ["module load cuda"], "hydra.launcher.additional_parameters": {"mail_type": "END"}}
+    launcher = OmegaConf.create(
+        {"launcher": {"setup": ["module load cuda"], "additional_parameters": {"mail_type": "END"}}}
+    )
+    given = {
+        "hydra.launcher.setup": ["module load cuda"],
+        "hydra.launcher.additional_parameters": {"mail_type": "END"},
+    }
     check_hydra(launcher, given)
-    for changed in ({}, {**given, "hydra.launcher.setup": ["module load gcc"]}, {"hydra.launcher.setup": given["hydra.launcher.setup"]}):
+    for changed in (
+        {},
+        {**given, "hydra.launcher.setup": ["module load gcc"]},
+        {"hydra.launcher.setup": given["hydra.launcher.setup"]},
+    ):
         with pytest.raises(BespokeError, match="is for the command line, not for a config"):
             check_hydra(launcher, changed)
 
@@ -543,18 +646,26 @@ def test_settings_of_the_command_line_are_told_from_those_of_files(tmp_path):
     (tmp_path / "own.yaml").write_text("defaults: [override hydra/launcher: mine]")
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     target = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
-    (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text(f"{{_target_: {target}, setup: [touch owned]}}")
+    (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text(
+        f"{{_target_: {target}, setup: [touch owned]}}"
+    )
     guard()
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        with pytest.raises(BespokeError, match=r"hydra\.launcher\.setup\.0=touch owned is not allowed"):
+        with pytest.raises(
+            BespokeError, match=r"hydra\.launcher\.setup\.0=touch owned is not allowed"
+        ):
             compose("own", return_hydra_config=True)
-        cfg = compose("own", ["hydra.launcher.setup=['module load cuda','x=1']"], return_hydra_config=True)
+        cfg = compose(
+            "own", ["hydra.launcher.setup=['module load cuda','x=1']"], return_hydra_config=True
+        )
     assert cfg.hydra.launcher.setup == ["module load cuda", "x=1"]
 
 
 def test_worker_of_a_launcher_looks_at_its_jobs_configs(tmp_path):
     function = tmp_path / "function.pickle"
-    function.write_bytes(pickle.dumps(job.__wrapped__))  # what Hydra hands to joblib, submitit and Ray, by its name
+    function.write_bytes(
+        pickle.dumps(job.__wrapped__)
+    )  # what Hydra hands to joblib, submitit and Ray, by its name
     program = """
 import pickle, sys
 from hydra import compose, initialize_config_dir
@@ -564,7 +675,9 @@ with initialize_config_dir(sys.argv[2], version_base="1.3"):
 """
     command = [sys.executable, "-c", program, str(function), str(ROOT / "conf")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "BespokeError: hydra.job.env_set.X=1 is not allowed" in result.stderr
 
 
@@ -582,8 +695,18 @@ def own_logging(monkeypatch):
 def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, monkeypatch, capfd):
     (tmp_path / "conf" / "song").mkdir(parents=True)
     for name, lines in {
-        "hydra": ["# @package _global_", "hydra:", "  callbacks:", "    evil: {_target_: os.mkdir, path: owned}"],
-        "elsewhere": ["defaults: [custom]", "name: ../../../owned", "mixture: nosuch.wav", "target: {score: nosuch.mid}"],
+        "hydra": [
+            "# @package _global_",
+            "hydra:",
+            "  callbacks:",
+            "    evil: {_target_: os.mkdir, path: owned}",
+        ],
+        "elsewhere": [
+            "defaults: [custom]",
+            "name: ../../../owned",
+            "mixture: nosuch.wav",
+            "target: {score: nosuch.mid}",
+        ],
     }.items():
         (tmp_path / "conf" / "song" / f"{name}.yaml").write_text("\n".join(lines))
     (tmp_path / "below" / "here").mkdir(parents=True)
@@ -591,7 +714,9 @@ def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, m
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     errors = []
     for name in ("hydra", "elsewhere"):
-        monkeypatch.setattr(sys, "argv", ["train.py", "--config-dir", "../../conf", f"song={name}", "logger=none"])
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", "--config-dir", "../../conf", f"song={name}", "logger=none"]
+        )
         with pytest.raises(SystemExit) as caught:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         assert caught.value.code == 2
@@ -602,7 +727,8 @@ def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("../x", ".._x"), ("a/b\\c", "a_b_c"), ("two\nlines", "two_lines"), (1999, "1999"), ("", "_")]
+    ("name", "folder"),
+    [("../x", ".._x"), ("a/b\\c", "a_b_c"), ("two\nlines", "two_lines"), (1999, "1999"), ("", "_")],
 )
 def test_folder_of_any_song_is_below_the_results(name, folder):
     assert as_folder(name) == folder
@@ -611,14 +737,21 @@ def test_folder_of_any_song_is_below_the_results(name, folder):
 # Fuzzing: whatever the bytes, a reader gives its result or one sentence.
 
 FUZZ = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6)
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
+)
 SOUNDS = [
     sound("WAV", "PCM_16"), sound("WAV", "FLOAT"), sound("FLAC"), sound("OGG"), sound("AIFF", "PCM_24"), sound("CAF", "PCM_16"), m4a(0.5),
 ]  # fmt: skip
 SCORE = midi(
-    b"\x00\xff\x51\x03\x07\xa1\x20\x00\xff\x03\x04Lead" + b"\x00\xc0\x1d" + NOTE * 8 + END, b"\x00\x99\x24\x40\x60\x89\x24\x00" + END
+    b"\x00\xff\x51\x03\x07\xa1\x20\x00\xff\x03\x04Lead" + b"\x00\xc0\x1d" + NOTE * 8 + END,
+    b"\x00\x99\x24\x40\x60\x89\x24\x00" + END,
 )
 
 
@@ -643,7 +776,12 @@ def test_fuzzed_audio_is_read_or_refused(content, edits, length, tmp_path_factor
 
 
 @FUZZ
-@given(content=st.one_of(st.builds(edited, st.just(SCORE), EDITS, st.sampled_from([1.0, 1.0, 0.7])), st.binary(max_size=200).map(midi)))
+@given(
+    content=st.one_of(
+        st.builds(edited, st.just(SCORE), EDITS, st.sampled_from([1.0, 1.0, 0.7])),
+        st.binary(max_size=200).map(midi),
+    )
+)
 def test_fuzzed_midi_is_read_or_refused(content, tmp_path_factory, bounded):
     path = tmp_path_factory.getbasetemp() / "fuzzed.mid"
     path.write_bytes(content)
@@ -653,4 +791,7 @@ def test_fuzzed_midi_is_read_or_refused(content, tmp_path_factory, bounded):
         return
     for part in parts:
         assert part.notes
-        assert all(0 <= note.start_seconds < note.end_seconds <= 3600 * score.MAX_HOURS for note in part.notes)
+        assert all(
+            0 <= note.start_seconds < note.end_seconds <= 3600 * score.MAX_HOURS
+            for note in part.notes
+        )

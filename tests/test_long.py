@@ -30,7 +30,10 @@ from conftest import ROOT
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("rate", "new_rate"), [(44100, 22050), (44100, 16000), (8000, 22050), (192000, 16000), (16000, 16000)])
+@pytest.mark.parametrize(
+    ("rate", "new_rate"),
+    [(44100, 22050), (44100, 16000), (8000, 22050), (192000, 16000), (16000, 16000)],
+)
 def test_resampling_in_blocks_is_resampling(rate, new_rate):
     waveform = RNG.normal(size=(2, 5 * rate + 17)).astype(np.float32)
     blocks = np.split(waveform, np.sort(RNG.integers(0, waveform.shape[1], 7)), axis=1)
@@ -47,7 +50,9 @@ def test_recording_is_read_in_parts(tmp_path, monkeypatch):
     assert len(list(part.blocks())) == 7
     assert np.array_equal(part.read(), waveform[:, 1234:7654])
     assert part.levels() == (np.abs(part.read()).max(), np.abs(part.read().mean(axis=0)).max())
-    assert part.read_mono(4000) == pytest.approx(resample(part.read().mean(axis=0, keepdims=True), 8000, 4000), abs=1e-6)
+    assert part.read_mono(4000) == pytest.approx(
+        resample(part.read().mean(axis=0, keepdims=True), 8000, 4000), abs=1e-6
+    )
 
 
 def test_wav_is_the_same_bytes_in_blocks(tmp_path):
@@ -101,17 +106,24 @@ def test_stream_of_any_parts_is_the_same_separation():
 
 def test_where_the_score_rests_the_target_is_silent():
     recording = RNG.normal(size=(1, 8000 * 20)).astype(np.float32)
-    separator = Separator(STFT(8000), Everything(), 6.0, 1.0, notes=[Note(4.0, 5.0, 69), Note(16.0, 17.0, 69)])
+    separator = Separator(
+        STFT(8000), Everything(), 6.0, 1.0, notes=[Note(4.0, 5.0, 69), Note(16.0, 17.0, 69)]
+    )
     target, residual = separator.separate(recording, 8000)
     assert not target[:, : int(2.9 * 8000)].any()
-    assert target[:, int(3.6 * 8000) : int(6.8 * 8000)] == pytest.approx(recording[:, int(3.6 * 8000) : int(6.8 * 8000)] / 2, abs=1e-4)
+    assert target[:, int(3.6 * 8000) : int(6.8 * 8000)] == pytest.approx(
+        recording[:, int(3.6 * 8000) : int(6.8 * 8000)] / 2, abs=1e-4
+    )
     assert not target[:, int(7.6 * 8000) : 15 * 8000 - 200].any()
     assert target + residual == pytest.approx(recording, abs=1e-6)
 
 
 def test_strength_trades_bleed_against_artefacts():
     recording = RNG.normal(size=(1, 8000)).astype(np.float32)
-    quiet, usual, loud = (Separator(STFT(8000), Halves(), strength=strength).separate(recording, 8000)[0].std() for strength in (2, 1, 0.5))
+    quiet, usual, loud = (
+        Separator(STFT(8000), Halves(), strength=strength).separate(recording, 8000)[0].std()
+        for strength in (2, 1, 0.5)
+    )
     assert quiet < 0.9 * usual < 0.9 * 0.9 * loud
     for strength in (0, -1, 11, "x"):
         with pytest.raises(BespokeError, match="strength"):
@@ -124,7 +136,11 @@ def test_short_song_is_heard_whole():
 
 
 def test_long_song_is_heard_where_the_target_plays():
-    notes = [Note(time, time + 0.5, 60) for start in (100, 1000, 2200) for time in np.arange(start, start + 60, 0.5)]
+    notes = [
+        Note(time, time + 0.5, 60)
+        for start in (100, 1000, 2200)
+        for time in np.arange(start, start + 60, 0.5)
+    ]
     spans = choose_spans(notes, 3600.0, 120.0)
     assert sum(last - first for first, last in spans) == pytest.approx(120)
     heard = take_notes(notes, spans)
@@ -145,21 +161,31 @@ def test_excerpts_of_notes_and_audio_stay_in_time():
 
 
 def test_long_scores_are_cut_with_the_other_parts(tiny_song):
-    song = Song.load({"mixture": tiny_song.mixture, "target": {"score": tiny_song.score}, "others": [{"score": str(tiny_song.score)}]})
+    song = Song.load(
+        {
+            "mixture": tiny_song.mixture,
+            "target": {"score": tiny_song.score},
+            "others": [{"score": str(tiny_song.score)}],
+        }
+    )
     assert song.to_train_on(180, is_aligned=False) is song
     assert song.to_train_on(180, is_aligned=True) is song
 
 
 def test_a_wander_of_seconds_is_followed():
     """Evidence as of a clear recording, whose tempo sways by four seconds."""
-    notes = [Note(0.5 * index, 0.5 * index + 0.45, 60 + int(RNG.integers(0, 12))) for index in range(400)]
+    notes = [
+        Note(0.5 * index, 0.5 * index + 0.45, 60 + int(RNG.integers(0, 12))) for index in range(400)
+    ]
 
     def place(seconds):
         return 3.0 + seconds + 4 * np.sin(2 * np.pi * seconds / 150)
 
     sounding, starting = np.zeros((2, _PITCHES, round(215 * _FRAMES)))
     for note in notes:
-        first, last = (round(place(seconds) * _FRAMES) for seconds in (note.start_seconds, note.end_seconds))
+        first, last = (
+            round(place(seconds) * _FRAMES) for seconds in (note.start_seconds, note.end_seconds)
+        )
         sounding[note.pitch - 24, first:last] = 3
         starting[note.pitch - 24, first - 2 : first + 3] = 3
     onsets = np.array([note.start_seconds for note in notes])
@@ -186,7 +212,11 @@ def train(tiny_song, tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
     def run(folder, *overrides):
-        monkeypatch.setattr(sys, "argv", ["train.py", *tiny_song.overrides, f"hydra.run.dir={folder}", *map(str, overrides)])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["train.py", *tiny_song.overrides, f"hydra.run.dir={folder}", *map(str, overrides)],
+        )
         with pytest.raises(SystemExit) as caught:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         assert caught.value.code == 0
@@ -195,7 +225,9 @@ def train(tiny_song, tmp_path, monkeypatch):
     return run
 
 
-def test_recording_that_is_not_held_in_memory_gives_the_same_stems(train, make_song, tmp_path, monkeypatch):
+def test_recording_that_is_not_held_in_memory_gives_the_same_stems(
+    train, make_song, tmp_path, monkeypatch
+):
     stereo = make_song(tmp_path, channels=2)
     files = [
         f"song.mixture={stereo.mixture}",
@@ -213,17 +245,23 @@ def test_recording_that_is_not_held_in_memory_gives_the_same_stems(train, make_s
     assert np.abs(target + residual - mixture).max() <= 1e-6 * np.abs(mixture).max()
 
 
-def test_pages_of_a_recording_that_is_not_held_play_at_its_speed(train, tiny_song, tmp_path, monkeypatch):
+def test_pages_of_a_recording_that_is_not_held_play_at_its_speed(
+    train, tiny_song, tmp_path, monkeypatch
+):
     files = []
     for name in ("mixture", "reference"):
-        write_wav(tmp_path / f"{name}.wav", read_audio(getattr(tiny_song, name))[0], 16000)  # below the working rate
+        write_wav(
+            tmp_path / f"{name}.wav", read_audio(getattr(tiny_song, name))[0], 16000
+        )  # below the working rate
         files.append(f"song.{name}={tmp_path / name}.wav")
     monkeypatch.setattr(song_module, "MAX_HELD_VALUES", 1000)
     run = train("run", *files, "report=true")
     seconds = 3 * 22050 / 16000
 
     def lanes(path):
-        [data] = re.findall(r'class="player-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+        [data] = re.findall(
+            r'class="player-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL
+        )
         data = json.loads(data)
         assert data["duration"] == pytest.approx(seconds, abs=1e-3)
         return {lane["name"]: lane["audio"] for lane in data["lanes"] if lane["audio"]}
@@ -234,4 +272,7 @@ def test_pages_of_a_recording_that_is_not_held_play_at_its_speed(train, tiny_son
         sound = soundfile.info(io.BytesIO(base64.b64decode(audio.partition(",")[2])))
         assert sound.duration == pytest.approx(seconds, abs=0.03)
     side_by_side = lanes(comparison.write_comparison([run], tmp_path / "comparison.html"))
-    assert list(side_by_side) == ["Mixture", "run"]  # which has no room for a reference at another rate
+    assert list(side_by_side) == [
+        "Mixture",
+        "run",
+    ]  # which has no room for a reference at another rate

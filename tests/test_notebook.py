@@ -16,10 +16,32 @@ def test_the_tour_runs_and_ends_better_than_it_began(cache, monkeypatch):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
-    scores = {name.strip(): float(score) for name, score in re.findall(r"^(.{15}) +(-?\d+\.\d\d) dB$", text, re.MULTILINE)}
-    assert list(scores) == ["the recording", "factorization", "first estimate", "after training", "oracle mask"]
+    text = "".join(
+        output.text
+        for output in outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    )
+    scores = {
+        name.strip(): float(score)
+        for name, score in re.findall(r"^(.{15}) +(-?\d+\.\d\d) dB$", text, re.MULTILINE)
+    }
+    assert list(scores) == [
+        "the recording",
+        "factorization",
+        "first estimate",
+        "after training",
+        "oracle mask",
+    ]
     assert scores["the recording"] + 2 < scores["after training"] < scores["oracle mask"]
-    kinds = [kind for output in outputs if output.output_type == "display_data" for kind in output.data]
+    kinds = [
+        kind for output in outputs if output.output_type == "display_data" for kind in output.data
+    ]
     assert kinds.count("image/png") == 2
-    assert sum("<audio" in output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})) == 13
+    assert (
+        sum(
+            "<audio" in output.data["text/html"]
+            for output in outputs
+            if "text/html" in output.get("data", {})
+        )
+        == 13
+    )

@@ -30,7 +30,14 @@ old
 def row(case, method, value, seed=0, **more):
     bounds = {"si_sdr_mixture": 0.0, "si_sdr_oracle": 10.0}
     return (
-        {"case": case, "method": method, "seed": seed, "si_sdr": value, "si_sdr_improvement": value, "gap_closed": value / 10}
+        {
+            "case": case,
+            "method": method,
+            "seed": seed,
+            "si_sdr": value,
+            "si_sdr_improvement": value,
+            "gap_closed": value / 10,
+        }
         | bounds
         | more
     )
@@ -41,15 +48,32 @@ def results(tmp_path):
     """The script's functions and what it finds: a recipe with its ceiling and a curve, in two files, and a study."""
     trained = {"steps": 4}
     (tmp_path / "study").mkdir()
-    study = [row(f"{source}_1", method, value, **trained) for source in "xyz" for method, value in (("paper", 1.0), ("heavy", 3.0))]
+    study = [
+        row(f"{source}_1", method, value, **trained)
+        for source in "xyz"
+        for method, value in (("paper", 1.0), ("heavy", 3.0))
+    ]
     write_csv(tmp_path / "study" / "rows.csv", study)
-    curve = [{"case": r["case"], "method": r["method"], "seed": 0, "step": 2, "seconds": 1.0, "si_sdr": 2 * r["si_sdr"]} for r in study]
+    curve = [
+        {
+            "case": r["case"],
+            "method": r["method"],
+            "seed": 0,
+            "step": 2,
+            "seconds": 1.0,
+            "si_sdr": 2 * r["si_sdr"],
+        }
+        for r in study
+    ]
     write_csv(tmp_path / "study" / "curves.csv", curve)
     mixture = row("x_1", "mixture", 0.0, steps="")
     write_csv(tmp_path / "paper.csv", [row("x_1", "paper", 1.0, **trained), mixture])
     write_csv(tmp_path / "ceiling.csv", [row("x_1", "ceiling_paper", 4.0, **trained), mixture])
     points = [(0, 25, 1.0, 1.0), (0, 50, 2.0, 2.0), (1, 25, 3.0, 4.0)]
-    curve = [{"case": "x_1", "method": "paper", "seed": seed, "step": step, "seconds": s, "si_sdr": v} for seed, step, s, v in points]
+    curve = [
+        {"case": "x_1", "method": "paper", "seed": seed, "step": step, "seconds": s, "si_sdr": v}
+        for seed, step, s, v in points
+    ]
     write_csv(tmp_path / "paper_curves.csv", curve)
     (tmp_path / "page.md").write_text(PAGE)
     return runpy.run_path(str(ROOT / "scripts" / "results.py"))
@@ -65,13 +89,23 @@ def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
     text = (tmp_path / "page.md").read_text()
     assert text.startswith("# Results\nWords stay.\n<!-- methods . -->\n\n| method | cases |")
     assert "old" not in text
-    assert "| heavy | paper | 3 | +2.00 | +2.00 | +2.00 to +2.00 | +2.00 to +2.00 | 3 of 3 |" in text
+    assert (
+        "| heavy | paper | 3 | +2.00 | +2.00 | +2.00 to +2.00 | +2.00 to +2.00 | 3 of 3 |" in text
+    )
     assert "| ceiling_paper | paper | 1 | +3.00 |" in text
     assert text.count("Not measured yet.") == 2  # no alignment, no such study
     assert text.count("| mixture | 1 | 1 |") == 1
-    assert "| paper | 1 | 25% | 25% | 25 |" in text  # the mean of two seeds, up to the last step of both
+    assert (
+        "| paper | 1 | 25% | 25% | 25 |" in text
+    )  # the mean of two seeds, up to the last step of both
     assert "| heavy | paper | 3 | +4.00 |" in text  # the curve at step 2
-    assert {file.name for file in tmp_path.glob("*.png")} == {"cases.png", "curves.png", "steps.png", "seconds.png", "losses.png"}
+    assert {file.name for file in tmp_path.glob("*.png")} == {
+        "cases.png",
+        "curves.png",
+        "steps.png",
+        "seconds.png",
+        "losses.png",
+    }
     assert {file.name for file in tmp_path.glob("study/*.png")} == {
         "steps.png",
         "seconds.png",
@@ -103,7 +137,8 @@ def test_rows_of_other_methods_alone_give_no_pictures_of_training(results, tmp_p
 def test_curves_are_means_over_seeds_up_to_the_last_step_of_all(results):
     rows = [row("x_1", "mixture", 0.0)]
     points = [
-        {"case": "x_1", "method": "a", "seed": seed, "step": 2, "seconds": s, "si_sdr": v} for seed, s, v in ((0, 1.0, 2.0), (1, 3.0, 4.0))
+        {"case": "x_1", "method": "a", "seed": seed, "step": 2, "seconds": s, "si_sdr": v}
+        for seed, s, v in ((0, 1.0, 2.0), (1, 3.0, 4.0))
     ]
     points.append({**points[0], "step": 4, "seconds": 9.0, "si_sdr": 9.0})
     seconds, gaps = results["_gap_curves"](rows, points, "seconds")["a"]["x_1"]
@@ -112,23 +147,38 @@ def test_curves_are_means_over_seeds_up_to_the_last_step_of_all(results):
 
 def test_agreement_is_ranked_against_the_truth_within_songs_runs_and_methods(results):
     judged = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0), (4.0, 5.0)]  # a rank correlation of 0.8
-    rows = [row("x_1", method, truth, agreement=said) for method, (said, truth) in zip("abcd", judged, strict=True)]
+    rows = [
+        row("x_1", method, truth, agreement=said)
+        for method, (said, truth) in zip("abcd", judged, strict=True)
+    ]
     rows.append(row("x_1", "oracle_tpsa", 9.0, agreement=-9.0))  # which nobody has to choose from
-    trained = [row(f"{case}_1", "run", truth, agreement=-said, steps=4) for case, (said, truth) in zip("vwyz", judged, strict=True)]
+    trained = [
+        row(f"{case}_1", "run", truth, agreement=-said, steps=4)
+        for case, (said, truth) in zip("vwyz", judged, strict=True)
+    ]
     points = [
-        {"case": "x_1", "method": "run", "seed": 0, "step": n, "agreement": v, "si_sdr": v} for n, v in enumerate((1.0, 3.0, 2.0, 0.0))
+        {"case": "x_1", "method": "run", "seed": 0, "step": n, "agreement": v, "si_sdr": v}
+        for n, v in enumerate((1.0, 3.0, 2.0, 0.0))
     ]
     assert results["_agreement"](rows + trained, points).splitlines()[2:] == [
         "| methods on one song | 1 | 4 | 0.80 | 0.80 |",
         "| steps of one run | 1 | 4 | 1.00 | 1.00 |",
         "| songs, by run | 1 | 4 | -0.80 | -0.80 |",
     ]
-    policies = [row("x_1", method, truth, agreement=said, steps=4) for method, (said, truth) in zip("abcd", judged, strict=True)]
-    assert results["_agreement"](policies, []).splitlines()[2:] == ["| runs on one song | 1 | 4 | 0.80 | 0.80 |"]
+    policies = [
+        row("x_1", method, truth, agreement=said, steps=4)
+        for method, (said, truth) in zip("abcd", judged, strict=True)
+    ]
+    assert results["_agreement"](policies, []).splitlines()[2:] == [
+        "| runs on one song | 1 | 4 | 0.80 | 0.80 |"
+    ]
 
 
 def test_what_keeping_the_step_that_agrees_most_is_worth(results):
-    curves = {"x_1": ((1, 0.0, 1.0), (2, 9.0, 4.0), (3, 1.0, 5.0), (4, 1.0, 2.0)), "y_1": ((1, 0.0, 3.0), (2, 1.0, 0.0))}
+    curves = {
+        "x_1": ((1, 0.0, 1.0), (2, 9.0, 4.0), (3, 1.0, 5.0), (4, 1.0, 2.0)),
+        "y_1": ((1, 0.0, 3.0), (2, 1.0, 0.0)),
+    }
     points = [
         {"case": case, "method": "run", "seed": 0, "step": step, "agreement": said, "si_sdr": truth}
         for case, found in curves.items()
@@ -140,13 +190,18 @@ def test_what_keeping_the_step_that_agrees_most_is_worth(results):
 
 
 def test_a_method_chosen_for_each_song_against_the_best_for_all(results):
-    table = {"a": ((1.0, 5.0), (9.0, 3.0)), "b": ((2.0, 1.0), (4.0, 6.0))}  # SI-SDR and agreement on two songs
+    table = {
+        "a": ((1.0, 5.0), (9.0, 3.0)),
+        "b": ((2.0, 1.0), (4.0, 6.0)),
+    }  # SI-SDR and agreement on two songs
     rows = [
         row(case, method, truth, agreement=said, steps=4)
         for method, found in table.items()
         for case, (truth, said) in zip(("x_1", "y_1"), found, strict=True)
     ]
-    lines = results["_chosen"]([*rows, row("x_1", "mixture", 0.0, agreement=9.0)], []).splitlines()[2:]
+    lines = results["_chosen"]([*rows, row("x_1", "mixture", 0.0, agreement=9.0)], []).splitlines()[
+        2:
+    ]
     assert [line.split(" | ")[:3] for line in lines] == [
         ["| a for all", "2", "5.00"],
         ["| by agreement, for each", "2", "2.50"],

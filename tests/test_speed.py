@@ -31,7 +31,10 @@ def test_flops_of_the_last_layer_are_what_torch_counts():
     hidden = torch.randn(2, 5, 8, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         model.linear(hidden).sum().backward()
-    assert step.flops_of(model, 2, 5) - 3 * step.blstm_flops(2, 5, 9, 4, 2) == counter.get_total_flops()
+    assert (
+        step.flops_of(model, 2, 5) - 3 * step.blstm_flops(2, 5, 9, 4, 2)
+        == counter.get_total_flops()
+    )
 
 
 def test_bare_step_trains_on_a_batch(compose_config):
@@ -51,7 +54,10 @@ def test_table_of_made_up_rows():
         table.Figure("alone", 1234.5, "/s"),
         table.Figure("difference", -0.1, " dB", -0.3, at_least=True),
     ]
-    lines = table.table(figures, [table.Figure("rate", 60.0, " ×", 20, at_least=True), table.Figure("only there", 2.0)]).splitlines()
+    lines = table.table(
+        figures,
+        [table.Figure("rate", 60.0, " ×", 20, at_least=True), table.Figure("only there", 2.0)],
+    ).splitlines()
     assert lines[2:] == [
         "| share | ≤ 0.05 | 0.04 (1/25) | 1.25 | met | not measured |",
         "| rate | ≥ 20 × | 8 × | 0.40 | **missed** | 60 × met |",
@@ -64,8 +70,16 @@ def test_table_of_made_up_rows():
 @pytest.fixture
 def run(tmp_path):
     """A run that began at 1000, trained for 30 seconds, of which scoring took 10, and had its stems at 1050."""
-    write_csv(tmp_path / "curve.csv", [{"step": n, "seconds": 2.0 * n, "si_sdr": score} for n, score in ((2, 1.0), (6, 5.0), (10, 4.0))])
-    (tmp_path / "metrics.json").write_text(json.dumps({"seconds": {"train": 30.0, "separate": 5.0}}))
+    write_csv(
+        tmp_path / "curve.csv",
+        [
+            {"step": n, "seconds": 2.0 * n, "si_sdr": score}
+            for n, score in ((2, 1.0), (6, 5.0), (10, 4.0))
+        ],
+    )
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"seconds": {"train": 30.0, "separate": 5.0}})
+    )
     (tmp_path / "target.wav").touch()
     os.utime(tmp_path / "target.wav", (1050.0, 1050.0))
     return TrainingRun(tmp_path, Finished(1000.0, 60.0, 1.0))
@@ -74,13 +88,27 @@ def run(tmp_path):
 def test_time_to_quality_of_a_made_up_run(run):
     assert quality.scoring_seconds(run) == 10
     # 50 seconds until the stems, less 30 of training, and what training took up to the first point at or above the level
-    assert [quality.seconds_to(run, level) for level in (0.5, 1.0, 4.5, 5.1)] == [24.0, 24.0, 32.0, quality.NEVER]
+    assert [quality.seconds_to(run, level) for level in (0.5, 1.0, 4.5, 5.1)] == [
+        24.0,
+        24.0,
+        32.0,
+        quality.NEVER,
+    ]
     assert quality.paper_seconds(run) == 20 + 2000 * 2.0
 
 
 def test_best_of_the_paper_counts_quick_too_and_nothing_else(tmp_path):
-    rows = [("a", "paper", 25, -3.0), ("a", "quick", 300, -2.0), ("a", "auto", 10, 9.0), ("b", "paper", 2000, 1.5), ("b", "paper", 50, 1.0)]
-    write_csv(tmp_path / "all_curves.csv", [dict(zip(("case", "method", "step", "si_sdr"), row, strict=True)) for row in rows])
+    rows = [
+        ("a", "paper", 25, -3.0),
+        ("a", "quick", 300, -2.0),
+        ("a", "auto", 10, 9.0),
+        ("b", "paper", 2000, 1.5),
+        ("b", "paper", 50, 1.0),
+    ]
+    write_csv(
+        tmp_path / "all_curves.csv",
+        [dict(zip(("case", "method", "step", "si_sdr"), row, strict=True)) for row in rows],
+    )
     assert quality.paper_best(tmp_path) == {"a": (-2.0, 300), "b": (1.5, 2000)}
 
 
@@ -99,10 +127,19 @@ def test_long_song_repeats_recording_and_score(tmp_path):
 
 def test_page_keeps_its_words_and_says_what_is_not_measured(tmp_path):
     page = tmp_path / "SPEED.md"
-    page.write_text("Words.\n<!-- table -->\n<!-- end -->\nMore.\n<!-- step -->\nold\n<!-- end -->\n<!-- mixer -->\n<!-- end -->\n")
+    page.write_text(
+        "Words.\n<!-- table -->\n<!-- end -->\nMore.\n<!-- step -->\nold\n<!-- end -->\n<!-- mixer -->\n<!-- end -->\n"
+    )
     options = table.Options(tmp_path, tmp_path, is_quick=True)
     place = {**table.machine(), "cpu": "A CPU", "cores": 2}
-    table.save(table.Section([table.Figure("a", 1.0, " s", 2)], "| found |"), "step", options, place, 3.2, "python scripts/speed.py")
+    table.save(
+        table.Section([table.Figure("a", 1.0, " s", 2)], "| found |"),
+        "step",
+        options,
+        place,
+        3.2,
+        "python scripts/speed.py",
+    )
     for _ in range(2):
         table.write_page(page, page, table.read(tmp_path / "speed"), ("step", "mixer"))
     text = page.read_text()
@@ -121,7 +158,10 @@ def test_section_without_gpu_says_so(tmp_path, capsys):
     assert "Not measured: no GPU." in (tmp_path / "SPEED.md").read_text()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["--only", "speed"], "choose from quality, step"), (["--gpu"], "no NVIDIA GPU")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--only", "speed"], "choose from quality, step"), (["--gpu"], "no NVIDIA GPU")],
+)
 def test_what_cannot_be_measured(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(arguments) == 2

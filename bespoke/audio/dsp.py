@@ -50,9 +50,13 @@ def equalize(waveform: np.ndarray, sample_rate: int, gains_db: Sequence[float]) 
 
     frequencies_hz = np.linspace(0, sample_rate / 2, 2049)
     curve_db = np.interp(np.log2(np.maximum(frequencies_hz, 1)), np.log2(OCTAVES_HZ), gains_db)
-    taps = firwin2(2 * round(0.012 * sample_rate) + 1, frequencies_hz, 10 ** (curve_db / 20), fs=sample_rate)
+    taps = firwin2(
+        2 * round(0.012 * sample_rate) + 1, frequencies_hz, 10 ** (curve_db / 20), fs=sample_rate
+    )
     half = len(taps) // 2
-    return fftconvolve(waveform, taps[None], axes=-1)[:, half : half + waveform.shape[-1]].astype(np.float32)
+    return fftconvolve(waveform, taps[None], axes=-1)[:, half : half + waveform.shape[-1]].astype(
+        np.float32
+    )
 
 
 def peak(waveform: np.ndarray) -> float:
@@ -89,7 +93,9 @@ def resample(waveform: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarra
     if sample_rate // divisor > MAX_TERM:
         from scipy.signal import resample_poly
 
-        return resample_poly(waveform, new_rate // divisor, sample_rate // divisor, axis=-1, window=("kaiser", 14.77)).astype(np.float32)
+        return resample_poly(
+            waveform, new_rate // divisor, sample_rate // divisor, axis=-1, window=("kaiser", 14.77)
+        ).astype(np.float32)
     import torch
 
     resampled = import_torchaudio().functional.resample(
@@ -104,7 +110,9 @@ def resample(waveform: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarra
     return resampled.numpy()
 
 
-def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int) -> Iterator[np.ndarray]:
+def resample_blocks(
+    blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int
+) -> Iterator[np.ndarray]:
     """`resample` for a waveform that comes in consecutive blocks `[channel, time]` of any length, and goes on in such blocks.
 
     Joined they are what `resample` makes of the whole, to rounding: each block is resampled with 50 ms of its neighbours.
@@ -123,8 +131,12 @@ def resample_blocks(blocks: Iterable[np.ndarray], sample_rate: int, new_rate: in
         ready = end if block is None else (end - margin) // step * step
         if block is not None and ready - done < size:
             continue
-        resampled = resample(held if block is None else held[:, : ready + margin - held_start], sample_rate, new_rate)
-        first, last = ((edge - held_start) * (new_rate // divisor) // step for edge in (done, ready))
+        resampled = resample(
+            held if block is None else held[:, : ready + margin - held_start], sample_rate, new_rate
+        )
+        first, last = (
+            (edge - held_start) * (new_rate // divisor) // step for edge in (done, ready)
+        )
         yield resampled[:, first:] if block is None else resampled[:, first:last]
         done = ready
         kept = max(done - margin, held_start)

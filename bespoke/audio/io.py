@@ -20,11 +20,21 @@ from bespoke.audio.dsp import resample_blocks
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, existing
 
-LOWEST_RATE, HIGHEST_RATE = 4000, 768_000  # Hz; a rate of 1 Hz would turn a second's worth of samples into a day
+LOWEST_RATE, HIGHEST_RATE = (
+    4000,
+    768_000,
+)  # Hz; a rate of 1 Hz would turn a second's worth of samples into a day
 MAX_CHANNELS = 64
 MAX_VALUES = 2_000_000_000  # samples of all channels: 6 hours of stereo at 44.1 kHz. A bomb of a few MB may unpack to years.
 BLOCK_VALUES = 1 << 20  # that are read at once
-_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "DOUBLE": 8}  # a sample, where that is not 4
+_BYTES = {
+    "PCM_U8": 1,
+    "PCM_S8": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "DOUBLE": 8,
+}  # a sample, where that is not 4
 # What libsndfile does not read and FFmpeg does: the bytes that begin the file, from which place on, and FFmpeg's name of the format.
 # Only these are tried: FFmpeg's playlists would open other files and addresses.
 _FFMPEG_FORMATS = (
@@ -35,12 +45,23 @@ _FFMPEG_FORMATS = (
     (0, b"\x1aE\xdf\xa3", "matroska"),
     (0, b"0&\xb2u\x8ef\xcf\x11", "asf"),
 )
-_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".aiff": "AIFF", ".aif": "AIFF", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3", ".m4a": "M4A"}
+_FORMATS = {
+    ".wav": "WAV",
+    ".flac": "FLAC",
+    ".aiff": "AIFF",
+    ".aif": "AIFF",
+    ".ogg": "OGG",
+    ".opus": "OGG",
+    ".mp3": "MP3",
+    ".m4a": "M4A",
+}
 WRITABLE = tuple(_FORMATS)
 """The endings of what `write_like` writes."""
 _BEST = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}  # what libsndfile calls the only encoding
 # libsndfile's names of the tags, and FFmpeg's.
-_FFMPEG_TAGS = {name: name for name in ("title", "artist", "album", "date", "genre", "comment", "copyright")} | {"tracknumber": "track"}
+_FFMPEG_TAGS = {
+    name: name for name in ("title", "artist", "album", "date", "genre", "comment", "copyright")
+} | {"tracknumber": "track"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +115,10 @@ class Recording:
         """Its channel mean at `sample_rate`, `[1, time]`."""
         mono = (block.mean(axis=0, keepdims=True) for block in self.blocks())
         # Into one array: an hour's blocks, and then their sum, would take twice the memory, and leave holes.
-        waveform, position = np.empty((1, -(-self.samples * sample_rate // self.sample_rate)), np.float32), 0
+        waveform, position = (
+            np.empty((1, -(-self.samples * sample_rate // self.sample_rate)), np.float32),
+            0,
+        )
         for block in resample_blocks(mono, self.sample_rate, sample_rate):
             waveform[:, position : position + block.shape[1]] = block
             position += block.shape[1]
@@ -129,12 +153,23 @@ def open_audio(path: str | Path, role: str = "recording") -> Recording:
                 )
             if samples * channels > MAX_VALUES:
                 hours = MAX_VALUES / channels / sample_rate / 3600
-                raise BespokeError(f"The {role} {path} is longer than {hours:.1f} hours: cut it into pieces.")
+                raise BespokeError(
+                    f"The {role} {path} is longer than {hours:.1f} hours: cut it into pieces."
+                )
             if not np.isfinite(block).all():
-                raise BespokeError(f"The {role} {path} contains NaN or infinite samples: export it again.")
+                raise BespokeError(
+                    f"The {role} {path} contains NaN or infinite samples: export it again."
+                )
             is_silent = is_silent and not block.any()
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:  # also what libsndfile and FFmpeg raise
-        raise BespokeError(f"The {role} {path} cannot be read as audio: convert it to WAV or FLAC first (ffmpeg -i IN OUT.wav).") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        MemoryError,
+    ) as error:  # also what libsndfile and FFmpeg raise
+        raise BespokeError(
+            f"The {role} {path} cannot be read as audio: convert it to WAV or FLAC first (ffmpeg -i IN OUT.wav)."
+        ) from error
     missing = _missing_samples(path, samples)
     if missing:
         raise BespokeError(
@@ -186,9 +221,14 @@ def _decode_by_ffmpeg(path: Path, name: str) -> Iterator[tuple[int, np.ndarray]]
     try:
         import av
     except ImportError as error:
-        raise BespokeError(f"Reading {path} needs PyAV: pip install av, or convert it to WAV or FLAC first.") from error
+        raise BespokeError(
+            f"Reading {path} needs PyAV: pip install av, or convert it to WAV or FLAC first."
+        ) from error
     resampler, sample_rate, held, seconds = None, 0, [], 0.0
-    with open(path, "rb") as file, av.open(file, format=name, metadata_errors="replace") as container:
+    with (
+        open(path, "rb") as file,
+        av.open(file, format=name, metadata_errors="replace") as container,
+    ):
         if not container.streams.audio:
             raise ValueError("there is no audio in it")
         for decoded in container.decode(audio=0):
@@ -217,8 +257,12 @@ def _missing_samples(path: Path, samples: int) -> int:
         return 0
     if kind == "OGG" and re.search(r"(without|lacks) an end-of-stream", log, re.IGNORECASE):
         return 1  # at least
-    shortened = re.search(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE)  # libsndfile does so itself
-    if shortened and int(shortened[1]) < 0x7FFF0000:  # programs write as much who do not know the length yet
+    shortened = re.search(
+        r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
+    )  # libsndfile does so itself
+    if (
+        shortened and int(shortened[1]) < 0x7FFF0000
+    ):  # programs write as much who do not know the length yet
         return max(0, int(shortened[1]) - int(shortened[2])) // width
     if kind == "MP3":  # an estimate where the file doesn't tell
         with open(path, "rb") as file:
@@ -228,7 +272,9 @@ def _missing_samples(path: Path, samples: int) -> int:
 
 
 @contextlib.contextmanager
-def wav_writer(path: str | Path, sample_rate: int, channels: int, samples: int) -> Iterator[Callable[[np.ndarray], None]]:
+def wav_writer(
+    path: str | Path, sample_rate: int, channels: int, samples: int
+) -> Iterator[Callable[[np.ndarray], None]]:
     """Write a float32 WAV block by block, atomically and reproducibly.
 
     libsndfile stamps the time of day into float WAVs, and SciPy wants the whole in memory, but for which this is its file, byte for byte.
@@ -246,7 +292,18 @@ def wav_writer(path: str | Path, sample_rate: int, channels: int, samples: int) 
         BespokeError: the folder cannot be written, or the disk is full.
     """
     size = 4 * channels * samples
-    form = struct.pack("<4sIHHIIHHH", b"fmt ", 18, 3, channels, sample_rate, 4 * channels * sample_rate, 4 * channels, 32, 0)
+    form = struct.pack(
+        "<4sIHHIIHHH",
+        b"fmt ",
+        18,
+        3,
+        channels,
+        sample_rate,
+        4 * channels * sample_rate,
+        4 * channels,
+        32,
+        0,
+    )
     fact = struct.pack("<4sII", b"fact", 4, min(samples, 0xFFFFFFFF))
     body = form + fact + struct.pack("<4sI", b"data", min(size, 0xFFFFFFFF))
     if len(body) + 4 + size <= 0xFFFFFFFF:
@@ -287,13 +344,21 @@ def write_like(path: str | Path, stem: str | Path, like: str | Path) -> None:
     path, stem, like = Path(path), existing(stem, "stem"), existing(like, "recording")
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise BespokeError(f"{path} ends in no format that can be written: choose {', '.join(_FORMATS)}.")
+        raise BespokeError(
+            f"{path} ends in no format that can be written: choose {', '.join(_FORMATS)}."
+        )
     subtype, tags = _character(like)
     if kind == "M4A":
         _write_m4a(path, stem, tags)
         return
     known = soundfile.available_subtypes(kind)
-    subtype = "OPUS" if path.suffix.lower() == ".opus" else subtype if subtype in known else _BEST.get(kind, "PCM_24")
+    subtype = (
+        "OPUS"
+        if path.suffix.lower() == ".opus"
+        else subtype
+        if subtype in known
+        else _BEST.get(kind, "PCM_24")
+    )
     with soundfile.SoundFile(stem) as source:
         rate, channels = source.samplerate, source.channels
         if kind == "WAV" and 4 * source.frames * channels > 0xFFFF0000:
@@ -304,22 +369,32 @@ def write_like(path: str | Path, stem: str | Path, like: str | Path) -> None:
             quality = {"compression_level": 0.0} if kind in ("MP3", "OGG") else {}
             with (
                 atomic_path(path) as temporary,
-                soundfile.SoundFile(temporary, "w", rate, channels, subtype, format=kind, **quality) as destination,
+                soundfile.SoundFile(
+                    temporary, "w", rate, channels, subtype, format=kind, **quality
+                ) as destination,
             ):
                 for name, value in tags.items():
                     with contextlib.suppress(RuntimeError):  # a tag that this format does not know
                         setattr(destination, name, value)
-                for block in source.blocks(max(1, BLOCK_VALUES // channels), dtype="float32", always_2d=True):
+                for block in source.blocks(
+                    max(1, BLOCK_VALUES // channels), dtype="float32", always_2d=True
+                ):
                     destination.write(block)
         except (soundfile.LibsndfileError, ValueError, TypeError) as error:
-            raise BespokeError(f"{path} cannot hold {channels} channels at {rate} Hz ({error}): choose wav or flac.") from error
+            raise BespokeError(
+                f"{path} cannot hold {channels} channels at {rate} Hz ({error}): choose wav or flac."
+            ) from error
 
 
 def _character(path: Path) -> tuple[str, dict[str, str]]:
     """An audio file's libsndfile subtype (its bit depth; empty where it has none) and its tags, by libsndfile's names."""
     try:
         with soundfile.SoundFile(path) as file:
-            tags = {name: value for name, value in file.copy_metadata().items() if value and name != "software"}
+            tags = {
+                name: value
+                for name, value in file.copy_metadata().items()
+                if value and name != "software"
+            }
             return (file.subtype if file.subtype in _BYTES or file.subtype == "FLOAT" else ""), tags
     except (soundfile.LibsndfileError, RuntimeError):
         pass
@@ -337,20 +412,41 @@ def _write_m4a(path: Path, stem: Path, tags: Mapping[str, str]) -> None:
     try:
         import av
     except ImportError as error:
-        raise BespokeError(f"Writing {path} needs PyAV: pip install av, or choose wav or flac.") from error
+        raise BespokeError(
+            f"Writing {path} needs PyAV: pip install av, or choose wav or flac."
+        ) from error
     with soundfile.SoundFile(stem) as source:
         try:
             layout = {1: "mono", 2: "stereo"}[source.channels]
-            with atomic_path(path) as temporary, av.open(str(temporary), "w", format="ipod") as container:
-                container.metadata.update({_FFMPEG_TAGS[name]: value for name, value in tags.items() if name in _FFMPEG_TAGS})
+            with (
+                atomic_path(path) as temporary,
+                av.open(str(temporary), "w", format="ipod") as container,
+            ):
+                container.metadata.update(
+                    {
+                        _FFMPEG_TAGS[name]: value
+                        for name, value in tags.items()
+                        if name in _FFMPEG_TAGS
+                    }
+                )
                 stream = container.add_stream("aac", rate=source.samplerate, layout=layout)
                 stream.bit_rate = 128_000 * source.channels
                 position = 0
-                for block in source.blocks(BLOCK_VALUES // source.channels, dtype="float32", always_2d=True):
-                    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp", layout=layout)
-                    frame.sample_rate, frame.pts, frame.time_base = source.samplerate, position, Fraction(1, source.samplerate)
+                for block in source.blocks(
+                    BLOCK_VALUES // source.channels, dtype="float32", always_2d=True
+                ):
+                    frame = av.AudioFrame.from_ndarray(
+                        np.ascontiguousarray(block.T), format="fltp", layout=layout
+                    )
+                    frame.sample_rate, frame.pts, frame.time_base = (
+                        source.samplerate,
+                        position,
+                        Fraction(1, source.samplerate),
+                    )
                     position += len(block)
                     container.mux(stream.encode(frame))
                 container.mux(stream.encode(None))
         except (KeyError, ValueError, av.FFmpegError) as error:
-            raise BespokeError(f"{path} cannot hold {source.channels} channels at {source.samplerate} Hz: choose wav or flac.") from error
+            raise BespokeError(
+                f"{path} cannot hold {source.channels} channels at {source.samplerate} Hz: choose wav or flac."
+            ) from error

@@ -27,17 +27,29 @@ class STFT(nn.Module):
 
     def __init__(self, sample_rate: int, window_seconds: float = 0.032, hop_seconds: float = 0.008):
         super().__init__()
-        self.sample_rate, self.window_seconds, self.hop_seconds = int(sample_rate), float(window_seconds), float(hop_seconds)
+        self.sample_rate, self.window_seconds, self.hop_seconds = (
+            int(sample_rate),
+            float(window_seconds),
+            float(hop_seconds),
+        )
         self.window_samples = round(self.window_seconds * self.sample_rate)
         self.hop_samples = round(self.hop_seconds * self.sample_rate)
         if not 1 <= self.hop_samples <= self.window_samples // 2:
-            raise ValueError(f"the hop ({hop_seconds} s) must be at least a sample and at most half the window ({window_seconds} s)")
-        self.register_buffer("window", torch.hann_window(self.window_samples).sqrt(), persistent=False)
+            raise ValueError(
+                f"the hop ({hop_seconds} s) must be at least a sample and at most half the window ({window_seconds} s)"
+            )
+        self.register_buffer(
+            "window", torch.hann_window(self.window_samples).sqrt(), persistent=False
+        )
 
     @property
     def hyperparameters(self) -> dict[str, float]:
         """The arguments that make this module again."""
-        return {"sample_rate": self.sample_rate, "window_seconds": self.window_seconds, "hop_seconds": self.hop_seconds}
+        return {
+            "sample_rate": self.sample_rate,
+            "window_seconds": self.window_seconds,
+            "hop_seconds": self.hop_seconds,
+        }
 
     @property
     def bins(self) -> int:

@@ -38,12 +38,18 @@ class Seconds(click.ParamType):
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         if isinstance(value, float):
             return value
         match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)", value.strip())
         if not match:
-            self.fail(f"{value!r} is not a time: write seconds, as in 62.5, or minutes and seconds, as in 1:02.5.", param, ctx)
+            self.fail(
+                f"{value!r} is not a time: write seconds, as in 62.5, or minutes and seconds, as in 1:02.5.",
+                param,
+                ctx,
+            )
         hours, minutes, seconds = (float(part or 0) for part in match.groups())
         return 3600 * hours + 60 * minutes + seconds
 
@@ -63,8 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"error: {in_options(str(error))}", file=sys.stderr)
     except (click.Abort, KeyboardInterrupt) as error:  # click makes the one of the other
-        step = f" at step {error.__cause__.step}" if isinstance(error.__cause__, Interrupted) else ""
-        print(f"Interrupted{step}: give the same command again to go on from the last checkpoint.", file=sys.stderr)
+        step = (
+            f" at step {error.__cause__.step}" if isinstance(error.__cause__, Interrupted) else ""
+        )
+        print(
+            f"Interrupted{step}: give the same command again to go on from the last checkpoint.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     return 2
 
@@ -101,13 +112,30 @@ _patch = click.option(
     metavar="NAME",
     help="General MIDI sound like the instrument's, by name or number, see patches. Several make it more robust. Default: the MIDI's.",
 )
-_soundfont = click.option("--soundfont", metavar="NAME", help="SF2 or SF3 file. Default: one that comes with it.")
-_start = click.option("--start", type=Seconds(), metavar="TIME", help="Take the song from here on, as in 1:02.")
+_soundfont = click.option(
+    "--soundfont", metavar="NAME", help="SF2 or SF3 file. Default: one that comes with it."
+)
+_start = click.option(
+    "--start", type=Seconds(), metavar="TIME", help="Take the song from here on, as in 1:02."
+)
 _end = click.option("--end", type=Seconds(), metavar="TIME", help="Take the song up to here.")
-_out = click.option("--out", type=_folder, default=Path(), metavar="FOLDER", help="Where to put the results. Default: this folder.")
-_device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+_out = click.option(
+    "--out",
+    type=_folder,
+    default=Path(),
+    metavar="FOLDER",
+    help="Where to put the results. Default: this folder.",
+)
+_device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True
+)
 _format = click.option(
-    "--format", "kind", type=click.Choice(["wav", "flac", "mp3", "same"]), default="wav", show_default=True, help=FORMAT_HELP
+    "--format",
+    "kind",
+    type=click.Choice(["wav", "flac", "mp3", "same"]),
+    default="wav",
+    show_default=True,
+    help=FORMAT_HELP,
 )
 _strength = click.option(
     "--strength",
@@ -115,10 +143,17 @@ _strength = click.option(
     metavar="NUMBER",
     help="More than 1: less of the others in the target, more artefacts; below 1: the reverse.",
 )
-_reference = click.option("--reference", type=_existing, metavar="FILE", help="The true stem, if you have it, to measure with.")
+_reference = click.option(
+    "--reference",
+    type=_existing,
+    metavar="FILE",
+    help="The true stem, if you have it, to measure with.",
+)
 _force = click.option("--force", is_flag=True, help="Replace what is there.")
 _start_over = click.option(
-    "--force", is_flag=True, help="Replace stems that are there; where SONG, MIDI or a setting is another, start over."
+    "--force",
+    is_flag=True,
+    help="Replace stems that are there; where SONG, MIDI or a setting is another, start over.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 
@@ -140,14 +175,31 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the results 
 )
 @_strength
 @_out
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="The same seed gives the same stems.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same stems.",
+)
 @_device
 @_format
 @_reference
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="How many parts to work on at once. Default: as many as fit.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many parts to work on at once. Default: as many as fit.",
+)
 @_start_over
 @_json
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of train.py, as in trainer.max_steps=100.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of train.py, as in trainer.max_steps=100.",
+)
 def separate(
     song: Path,
     score: Path,
@@ -182,7 +234,9 @@ def separate(
 
     parts = _choose(score, instruments)
     if len(parts) > 1 and (patches or reference):
-        raise click.UsageError("--patch and --reference are for one part: with several, each is played with the sound that the MIDI names.")
+        raise click.UsageError(
+            "--patch and --reference are for one part: with several, each is played with the sound that the MIDI names."
+        )
     _check_device(device)
     recording = open_audio(song)
     suffix = suffix_for(kind, recording)
@@ -210,7 +264,9 @@ def separate(
             request.setting("song.target.instrument", f"index:{index}"),
             request.setting("song.target.patches", programs),
         ]
-        folder = out / (f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}")
+        folder = out / (
+            f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}"
+        )
         work.append(request.Job(label, folder, (*own, *fixed)))
         _say(f"{label}: {_sound(part, programs)}")
     with progress.on_stderr(), logged_in_options():
@@ -237,7 +293,11 @@ def separate(
 @click.argument("song", type=_existing)
 @click.argument("score", type=_existing, required=False, metavar="[MELODY.mid]")
 @_instrument
-@click.option("--trust-notes", is_flag=True, help="Take the checkpoint's notes as they are: do not look whether they fit SONG.")
+@click.option(
+    "--trust-notes",
+    is_flag=True,
+    help="Take the checkpoint's notes as they are: do not look whether they fit SONG.",
+)
 @_strength
 @_out
 @_device
@@ -283,7 +343,9 @@ def apply(
         if len(parts) > 1:
             raise click.UsageError("A checkpoint is for one part: choose one --instrument.")
         ((_, part),) = parts.values()
-    separator = load_separator(checkpoint, _torch_device(device), **({} if strength is None else {"strength": strength}))
+    separator = load_separator(
+        checkpoint, _torch_device(device), **({} if strength is None else {"strength": strength})
+    )
     with progress.on_stderr():
         if part is not None:
             separator.notes = _aligned(part, score, recording)
@@ -299,7 +361,12 @@ def apply(
             with progress.stage("publish"):
                 gain = publish(sources, finals, song, kind == "wav")
     if as_json:
-        click.echo(json.dumps({"stems": {"target": str(finals[0])}, "residual": str(finals[1]), "gain": gain}, indent=2))
+        click.echo(
+            json.dumps(
+                {"stems": {"target": str(finals[0])}, "residual": str(finals[1]), "gain": gain},
+                indent=2,
+            )
+        )
     else:
         click.echo("\n".join(map(str, finals)))
         _say_softer(gain, suffix)
@@ -316,9 +383,13 @@ def inspect(file: Path, as_json: bool) -> None:
         return
     if "parts" not in facts:
         channels = f"{facts['channels']} channel{'s' if facts['channels'] > 1 else ''} at {facts['sample_rate']} Hz"
-        click.echo(f"{file}: {facts['format']}, {_clock(facts['seconds'])}, {channels}, peak {facts['peak_db']:.1f} dBFS")
+        click.echo(
+            f"{file}: {facts['format']}, {_clock(facts['seconds'])}, {channels}, peak {facts['peak_db']:.1f} dBFS"
+        )
         return
-    click.echo(f"{file}: {len(facts['parts'])} part{'s' if len(facts['parts']) > 1 else ''}, {_clock(facts['seconds'])}")
+    click.echo(
+        f"{file}: {len(facts['parts'])} part{'s' if len(facts['parts']) > 1 else ''}, {_clock(facts['seconds'])}"
+    )
     lines = [
         (
             str(index),
@@ -335,14 +406,26 @@ def inspect(file: Path, as_json: bool) -> None:
 
 @bespoke.command()
 @click.argument("word", required=False)
-@click.option("--render", "score", type=_existing, metavar="MELODY.mid", help="Play this with each of the patches listed, to files.")
+@click.option(
+    "--render",
+    "score",
+    type=_existing,
+    metavar="MELODY.mid",
+    help="Play this with each of the patches listed, to files.",
+)
 @_instrument
 @_soundfont
 @_out
 @_force
 @_json
 def patches(
-    word: str | None, score: Path | None, instruments: tuple[str, ...], soundfont: str | None, out: Path, force: bool, as_json: bool
+    word: str | None,
+    score: Path | None,
+    instruments: tuple[str, ...],
+    soundfont: str | None,
+    out: Path,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """List patches, all or those with WORD in their name or that number; with --render, hear them before training."""
     found = _find_patches(word, _font(soundfont))
@@ -361,19 +444,35 @@ def patches(
         ((_, part),) = chosen.values()
         playable = [(patch, name) for patch, name in found if (patch.bank != 0) == part.is_drum]
         if not 1 <= len(playable) <= MOST_RENDERS:
-            raise BespokeError(f"{len(playable)} patches fit to render: give a word or number that chooses 1 to {MOST_RENDERS}.")
+            raise BespokeError(
+                f"{len(playable)} patches fit to render: give a word or number that chooses 1 to {MOST_RENDERS}."
+            )
         found = playable
-        files = [out / f"{score.stem}.{patch.program:03d}-{_slug(name)}.wav" for patch, name in found]
+        files = [
+            out / f"{score.stem}.{patch.program:03d}-{_slug(name)}.wav" for patch, name in found
+        ]
         check_free(files, force)
         for (patch, _), file in zip(found, files, strict=True):
             waveform = render(part.notes, patch)
             write_wav(file, 0.7 * waveform / max(peak(waveform), 1e-9), SYNTH_RATE)
     if as_json:
-        rows = [{"program": patch.program, "bank": patch.bank, "name": name} for patch, name in found]
-        click.echo(json.dumps([{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)] if files else rows, indent=2))
+        rows = [
+            {"program": patch.program, "bank": patch.bank, "name": name} for patch, name in found
+        ]
+        click.echo(
+            json.dumps(
+                [{**row, "file": str(file)} for row, file in zip(rows, files, strict=True)]
+                if files
+                else rows,
+                indent=2,
+            )
+        )
         return
     _table(
-        [(str(patch.program), name, "drums" if patch.bank else "", *map(str, files[i : i + 1])) for i, (patch, name) in enumerate(found)]
+        [
+            (str(patch.program), name, "drums" if patch.bank else "", *map(str, files[i : i + 1]))
+            for i, (patch, name) in enumerate(found)
+        ]
     )
 
 
@@ -409,17 +508,25 @@ def new(
     from bespoke.utils.files import atomic_path
 
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
-        raise BespokeError(f"{name!r} cannot be the name of a config: use letters, digits, - and _, a letter first.")
+        raise BespokeError(
+            f"{name!r} cannot be the name of a config: use letters, digits, - and _, a letter first."
+        )
     if (CONF / "song" / f"{name}.yaml").exists():
         raise BespokeError(f"Bespoke has a song {name} of its own: choose another name.")
     file = Path(OWN_CONF, "song", f"{name}.yaml")
     if file.exists() and not force:
-        raise BespokeError(f"{file} is already there: choose another name, or replace it with --force.")
+        raise BespokeError(
+            f"{file} is already there: choose another name, or replace it with --force."
+        )
     chosen = _choose(score, instruments)
     if len(chosen) > 1:
         raise click.UsageError("A song has one target: choose one --instrument.")
     ((index, part),) = chosen.values()
-    target = {"score": _portable(score), "instrument": f"index:{index}", "patches": _programs(patches, soundfont, part) or [part.program]}
+    target = {
+        "score": _portable(score),
+        "instrument": f"index:{index}",
+        "patches": _programs(patches, soundfont, part) or [part.program],
+    }
     content = {
         "defaults": ["custom", "_self_"],
         "name": name,
@@ -430,12 +537,17 @@ def new(
     }
     with atomic_path(file) as temporary:
         header = f"# {part.name or 'The part'}, played by {_sound(part, target['patches'])}. All keys: song/custom.yaml of Bespoke.\n"
-        temporary.write_text(header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.write_text(
+            header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
     compose([f"song={name}"])
     click.echo(f"{file}\nbespoke train song={name}")
 
 
-@bespoke.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@bespoke.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def train(overrides: tuple[str, ...]) -> int:
     """What train.py does, for experiments: OVERRIDES are those of Hydra, see `bespoke train --help`."""
@@ -444,7 +556,11 @@ def train(overrides: tuple[str, ...]) -> int:
     return main(overrides)
 
 
-@bespoke.command(hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@bespoke.command(
+    hidden=True,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def part(overrides: tuple[str, ...]) -> None:
     """One of the runs of `separate` with several parts, in a process of its own."""
@@ -460,20 +576,33 @@ def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Pa
     from bespoke.score.midi import choose_part, program_name, read_score
 
     parts = read_score(score)
-    wanted = [name for given in instruments for name in ([given] if any(given == part.name for part in parts) else given.split(","))]
+    wanted = [
+        name
+        for given in instruments
+        for name in ([given] if any(given == part.name for part in parts) else given.split(","))
+    ]
     if "all" in wanted:
         chosen = [part for part in parts if not part.is_drum] or parts
         if len(chosen) < len(parts):
-            _say("The drums stay in the residual: name them with --instrument to separate them too.")
+            _say(
+                "The drums stay in the residual: name them with --instrument to separate them too."
+            )
     else:
         chosen = [choose_part(parts, name, score, "--instrument") for name in wanted or [None]]
-    indices = list(dict.fromkeys(next(index for index, part in enumerate(parts) if part is one) for one in chosen))
+    indices = list(
+        dict.fromkeys(
+            next(index for index, part in enumerate(parts) if part is one) for one in chosen
+        )
+    )
     if len(indices) == 1:
         return {"target": (indices[0], parts[indices[0]])}
     labels: dict[str, tuple[int, Part]] = {}
     for index in indices:
         label = _slug(parts[index].name) or _slug(program_name(parts[index]))
-        labels[f"{label}-{index}" if label in (*labels, *RESERVED) else label] = (index, parts[index])
+        labels[f"{label}-{index}" if label in (*labels, *RESERVED) else label] = (
+            index,
+            parts[index],
+        )
     return labels
 
 
@@ -497,7 +626,9 @@ def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple["Note",
             f"{score} does not fit {recording.path} (confidence {alignment.confidence:.2f}): is it of this song, in its key?"
         )
     if alignment.confidence < LOW_CONFIDENCE:
-        _say(f"The score fits the recording badly (confidence {alignment.confidence:.2f}): listen before you trust it.")
+        _say(
+            f"The score fits the recording badly (confidence {alignment.confidence:.2f}): listen before you trust it."
+        )
     else:
         _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
     return notes
@@ -522,11 +653,17 @@ def _found(notes: Sequence["Note"], checkpoint: Path, recording: "Recording") ->
         )
     with progress.stage("place"):
         offset_seconds = find_offset(notes, *hold(recording, ALIGNMENT_RATE))
-    found = () if offset_seconds is None else within(shift(notes, offset_seconds), recording.seconds)
+    found = (
+        () if offset_seconds is None else within(shift(notes, offset_seconds), recording.seconds)
+    )
     if not found:
-        raise BespokeError(f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do not fit it: {remedy}.")
+        raise BespokeError(
+            f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do not fit it: {remedy}."
+        )
     if offset_seconds:
-        _say(f"The notes are {abs(offset_seconds):.2f} s {'later' if offset_seconds > 0 else 'earlier'} here, and are moved there.")
+        _say(
+            f"The notes are {abs(offset_seconds):.2f} s {'later' if offset_seconds > 0 else 'earlier'} here, and are moved there."
+        )
         return found
     return tuple(notes)
 
@@ -550,7 +687,11 @@ def _find_patches(word: str | None, font: "SoundFont") -> list[tuple["Patch", st
             continue
         general = own if bank else pretty_midi.program_to_instrument_name(program)
         name = general if _plain(own) == _plain(general) else f"{general} [{own.strip()}]"
-        if word is None or word.strip() == str(program) or (not word.strip().isdecimal() and _plain(word) in _plain(name)):
+        if (
+            word is None
+            or word.strip() == str(program)
+            or (not word.strip().isdecimal() and _plain(word) in _plain(name))
+        ):
             found.append((Patch(program, bank, font), name))
     return found
 
@@ -559,13 +700,23 @@ def _programs(words: Sequence[str], soundfont: str | None, part: "Part") -> list
     """The program of each --patch."""
     programs = []
     for word in words:
-        found = [(patch, name) for patch, name in _find_patches(word, _font(soundfont)) if (patch.bank != 0) == part.is_drum]
-        exact = [(patch, name) for patch, name in found if _plain(word) == _plain(name.partition(" [")[0])]
+        found = [
+            (patch, name)
+            for patch, name in _find_patches(word, _font(soundfont))
+            if (patch.bank != 0) == part.is_drum
+        ]
+        exact = [
+            (patch, name)
+            for patch, name in found
+            if _plain(word) == _plain(name.partition(" [")[0])
+        ]
         found = exact or found
         if len(found) != 1:
             listing = "; ".join(f"{patch.program}: {name}" for patch, name in found)
             several = (
-                f"several patches have it in their name: {listing}" if found else "no patch has that number or name, see `bespoke patches`"
+                f"several patches have it in their name: {listing}"
+                if found
+                else "no patch has that number or name, see `bespoke patches`"
             )
             raise BespokeError(f"--patch {word!r} chooses none: {several}.")
         programs.append(found[0][0].program)
@@ -602,7 +753,11 @@ def _score_facts(file: Path) -> dict[str, Any]:
         }
         for part in read_score(file)
     ]
-    return {"file": str(file), "seconds": max(part["end_seconds"] for part in parts), "parts": parts}
+    return {
+        "file": str(file),
+        "seconds": max(part["end_seconds"] for part in parts),
+        "parts": parts,
+    }
 
 
 def _audio_facts(file: Path) -> dict[str, Any]:
@@ -630,7 +785,9 @@ def _is_score(file: Path) -> bool:
     from bespoke.score import notation
 
     with open(file, "rb") as content:
-        return content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
+        return (
+            content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
+        )
 
 
 def _check_device(device: str) -> None:
@@ -638,7 +795,9 @@ def _check_device(device: str) -> None:
 
     there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device in there and not there[device]():
-        raise BespokeError(f"There is no device {device} here, or this PyTorch was built without it: use --device auto or cpu.")
+        raise BespokeError(
+            f"There is no device {device} here, or this PyTorch was built without it: use --device auto or cpu."
+        )
 
 
 def _torch_device(device: str) -> str:
@@ -689,7 +848,12 @@ def _log10(value: float) -> float:
 def _table(lines: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        click.echo(("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))).rstrip())
+        click.echo(
+            (
+                "  "
+                + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            ).rstrip()
+        )
 
 
 def _say(text: str) -> None:
@@ -698,4 +862,6 @@ def _say(text: str) -> None:
 
 def _say_softer(gain: float, suffix: str) -> None:
     if gain < 1:
-        _say(f"The stems are softer by {-20 * _log10(gain):.1f} dB, as {suffix[1:].upper()} holds nothing above full scale.")
+        _say(
+            f"The stems are softer by {-20 * _log10(gain):.1f} dB, as {suffix[1:].upper()} holds nothing above full scale."
+        )

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl  # there is no public place to stand in
+from hydra._internal.config_loader_impl import (
+    ConfigLoaderImpl,
+)  # there is no public place to stand in
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -41,7 +43,10 @@ def as_folder(name: Any) -> str:
     >>> as_folder("../../home"), as_folder("Für Elise 🎹"), as_folder("..")
     ('.._.._home', 'Für Elise 🎹', '_')
     """
-    name = "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in str(name)).strip()
+    name = "".join(
+        letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_"
+        for letter in str(name)
+    ).strip()
     return "_" if name in ("", ".", "..") else name[:80]
 
 
@@ -56,7 +61,11 @@ def guard() -> None:
 
     @functools.wraps(load)
     def load_and_check(
-        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *arguments: Any, **settings: Any
+        self: ConfigLoaderImpl,
+        config_name: str | None,
+        overrides: list[str],
+        *arguments: Any,
+        **settings: Any,
     ) -> DictConfig:
         cfg = load(self, config_name, overrides, *arguments, **settings)
         rename_targets(cfg)
@@ -72,7 +81,13 @@ def guard() -> None:
 def _plain(override: Override) -> Any:
     """What an override sets; nothing where it sweeps."""
     value = override.value()
-    return None if override.is_sweep_override() else OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return (
+        None
+        if override.is_sweep_override()
+        else OmegaConf.to_container(value)
+        if OmegaConf.is_config(value)
+        else value
+    )
 
 
 def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
@@ -94,7 +109,10 @@ def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
         return INTERRUPTED
     finally:
         if SweepTable.folder is not None:
-            from bespoke.evaluation.report.summary import write_comparison, write_table  # slow to import
+            from bespoke.evaluation.report.summary import (
+                write_comparison,
+                write_table,
+            )  # slow to import
 
             print(write_table(SweepTable.folder))
             if SweepTable.page:
@@ -108,7 +126,9 @@ def execute(main: Callable[[], Any], argv: Sequence[str]) -> None:
     Raises:
         BespokeError: whatever the user can put right.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on, instead of printing them and exiting with 1
+    os.environ.setdefault(
+        "HYDRA_FULL_ERROR", "1"
+    )  # Hydra hands exceptions on, instead of printing them and exiting with 1
     quieten()
     guard()
     before, sys.argv = sys.argv, list(argv)
@@ -132,10 +152,14 @@ def explained() -> Iterator[None]:
                 raise BespokeError(sentence) from error
         raise
     except OSError as error:
-        if error.errno != errno.ENOSPC and (error.filename is None or error.errno not in UNWRITABLE):
+        if error.errno != errno.ENOSPC and (
+            error.filename is None or error.errno not in UNWRITABLE
+        ):
             raise
         place = error.filename or "The run's folder"
-        raise BespokeError(f"{place} cannot be written ({error.strerror}): free some space or choose another hydra.run.dir.") from error
+        raise BespokeError(
+            f"{place} cannot be written ({error.strerror}): free some space or choose another hydra.run.dir."
+        ) from error
 
 
 def setting(name: str, value: Any) -> str:
@@ -154,7 +178,11 @@ def _quoted(value: Any) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_quoted, value))}]"
-    return str(value) if isinstance(value, int | float) else QuotedString(literal(str(value)), Quote.single).with_quotes()
+    return (
+        str(value)
+        if isinstance(value, int | float)
+        else QuotedString(literal(str(value)), Quote.single).with_quotes()
+    )
 
 
 def literal(text: str) -> str:
@@ -173,7 +201,9 @@ def _explain(error: Exception) -> str:
     if misspelt and "To append" in str(error):
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
     name = getattr(error, "full_key", None)
-    return f"{name}: {one_sentence(error)}" if name and name not in str(error) else one_sentence(error)
+    return (
+        f"{name}: {one_sentence(error)}" if name and name not in str(error) else one_sentence(error)
+    )
 
 
 class _WithoutHydrasPreface:
@@ -183,7 +213,11 @@ class _WithoutHydrasPreface:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return len(text) if text.startswith("Error executing job with overrides:") else self._stream.write(text)
+        return (
+            len(text)
+            if text.startswith("Error executing job with overrides:")
+            else self._stream.write(text)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -199,7 +233,10 @@ class SweepTable(Callback):
     page = True  # whether a comparison is wanted too
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        SweepTable.folder, SweepTable.page = Path(config.hydra.sweep.dir), bool(config.get("report", True))
+        SweepTable.folder, SweepTable.page = (
+            Path(config.hydra.sweep.dir),
+            bool(config.get("report", True)),
+        )
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """In a sweep, what even a job that is killed leaves."""
@@ -218,12 +255,17 @@ class SweepTable(Callback):
                 folder.rmdir()
         else:
             overrides = list(job_return.overrides or [])
-            write_json(folder / "error.json", {"error": one_sentence(job_return._return_value), "overrides": overrides})
+            write_json(
+                folder / "error.json",
+                {"error": one_sentence(job_return._return_value), "overrides": overrides},
+            )
 
 
 def quieten() -> None:
     """Keep Lightning's advice and the libraries' deprecations out of the user's sight."""
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"pytorch_lightning|lightning_fabric|torch|wandb")
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"pytorch_lightning|lightning_fabric|torch|wandb"
+    )
     warnings.filterwarnings("ignore", category=FutureWarning)
     for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -50,9 +50,15 @@ SETTINGS = (
 _PHRASES = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
-        (r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on", "give the same command again to go on from the last checkpoint"),
+        (
+            r"repeat the command with hydra\.run\.dir=.* ckpt=last to go on",
+            "give the same command again to go on from the last checkpoint",
+        ),
         (r"or continue with ckpt=last", "or start over with --force"),
-        (r"has another config \((.*)\): repeat its overrides, or start a new run", r"has other settings (\1): start over with --force"),
+        (
+            r"has another config \((.*)\): repeat its overrides, or start a new run",
+            r"has other settings (\1): start over with --force",
+        ),
         (r"; or give a rendered target as song\.target\.audio", ""),
         (r"silent in song\.excerpt", "silent between --start and --end"),
         (r"leave song\.reference out", "leave --reference out"),
@@ -63,7 +69,9 @@ _PHRASES = tuple(
 _names = [re.escape(name) for name in sorted((*OPTIONS, *SETTINGS), key=len, reverse=True)]
 _ANY, _DOTTED = "|".join(_names), "|".join(name for name in _names if "." in name)
 # A name that is no part of a path or of a file's name (song.reference.wav); a word of the language only with its value, or its change.
-_SETTING = re.compile(rf"(?<![\w./-])(?<!--set )(?:({_ANY})(?==[^\s=])|({_ANY})(?=: .* there, .* now)|({_DOTTED})(?![\w/-]|\.\w))")
+_SETTING = re.compile(
+    rf"(?<![\w./-])(?<!--set )(?:({_ANY})(?==[^\s=])|({_ANY})(?=: .* there, .* now)|({_DOTTED})(?![\w/-]|\.\w))"
+)
 
 
 def in_options(message: str) -> str:

@@ -90,13 +90,17 @@ class Job:
             )
         if changed:
             return fresh, True
-        finished = (self.folder / "metrics.json").is_file() and (self.checkpoint.is_file() or _are_whole(self.folder))
+        finished = (self.folder / "metrics.json").is_file() and (
+            self.checkpoint.is_file() or _are_whole(self.folder)
+        )
         return None if finished else [*fresh, "ckpt=last"], False
 
     @property
     def checkpoint(self) -> Path:
         """Of the network that made the stems."""
-        name = "best.ckpt" if "kept_step" in read_json(self.folder / "metrics.json") else "last.ckpt"
+        name = (
+            "best.ckpt" if "kept_step" in read_json(self.folder / "metrics.json") else "last.ckpt"
+        )
         return self.folder / "checkpoints" / name
 
     def stems(self) -> dict[str, Path]:
@@ -111,15 +115,30 @@ class Job:
             from bespoke.data.song import Song
             from bespoke.models.separator import load_separator
 
-            _say(f"The stems in {self.folder} were changed since they were made: they are made anew, without training.")
-            song = Song.load(OmegaConf.to_container(self.config.song, resolve=True), max(22050, self.config.data.sample_rate))
-            load_separator(self.checkpoint, _device(self.folder)).write_stems(song.source, *stems.values())
+            _say(
+                f"The stems in {self.folder} were changed since they were made: they are made anew, without training."
+            )
+            song = Song.load(
+                OmegaConf.to_container(self.config.song, resolve=True),
+                max(22050, self.config.data.sample_rate),
+            )
+            load_separator(self.checkpoint, _device(self.folder)).write_stems(
+                song.source, *stems.values()
+            )
             _note_stems(self.folder)
         return stems
 
 
 def separate(
-    jobs: Sequence[Job], out: Path, stem: str, inputs: Mapping[str, Path], *, suffix: str, exact: bool, force: bool, processes: int
+    jobs: Sequence[Job],
+    out: Path,
+    stem: str,
+    inputs: Mapping[str, Path],
+    *,
+    suffix: str,
+    exact: bool,
+    force: bool,
+    processes: int,
 ) -> dict[str, Any]:
     """Carry out a request, as far as it is not done.
 
@@ -141,9 +160,15 @@ def separate(
         BespokeError: something the user can put right.
         KeyboardInterrupt: Ctrl-C; the same request goes on.
     """
-    finals = {label: out / f"{stem}.{label}{suffix}" for label in [*(job.label for job in jobs), "residual"]}
+    finals = {
+        label: out / f"{stem}.{label}{suffix}"
+        for label in [*(job.label for job in jobs), "residual"]
+    }
     page = out / f"{stem}.report.html" if all(job.config.report for job in jobs) else None
-    hashes = {"version of Bespoke": bespoke.__version__, **{role: file_hash(path) for role, path in inputs.items()}}
+    hashes = {
+        "version of Bespoke": bespoke.__version__,
+        **{role: file_hash(path) for role, path in inputs.items()},
+    }
     plans = {job: job.arguments(hashes, force) for job in jobs}
     outdated = [job for job, (_, is_another) in plans.items() if is_another]
     todo = {job: arguments for job, (arguments, _) in plans.items() if arguments is not None}
@@ -213,7 +238,11 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         if stopped.is_set():
             return 1
         # Ctrl-C comes to this process alone, which hands it on once.
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+        apart = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+            if os.name == "nt"
+            else {"start_new_session": True}
+        )
         process = subprocess.Popen(
             [sys.executable, "-m", "bespoke", "part", *todo[job]],
             stdout=subprocess.PIPE,
@@ -237,10 +266,14 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
             stopped.set()
             for process in running.values():
                 if process.poll() is None:
-                    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+                    process.send_signal(
+                        signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT
+                    )
             raise
     if failed:
-        raise BespokeError(f"No stems were written, as {' and '.join(failed)} failed, see above: the same command does what is left.")
+        raise BespokeError(
+            f"No stems were written, as {' and '.join(failed)} failed, see above: the same command does what is left."
+        )
 
 
 def _identity(jobs: Sequence[Job]) -> str | None:
@@ -260,16 +293,23 @@ def _stem_files(folder: Path) -> dict[str, Path]:
 
 
 def _note_stems(folder: Path) -> None:
-    write_json(folder / _STEMS, {name: file_hash(file) for name, file in _stem_files(folder).items()})
+    write_json(
+        folder / _STEMS, {name: file_hash(file) for name, file in _stem_files(folder).items()}
+    )
 
 
 def _are_whole(folder: Path) -> bool:
     """Whether a run's stems are there, and as they were made where that is known."""
     known = read_json(folder / _STEMS)
-    return all(file.is_file() and known.get(name) in (None, file_hash(file)) for name, file in _stem_files(folder).items())
+    return all(
+        file.is_file() and known.get(name) in (None, file_hash(file))
+        for name, file in _stem_files(folder).items()
+    )
 
 
-def _adopt(folder: Path, finals: Mapping[str, Path], page: Path | None, published: Published, of: str) -> None:
+def _adopt(
+    folder: Path, finals: Mapping[str, Path], page: Path | None, published: Published, of: str
+) -> None:
     """Know as our own what is the same as in the run's folder: it was put there by a request that was
     killed before it could note that, or by one of a version that noted nothing."""
     made = read_json(folder / _STEMS)
@@ -277,14 +317,24 @@ def _adopt(folder: Path, finals: Mapping[str, Path], page: Path | None, publishe
         if final.name not in published.files and final.is_file() and file_hash(final) == made_hash:
             published.note(final, 1.0, of=of)
     report = folder / "report.html"
-    if page and page.name not in published.files and page.is_file() and report.is_file() and file_hash(page) == file_hash(report):
+    if (
+        page
+        and page.name not in published.files
+        and page.is_file()
+        and report.is_file()
+        and file_hash(page) == file_hash(report)
+    ):
         published.note(page, of="")
 
 
 def _is_up_to_date(page: Path, published: Published, of: str | None) -> bool:
     """Whether the page is there, of these stems, and what it links to is there."""
     known = published.files.get(page.name, {})
-    return page.is_file() and known.get("of") == of and all((page.parent / link).exists() for link in known["links"])
+    return (
+        page.is_file()
+        and known.get("of") == of
+        and all((page.parent / link).exists() for link in known["links"])
+    )
 
 
 @contextlib.contextmanager
@@ -307,21 +357,39 @@ def _sources(jobs: Sequence[Job], shared: Path) -> Iterator[dict[str, Path]]:
 
 
 def _write_page(
-    page: Path, song: str, sources: Mapping[str, Path], finals: Mapping[str, Path], jobs: Sequence[Job], published: Published, of: str
+    page: Path,
+    song: str,
+    sources: Mapping[str, Path],
+    finals: Mapping[str, Path],
+    jobs: Sequence[Job],
+    published: Published,
+    of: str,
 ) -> None:
     """Write the song's page. One that cannot be made is a warning, and never costs the stems."""
     gain = published.files[next(iter(finals.values())).name].get("gain", 1.0)
     try:
-        from bespoke.evaluation.report.song_page import write_song_page  # with a template engine, which only this needs
+        from bespoke.evaluation.report.song_page import (
+            write_song_page,
+        )  # with a template engine, which only this needs
 
-        links = write_song_page(page, song, sources, finals, {job.label: job.folder for job in jobs}, gain, in_options)
+        links = write_song_page(
+            page, song, sources, finals, {job.label: job.folder for job in jobs}, gain, in_options
+        )
     except Exception as error:
-        _say(f"{page} could not be made ({type(error).__name__}: {one_sentence(error)}); the stems are whole.")
+        _say(
+            f"{page} could not be made ({type(error).__name__}: {one_sentence(error)}); the stems are whole."
+        )
     else:
-        published.note(page, of=of, links=[Path(os.path.relpath(link, page.parent)).as_posix() for link in links])
+        published.note(
+            page,
+            of=of,
+            links=[Path(os.path.relpath(link, page.parent)).as_posix() for link in links],
+        )
 
 
-def _result(jobs: Sequence[Job], finals: Mapping[str, Path], page: Path | None, published: Published) -> dict[str, Any]:
+def _result(
+    jobs: Sequence[Job], finals: Mapping[str, Path], page: Path | None, published: Published
+) -> dict[str, Any]:
     return {
         "stems": {job.label: str(finals[job.label]) for job in jobs},
         "residual": str(finals["residual"]),

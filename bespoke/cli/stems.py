@@ -37,7 +37,9 @@ def suffix_for(kind: str, recording: Recording) -> str:
             f" {recording.sample_rate} Hz: choose another --format."
         )
     if suffix not in WRITABLE:
-        raise BespokeError(f"Stems cannot be written as {suffix or 'a file without an ending'}: choose --format wav or flac.")
+        raise BespokeError(
+            f"Stems cannot be written as {suffix or 'a file without an ending'}: choose --format wav or flac."
+        )
     return suffix
 
 
@@ -57,7 +59,9 @@ def check_free(files: Sequence[Path], force: bool, changed: Sequence[Path] = ())
         is_ = "is" if len(there) == 1 else "are"
         edited = [str(file) for file in changed if file.exists()]
         why = f" ({' and '.join(edited)} changed since this command made it)" if edited else ""
-        raise BespokeError(f"{' and '.join(there)} {is_} already there{why}: choose another --out, or replace with --force.")
+        raise BespokeError(
+            f"{' and '.join(there)} {is_} already there{why}: choose another --out, or replace with --force."
+        )
 
 
 def share(estimates: Tensor, mixture: Tensor, stft: STFT) -> Tensor:
@@ -95,18 +99,31 @@ def write_shared(runs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """
     labels = [*runs, "residual"]
     with contextlib.ExitStack() as stack:
-        estimates = [stack.enter_context(soundfile.SoundFile(run / "target.wav")) for run in runs.values()]
-        residual = stack.enter_context(soundfile.SoundFile(next(iter(runs.values())) / "residual.wav"))
+        estimates = [
+            stack.enter_context(soundfile.SoundFile(run / "target.wav")) for run in runs.values()
+        ]
+        residual = stack.enter_context(
+            soundfile.SoundFile(next(iter(runs.values())) / "residual.wav")
+        )
         shape = (residual.samplerate, residual.channels, residual.frames)
-        writers = [stack.enter_context(wav_writer(folder / f"{label}.wav", *shape)) for label in labels]
+        writers = [
+            stack.enter_context(wav_writer(folder / f"{label}.wav", *shape)) for label in labels
+        ]
         stft = STFT(residual.samplerate, ORACLE_WINDOW_SECONDS, ORACLE_WINDOW_SECONDS / 4)
         # Blocks that begin on a frame and overlap by more than a window give what the whole would give.
-        block, margin = (stft.hop_samples * -(-round(seconds * stft.sample_rate) // stft.hop_samples) for seconds in (_BLOCK_SECONDS, 0.2))
+        block, margin = (
+            stft.hop_samples * -(-round(seconds * stft.sample_rate) // stft.hop_samples)
+            for seconds in (_BLOCK_SECONDS, 0.2)
+        )
         for start in range(0, residual.frames, block):
             first = max(0, start - margin)
-            signals = [_read(file, first, start + block + margin) for file in (*estimates, residual)]
+            signals = [
+                _read(file, first, start + block + margin) for file in (*estimates, residual)
+            ]
             mixture = signals[0].astype(np.float64) + signals[-1]
-            stems = share(torch.from_numpy(np.stack(signals[:-1])), torch.from_numpy(mixture), stft).numpy()
+            stems = share(
+                torch.from_numpy(np.stack(signals[:-1])), torch.from_numpy(mixture), stft
+            ).numpy()
             wanted = slice(start - first, start - first + block)
             rest = mixture - stems.sum(axis=0, dtype=np.float64)
             for write, stem in zip(writers, (*stems, rest), strict=True):
@@ -211,7 +228,12 @@ class Published:
     def note(self, file: Path, gain: float = 1.0, *, of: str, links: Sequence[str] = ()) -> None:
         """Keep that this file, as it is now, was made of these stems, with this gain, and with these
         links to others."""
-        self.files[file.name] = {"sha256": file_hash(file), "of": of, "gain": gain, "links": [*links]}
+        self.files[file.name] = {
+            "sha256": file_hash(file),
+            "of": of,
+            "gain": gain,
+            "links": [*links],
+        }
         write_json(self.path, self.files)
 
     def is_unchanged(self, file: Path) -> bool:

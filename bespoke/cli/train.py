@@ -14,7 +14,9 @@ from bespoke.cli.launch import execute, explained, guard, launch, quieten, setti
 from bespoke.utils import processor
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in the wheel, in a checkout
+CONF = (
+    _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+)  # in the wheel, in a checkout
 OWN_CONF = "conf"
 """The user's own configs: this folder where the command is started, unless --config-dir names another."""
 
@@ -64,7 +66,11 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         BespokeError: there is no such setting or choice.
     """
-    own = [setting("hydra.searchpath", [f"file://{Path(OWN_CONF).resolve()}"])] if _has_own_conf() else []
+    own = (
+        [setting("hydra.searchpath", [f"file://{Path(OWN_CONF).resolve()}"])]
+        if _has_own_conf()
+        else []
+    )
     with explained(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", [*own, *overrides])
 
@@ -72,7 +78,11 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
     """`sys.argv` for Hydra, with the user's own configs on its search path; those of the same name in the package come first."""
     named = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
-    return [program, *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []), *arguments]
+    return [
+        program,
+        *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []),
+        *arguments,
+    ]
 
 
 def _has_own_conf() -> bool:

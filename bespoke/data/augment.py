@@ -38,7 +38,13 @@ LINEAR = {
 }
 # ... and what these add is background.
 MOVES_TIME = {"RepeatPart", "Reverse", "Shift", "TimeStretch"}
-NOISE = {"AddBackgroundNoise", "AddColorNoise", "AddGaussianNoise", "AddGaussianSNR", "AddShortNoises"}
+NOISE = {
+    "AddBackgroundNoise",
+    "AddColorNoise",
+    "AddGaussianNoise",
+    "AddGaussianSNR",
+    "AddShortNoises",
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,17 @@ class MixParams:
     background_effects: tuple[EffectParams, ...] = ()
     mix_effects: tuple[EffectParams, ...] = ()
 
-    def describe(self, target: np.ndarray, background: np.ndarray, sample_rate: int) -> dict[str, Any]:
+    def describe(
+        self, target: np.ndarray, background: np.ndarray, sample_rate: int
+    ) -> dict[str, Any]:
         """Plain values for logs: gains in dB, the compressor's ratio, and each effect's parameters on these signals `[channel, time]`."""
         signals = {"target": target, "background": background, "mix": target + background}
         effects = {
             f"{role}_effects": {
-                drawn.effect.name: {"seed": drawn.seed, **drawn.effect.parameters(signal, drawn.seed, sample_rate)}
+                drawn.effect.name: {
+                    "seed": drawn.seed,
+                    **drawn.effect.parameters(signal, drawn.seed, sample_rate),
+                }
                 for drawn in getattr(self, f"{role}_effects")
             }
             for role, signal in signals.items()
@@ -104,7 +115,9 @@ class Effect:
     def __init__(self, name: str, transform: BaseWaveformTransform):
         self.name = name
         self.probability = transform.p
-        self.transform = copy.deepcopy(transform)  # its state is ours: others may use the same object
+        self.transform = copy.deepcopy(
+            transform
+        )  # its state is ours: others may use the same object
         self.transform.p = 1.0  # whether it is applied is drawn by the policy
 
     @property
@@ -130,15 +143,23 @@ class Effect:
         """
         mono = len(waveform) == 1
         with _global_seed(seed):
-            changed = self.transform(waveform[0].copy() if mono else waveform.copy(), sample_rate=sample_rate)
+            changed = self.transform(
+                waveform[0].copy() if mono else waveform.copy(), sample_rate=sample_rate
+            )
         changed = np.atleast_2d(changed).astype(np.float32, copy=False)[:, : waveform.shape[-1]]
         return np.pad(changed, ((0, 0), (0, waveform.shape[-1] - changed.shape[-1])))
 
     def parameters(self, waveform: np.ndarray, seed: int, sample_rate: int) -> dict[str, Any]:
         """The parameters that `seed` gives on this waveform, as audiomentations names them."""
         self.apply(waveform, seed, sample_rate)
-        drawn = getattr(self.transform, "parameters", {})  # a OneOf or Compose keeps none of its own
-        return {key: value for key, value in drawn.items() if key != "should_apply" and isinstance(value, int | float | str | bool)}
+        drawn = getattr(
+            self.transform, "parameters", {}
+        )  # a OneOf or Compose keeps none of its own
+        return {
+            key: value
+            for key, value in drawn.items()
+            if key != "should_apply" and isinstance(value, int | float | str | bool)
+        }
 
 
 class Policy:
@@ -168,7 +189,8 @@ class Policy:
         self.background_gain_db = _range(background_gain_db, "aug.background_gain_db")
         self.ratios, self.compressor_settings = _compressor(compressor)
         self.target, self.background, self.mix = (
-            _effects(effects, role) for effects, role in ((target, "target"), (background, "background"), (mix, "mix"))
+            _effects(effects, role)
+            for effects, role in ((target, "target"), (background, "background"), (mix, "mix"))
         )
         for effect in self.mix:
             if effect.kind not in LINEAR | NOISE:
@@ -200,16 +222,22 @@ class Policy:
                         is_finite = np.isfinite(effect.apply(noise, 0, sample_rate)).all()
                 except Exception as error:  # a library's, of any kind
                     reason = one_sentence(error).rstrip(".")
-                    raise BespokeError(f"{name} cannot be applied at {sample_rate} Hz ({reason}): change its settings.") from error
+                    raise BespokeError(
+                        f"{name} cannot be applied at {sample_rate} Hz ({reason}): change its settings."
+                    ) from error
                 if not is_finite:
-                    raise BespokeError(f"{name} makes samples that are no numbers at {sample_rate} Hz: change its settings.")
+                    raise BespokeError(
+                        f"{name} makes samples that are no numbers at {sample_rate} Hz: change its settings."
+                    )
 
     def sample(self, rng: np.random.Generator) -> MixParams:
         """Draw the parameters of one mix."""
         return MixParams(
             target_gain_db=float(rng.uniform(*self.target_gain_db)),
             background_gain_db=float(rng.uniform(*self.background_gain_db)),
-            compressor=CompressorParams(float(rng.choice(self.ratios)), **self.compressor_settings) if self.ratios else None,
+            compressor=CompressorParams(float(rng.choice(self.ratios)), **self.compressor_settings)
+            if self.ratios
+            else None,
             target_effects=_draw(self.target, rng),
             background_effects=_draw(self.background, rng),
             mix_effects=_draw(self.mix, rng),
@@ -237,7 +265,9 @@ class DecayingNoiseReverb(BaseWaveformTransform):
     ):
         super().__init__(p)
         if not 0.001 <= min_decay_seconds <= max_decay_seconds <= 60:
-            raise ValueError("min_decay_seconds and max_decay_seconds are from 0.001 to 60, the lower first")
+            raise ValueError(
+                "min_decay_seconds and max_decay_seconds are from 0.001 to 60, the lower first"
+            )
         if not -120 <= min_wet_db <= max_wet_db <= 120:
             raise ValueError("min_wet_db and max_wet_db are from -120 to 120, the lower first")
         self.min_decay_seconds, self.max_decay_seconds = min_decay_seconds, max_decay_seconds
@@ -245,7 +275,9 @@ class DecayingNoiseReverb(BaseWaveformTransform):
 
     def randomize_parameters(self, samples: np.ndarray, sample_rate: int) -> None:
         super().randomize_parameters(samples, sample_rate)
-        self.parameters["decay_seconds"] = random.uniform(self.min_decay_seconds, self.max_decay_seconds)
+        self.parameters["decay_seconds"] = random.uniform(
+            self.min_decay_seconds, self.max_decay_seconds
+        )
         self.parameters["wet_db"] = random.uniform(self.min_wet_db, self.max_wet_db)
         self.parameters["seed"] = random.getrandbits(32)
 
@@ -274,7 +306,9 @@ def _range(value: Sequence[float], name: str) -> tuple[float, float]:
     if low > high:
         raise BespokeError(f"{name} is {[low, high]}: give the lower end first.")
     if not (low >= -MAX_GAIN_DB and high <= MAX_GAIN_DB):
-        raise BespokeError(f"{name} is {[low, high]}: give gains from {-MAX_GAIN_DB} to {MAX_GAIN_DB} dB.")
+        raise BespokeError(
+            f"{name} is {[low, high]}: give gains from {-MAX_GAIN_DB} to {MAX_GAIN_DB} dB."
+        )
     return low, high
 
 
@@ -285,15 +319,23 @@ def _compressor(settings: Mapping[str, Any] | None) -> tuple[list[float], dict[s
     known = {"ratios", *(field.name for field in fields(CompressorParams))} - {"ratio"}
     unknown = [name for name in settings if name not in known]
     if unknown:
-        raise BespokeError(f"There is no setting aug.compressor.{unknown[0]}: it takes {', '.join(sorted(known))}.")
+        raise BespokeError(
+            f"There is no setting aug.compressor.{unknown[0]}: it takes {', '.join(sorted(known))}."
+        )
     fixed = {name: value for name, value in settings.items() if name != "ratios"}
     ratios = settings.get("ratios")
-    if not isinstance(ratios, list | tuple) or not all(_is_number(ratio) and 1 <= ratio <= 1e6 for ratio in ratios):
-        raise BespokeError(f"aug.compressor.ratios={ratios} is not possible: give a list of numbers, each at least 1.")
+    if not isinstance(ratios, list | tuple) or not all(
+        _is_number(ratio) and 1 <= ratio <= 1e6 for ratio in ratios
+    ):
+        raise BespokeError(
+            f"aug.compressor.ratios={ratios} is not possible: give a list of numbers, each at least 1."
+        )
     for name, value in fixed.items():
         lowest, highest = (-MAX_GAIN_DB, 0) if name == "threshold_db" else (0, 60_000)
         if not (_is_number(value) and lowest <= value <= highest):
-            raise BespokeError(f"aug.compressor.{name}={value} is not possible: give a number from {lowest} to {highest}.")
+            raise BespokeError(
+                f"aug.compressor.{name}={value} is not possible: give a number from {lowest} to {highest}."
+            )
     return [float(ratio) for ratio in ratios], fixed
 
 
@@ -304,13 +346,17 @@ def _is_number(value: Any) -> bool:
 def _effects(effects: Mapping[str, BaseWaveformTransform] | None, role: str) -> list[Effect]:
     for name, transform in (effects or {}).items():
         if not callable(transform) or not hasattr(transform, "p"):
-            raise BespokeError(f"aug.{role}.{name} is not an effect: give it a _target_ such as audiomentations.LowPassFilter.")
+            raise BespokeError(
+                f"aug.{role}.{name} is not an effect: give it a _target_ such as audiomentations.LowPassFilter."
+            )
     return [Effect(name, transform) for name, transform in (effects or {}).items()]
 
 
 def _draw(effects: Sequence[Effect], rng: np.random.Generator) -> tuple[EffectParams, ...]:
     # A seed is drawn for every effect, applied or not, so that changing one effect's share leaves the draws of the others as they are.
-    draws = [(effect, rng.random() < effect.probability, int(rng.integers(2**32))) for effect in effects]
+    draws = [
+        (effect, rng.random() < effect.probability, int(rng.integers(2**32))) for effect in effects
+    ]
     return tuple(EffectParams(effect, seed) for effect, applied, seed in draws if applied)
 
 

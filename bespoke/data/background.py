@@ -20,7 +20,9 @@ from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import existing
 
 LEVEL = 0.1  # -20 dBFS: the RMS of every track, while it plays, before the drawn gains
-NO_ESTIMATE = "background=residual needs a first estimate of the target: set model=score_unet and align=true."
+NO_ESTIMATE = (
+    "background=residual needs a first estimate of the target: set model=score_unet and align=true."
+)
 NO_OTHERS = (
     "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture,"
     " or background.weights.synth=0 with background=mixed."
@@ -132,7 +134,8 @@ class SynthBackground:
         # The patches of one part sound equally loud; the balance between the parts is that of their first patches.
         loudness = [active_rms(renders[0], sample_rate) for renders in voices]
         voices = [
-            [level(render, sample_rate) * np.float32(loud) for render in renders] for renders, loud in zip(voices, loudness, strict=True)
+            [level(render, sample_rate) * np.float32(loud) for render in renders]
+            for renders, loud in zip(voices, loudness, strict=True)
         ]
         together = sum(cut(renders[0], 0, self.length) for renders in voices)
         scale = np.float32(LEVEL / active_rms(together, sample_rate))
@@ -141,7 +144,11 @@ class SynthBackground:
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
         patches = tuple(int(rng.integers(len(renders))) for renders in self.voices)
-        return BackgroundDraw("synth", patches, target_start if self.in_time else draw_start(rng, self.length, samples))
+        return BackgroundDraw(
+            "synth",
+            patches,
+            target_start if self.in_time else draw_start(rng, self.length, samples),
+        )
 
     def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
         segment = np.zeros((1, samples), np.float32)
@@ -163,12 +170,18 @@ class AudioBackground:
         files = find_audio(paths)
         self.tracks = []
         for file in files:
-            self.tracks.append(level(open_audio(file, "background").read_mono(sample_rate), sample_rate))
-        self.share = np.array([track.shape[-1] for track in self.tracks]) / sum(track.shape[-1] for track in self.tracks)
+            self.tracks.append(
+                level(open_audio(file, "background").read_mono(sample_rate), sample_rate)
+            )
+        self.share = np.array([track.shape[-1] for track in self.tracks]) / sum(
+            track.shape[-1] for track in self.tracks
+        )
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
         track = int(rng.choice(len(self.tracks), p=self.share))
-        return BackgroundDraw("audio", (track,), draw_start(rng, self.tracks[track].shape[-1], samples))
+        return BackgroundDraw(
+            "audio", (track,), draw_start(rng, self.tracks[track].shape[-1], samples)
+        )
 
     def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
         return cut(self.tracks[draw.tracks[0]], draw.start, samples)
@@ -186,9 +199,17 @@ class MixedBackground:
         BespokeError: the weights don't fit the backgrounds.
     """
 
-    def __init__(self, song: Song, sample_rate: int, weights: Mapping[str, float], **backgrounds: Callable[[Song, int], Background]):
+    def __init__(
+        self,
+        song: Song,
+        sample_rate: int,
+        weights: Mapping[str, float],
+        **backgrounds: Callable[[Song, int], Background],
+    ):
         _check_weights(weights, backgrounds)
-        self.backgrounds = {name: backgrounds[name](song, sample_rate) for name, weight in weights.items() if weight}
+        self.backgrounds = {
+            name: backgrounds[name](song, sample_rate) for name, weight in weights.items() if weight
+        }
         total = sum(weights.values())
         self.share = [weights[name] / total for name in self.backgrounds]
         self.uses_others = any(background.uses_others for background in self.backgrounds.values())
@@ -237,16 +258,24 @@ def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for found in map(locate, paths):
         if found.is_dir():
-            files += sorted(file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS)
+            files += sorted(
+                file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS
+            )
         else:
             files.append(existing(found, "background"))
     if not files:
         where = f" in {', '.join(map(str, paths))}" if paths else ""
-        raise BespokeError(f"background=audio found no audio{where}: set background.paths to files or folders with audio.")
+        raise BespokeError(
+            f"background=audio found no audio{where}: set background.paths to files or folders with audio."
+        )
     return files
 
 
 def _check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
-    numbers = all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights.values())
+    numbers = all(
+        isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights.values()
+    )
     if not numbers or set(weights) - set(names) or not sum(weights.values()):
-        raise BespokeError(f"background.weights must be numbers from 0 for some of {', '.join(sorted(names))}, not {dict(weights)}.")
+        raise BespokeError(
+            f"background.weights must be numbers from 0 for some of {', '.join(sorted(names))}, not {dict(weights)}."
+        )

@@ -18,7 +18,17 @@ from bespoke.utils.errors import BespokeError
 
 BEATS = 4  # in a bar, in both pieces
 GRID_VELOCITY = {"X": 112, "x": 92, "o": 64}
-DRUMS = {"kick": 36, "snare": 38, "clap": 39, "low": 41, "closed": 42, "open": 46, "high": 48, "crash": 49, "ride": 51}
+DRUMS = {
+    "kick": 36,
+    "snare": 38,
+    "clap": 39,
+    "low": 41,
+    "closed": 42,
+    "open": 46,
+    "high": 48,
+    "crash": 49,
+    "ride": 51,
+}
 
 
 @dataclass(frozen=True)
@@ -52,16 +62,25 @@ class Clock:
         return (whole + part) * 60 / self.bpm
 
     def note(self, beat: float, beats: float, midi_pitch: int, velocity: int) -> Note:
-        return Note(self.seconds(beat), self.seconds(beat + beats), midi_pitch, max(1, min(127, velocity)))
+        return Note(
+            self.seconds(beat), self.seconds(beat + beats), midi_pitch, max(1, min(127, velocity))
+        )
 
 
 def pitch(name: str) -> int:
     """The MIDI number of a name like `C4` (60), `F#3` or `Eb5`."""
     letter, accidental, octave = name[0], name[1:-1], int(name[-1])
-    return 12 * (octave + 1) + "C D EF G A B".index(letter) + accidental.count("#") - accidental.count("b")
+    return (
+        12 * (octave + 1)
+        + "C D EF G A B".index(letter)
+        + accidental.count("#")
+        - accidental.count("b")
+    )
 
 
-def play_line(text: str, clock: Clock, velocity: int = 90, articulation: float = 0.92) -> tuple[Note, ...]:
+def play_line(
+    text: str, clock: Clock, velocity: int = 90, articulation: float = 0.92
+) -> tuple[Note, ...]:
     """The notes of a line; notes on a beat are a little louder, accents more, and each sounds for `articulation` of its beats.
 
     Raises:
@@ -73,14 +92,20 @@ def play_line(text: str, clock: Clock, velocity: int = 90, articulation: float =
             name, beats = word.split(":")
             if name != "r":
                 loudness = velocity + 6 * (beat % 1 == 0) + 12 * name.endswith("!")
-                notes.append(clock.note(beat, float(beats) * articulation, pitch(name.rstrip("!")), loudness))
+                notes.append(
+                    clock.note(beat, float(beats) * articulation, pitch(name.rstrip("!")), loudness)
+                )
             beat += float(beats)
         if beat != BEATS * (number + 1):
-            raise ValueError(f"bar {number + 1} ends at beat {beat}, not {BEATS * (number + 1)}: {bar}")
+            raise ValueError(
+                f"bar {number + 1} ends at beat {beat}, not {BEATS * (number + 1)}: {bar}"
+            )
     return tuple(notes)
 
 
-def play_chords(bars: Iterable[tuple[str, str]], clock: Clock, loudness: float = 1.0, articulation: float = 0.95) -> tuple[Note, ...]:
+def play_chords(
+    bars: Iterable[tuple[str, str]], clock: Clock, loudness: float = 1.0, articulation: float = 0.95
+) -> tuple[Note, ...]:
     """The notes of bars of (pitches, grid): all pitches sound at each hit of the grid."""
     notes = []
     for bar, (pitches, grid) in enumerate(bars):
@@ -90,7 +115,14 @@ def play_chords(bars: Iterable[tuple[str, str]], clock: Clock, loudness: float =
                 held = 1 + len(grid[index + 1 :]) - len(grid[index + 1 :].lstrip("-"))
                 for number, name in enumerate(pitches.split()):
                     velocity = round(loudness * GRID_VELOCITY[mark]) - 2 * number
-                    notes.append(clock.note(BEATS * bar + index * step, held * step * articulation, pitch(name), velocity))
+                    notes.append(
+                        clock.note(
+                            BEATS * bar + index * step,
+                            held * step * articulation,
+                            pitch(name),
+                            velocity,
+                        )
+                    )
     return tuple(sorted(notes))
 
 
@@ -102,7 +134,11 @@ def play_drums(bars: Iterable[dict[str, str]], clock: Clock) -> tuple[Note, ...]
             step = BEATS / len(grid)
             for index, mark in enumerate(grid):
                 if mark in GRID_VELOCITY:
-                    notes.append(clock.note(BEATS * bar + index * step, 0.25, DRUMS[drum], GRID_VELOCITY[mark]))
+                    notes.append(
+                        clock.note(
+                            BEATS * bar + index * step, 0.25, DRUMS[drum], GRID_VELOCITY[mark]
+                        )
+                    )
     return tuple(sorted(notes))
 
 
@@ -134,7 +170,12 @@ def take_on_me() -> Composition:
         | Ab1!:.5 Ab2:.5 Ab1:.5 Ab2:.25 Ab1:.5 Eb2:.25 Ab2:.5 C3:.5 Ab2:.5 | Bb1!:.5 Bb2:.5 Bb1:.5 Bb2:.25 Bb1:.5 F2:.25 Bb2:.5 D3:.5 Bb2:.5
         | C2!:.5 G2:.5 C2:2 r:1"""
     beat = {"kick": "X...x..xX...x...", "snare": "....X.......X...", "closed": "x.xox.xox.xox.xo"}
-    lift = {"kick": "X...x...X..xx...", "snare": "....X.......X..o", "clap": "....x.......x...", "closed": "x.xox.xox.xo..xo"}
+    lift = {
+        "kick": "X...x...X..xx...",
+        "snare": "....X.......X..o",
+        "clap": "....x.......x...",
+        "closed": "x.xox.xox.xo..xo",
+    }
     lift["open"] = "............x..."
     fill = {"kick": "X...x...X.......", "snare": "....X.....xxX...", "closed": "x.xox.xo........"}
     fill |= {"high": "........xx......", "low": ".............xxX"}
@@ -159,7 +200,12 @@ def third_above(notes: Iterable[Note], scale: str) -> tuple[Note, ...]:
     """The same rhythm, each note the scale's second next above: 3 or 4 semitones in a major scale or a mode of one."""
     degrees = [pitch(f"{name}4") % 12 for name in scale.split()]
     steps = [number for number in range(128) if number % 12 in degrees]
-    return tuple(Note(note.start_seconds, note.end_seconds, steps[steps.index(note.pitch) + 2], note.velocity) for note in notes)
+    return tuple(
+        Note(
+            note.start_seconds, note.end_seconds, steps[steps.index(note.pitch) + 2], note.velocity
+        )
+        for note in notes
+    )
 
 
 def reelin_in_the_years() -> Composition:
@@ -188,10 +234,29 @@ def reelin_in_the_years() -> Composition:
     beat = {"kick": "X..xx..x", "snare": "..X...X.", "closed": "XoxoXoxo"}
     ghost = {"kick": "X..x.xx.", "snare": "..X..oX.", "closed": "XoxoXox.", "open": ".......x"}
     ride = {"kick": "X..xx..x", "snare": "..X..oX.", "ride": "XoxoXoxo"}
-    fill = {"kick": "X.......", "crash": "X.......", "snare": "....xxx.X.......", "high": ".........xx.....", "low": "............Xxx."}
+    fill = {
+        "kick": "X.......",
+        "crash": "X.......",
+        "snare": "....xxx.X.......",
+        "high": ".........xx.....",
+        "low": "............Xxx.",
+    }
     end = {"kick": "X.......", "crash": "X.......", "snare": "X......."}
     crash = {"crash": "X......."}
-    drums = [beat | crash, beat, beat, ghost, beat, beat, ghost, fill, ride | crash, ride, ride, end]
+    drums = [
+        beat | crash,
+        beat,
+        beat,
+        ghost,
+        beat,
+        beat,
+        ghost,
+        fill,
+        ride | crash,
+        ride,
+        ride,
+        end,
+    ]
     lower = play_line(lead, clock, 92, 0.95)
     return Composition(
         "reelin_in_the_years",
@@ -216,5 +281,7 @@ def compose(name: str) -> Composition:
     """
     pieces = {piece.__name__: piece for piece in (take_on_me, reelin_in_the_years)}
     if name not in pieces:
-        raise BespokeError(f"There is no stand-in for the song {name}: choose one of {', '.join(pieces)}, or give your own recording.")
+        raise BespokeError(
+            f"There is no stand-in for the song {name}: choose one of {', '.join(pieces)}, or give your own recording."
+        )
     return pieces[name]()

@@ -20,7 +20,13 @@ class Mix:
     background: np.ndarray
 
 
-def mix(target: np.ndarray, background: np.ndarray, params: MixParams, sample_rate: int, label: str = "wet") -> Mix:
+def mix(
+    target: np.ndarray,
+    background: np.ndarray,
+    params: MixParams,
+    sample_rate: int,
+    label: str = "wet",
+) -> Mix:
     """Mix deterministically as drawn (section 3): effects, gains, sum, compression, effects on the mix, peak normalization.
 
     The compressor's gain curve comes from the sum and is applied to both parts, so that they still add up to the mixture.
@@ -41,7 +47,9 @@ def mix(target: np.ndarray, background: np.ndarray, params: MixParams, sample_ra
     if label not in ("wet", "dry"):
         raise ValueError(f"label must be 'wet' or 'dry', not {label!r}")
     target = gain(_chain(target, params.target_effects, sample_rate), params.target_gain_db)
-    background = gain(_chain(background, params.background_effects, sample_rate), params.background_gain_db)
+    background = gain(
+        _chain(background, params.background_effects, sample_rate), params.background_gain_db
+    )
     dry = target
     if params.compressor:
         curve = compressor_gain(target + background, sample_rate, **vars(params.compressor))
@@ -51,7 +59,9 @@ def mix(target: np.ndarray, background: np.ndarray, params: MixParams, sample_ra
             mixture = target + background
             background = background + (drawn.apply(mixture, sample_rate) - mixture)
         else:
-            target, background, dry = (drawn.apply(part, sample_rate) for part in (target, background, dry))
+            target, background, dry = (
+                drawn.apply(part, sample_rate) for part in (target, background, dry)
+            )
     mixture = target + background
     if label == "dry":
         target, background = dry, mixture - dry
@@ -69,4 +79,8 @@ def _chain(waveform: np.ndarray, effects: tuple[EffectParams, ...], sample_rate:
         changed = drawn.apply(changed, sample_rate)
     power, changed_power = np.square(waveform).mean(), np.square(changed).mean()
     # An effect in time can move nearly all of the sound out of the segment; what little is left must not be blown up to its level.
-    return changed * np.float32(min(np.sqrt(power / changed_power), MAX_RESTORED_GAIN)) if changed_power > 0 else changed
+    return (
+        changed * np.float32(min(np.sqrt(power / changed_power), MAX_RESTORED_GAIN))
+        if changed_power > 0
+        else changed
+    )

@@ -61,9 +61,14 @@ class Voice:
                     f" {self.part.name or 'the score'}: choose another of song's patches."
                 )
         if self.gains_db:
-            renders = [equalize(waveform, sample_rate, gains) for waveform, gains in zip(renders, self.gains_db, strict=True)]
+            renders = [
+                equalize(waveform, sample_rate, gains)
+                for waveform, gains in zip(renders, self.gains_db, strict=True)
+            ]
         longest = max(waveform.shape[-1] for waveform in renders)
-        return [np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders]
+        return [
+            np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders
+        ]
 
 
 @dataclass(frozen=True)
@@ -110,19 +115,33 @@ class Song:
         name = str(config.get("name") or "custom")
         target = dict(config["target"])
         score, audio, others = target.get("score"), target.get("audio"), config.get("others")
-        mixture_path, reference_path, is_standin = config.get("mixture"), config.get("reference"), False
+        mixture_path, reference_path, is_standin = (
+            config.get("mixture"),
+            config.get("reference"),
+            False,
+        )
         if config.get("standin"):
-            mixture_path, score, reference_path = _own_files(str(config["standin"]), mixture_path, score, reference_path)
+            mixture_path, score, reference_path = _own_files(
+                str(config["standin"]), mixture_path, score, reference_path
+            )
             is_standin = mixture_path is None and score is None and audio is None
             if is_standin:
-                from bespoke.data.standin import perform  # the compositions are of no use to any other song
+                from bespoke.data.standin import (
+                    perform,
+                )  # the compositions are of no use to any other song
 
                 standin = perform(str(config["standin"]))
-                mixture_path, reference_path, score = standin.mixture, standin.reference, standin.score
+                mixture_path, reference_path, score = (
+                    standin.mixture,
+                    standin.reference,
+                    standin.score,
+                )
                 target["instrument"] = standin.instrument
             mixture_path, score = mixture_path or config["mixture"], score or target.get("score")
         if (score is None) == (audio is None):
-            raise BespokeError("Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target).")
+            raise BespokeError(
+                "Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target)."
+            )
         files = {"mixture": locate(mixture_path)}
         source = open_audio(files["mixture"])
         reference = None
@@ -132,19 +151,31 @@ class Song:
         start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
         source = source.cut(start, end)
         if source.seconds < MIN_SECONDS:
-            raise BespokeError(f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least.")
+            raise BespokeError(
+                f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
+            )
         peak, mono_peak = source.levels()
         if peak == 0:
-            raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+            raise BespokeError(
+                "The recording is silent in song.excerpt: choose another part of it."
+            )
         if mono_peak < 1e-4 * peak:
-            raise BespokeError(f"The channels of {files['mixture']} cancel each other: invert one of them.")
+            raise BespokeError(
+                f"The channels of {files['mixture']} cancel each other: invert one of them."
+            )
         mixture, sample_rate = hold(source, working_rate)
         if reference is not None:
-            reference = reference.cut(start, end)  # which is held as the recording is, whatever its channels
+            reference = reference.cut(
+                start, end
+            )  # which is held as the recording is, whatever its channels
             reference = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
             if not reference.any():
-                raise BespokeError("The reference is silent in song.excerpt: choose another part of it, or leave song.reference out.")
-            reference = np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
+                raise BespokeError(
+                    "The reference is silent in song.excerpt: choose another part of it, or leave song.reference out."
+                )
+            reference = (
+                np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
+            )
 
         voice = target_audio = chosen = None
         parts: list[Part] = []
@@ -156,17 +187,45 @@ class Song:
             if not part.is_drum:
                 part = replace(part, notes=without_key_switches(part.notes))
                 if dropped := len(chosen.notes) - len(part.notes):
-                    log.info("%d notes of the score are so low that they must be key switches: they are left out.", dropped)
+                    log.info(
+                        "%d notes of the score are so low that they must be key switches: they are left out.",
+                        dropped,
+                    )
             if target.get("patches") == "auto":
-                voice = Voice(part, (), _candidates(target.get("soundfonts"), part), target.get("equalize", True))
+                voice = Voice(
+                    part,
+                    (),
+                    _candidates(target.get("soundfonts"), part),
+                    target.get("equalize", True),
+                )
             else:
-                voice = Voice(part, _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"))
+                voice = Voice(
+                    part,
+                    _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"),
+                )
         else:
             files["audio"] = locate(audio)
             target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
-        voices = _others(others, [part for part in parts if part is not chosen], voice, target.get("soundfonts"), files)
+        voices = _others(
+            others,
+            [part for part in parts if part is not chosen],
+            voice,
+            target.get("soundfonts"),
+            files,
+        )
         hashes = {role: file_hash(path) for role, path in files.items()}
-        return cls(name, mixture, sample_rate, voice, target_audio, voices, reference, is_standin, hashes, source=source)
+        return cls(
+            name,
+            mixture,
+            sample_rate,
+            voice,
+            target_audio,
+            voices,
+            reference,
+            is_standin,
+            hashes,
+            source=source,
+        )
 
     @property
     def recording(self) -> tuple[np.ndarray, int]:
@@ -193,18 +252,35 @@ class Song:
         spans = choose_spans(notes if is_aligned else (), self.seconds, limit_seconds)
         played = spans
         if not is_aligned and notes:
-            score_seconds = max(note.end_seconds for voice in (self.target, *self.others) for note in voice.part.notes)
-            played = choose_spans(notes, score_seconds, limit_seconds) if score_seconds > limit_seconds else [(0.0, score_seconds)]
+            score_seconds = max(
+                note.end_seconds
+                for voice in (self.target, *self.others)
+                for note in voice.part.notes
+            )
+            played = (
+                choose_spans(notes, score_seconds, limit_seconds)
+                if score_seconds > limit_seconds
+                else [(0.0, score_seconds)]
+            )
         song = self
         if spans != [(0.0, self.seconds)]:
-            song = replace(song, mixture=take_audio(song.mixture, song.sample_rate, spans), estimate=None, reference=None, source=None)
+            song = replace(
+                song,
+                mixture=take_audio(song.mixture, song.sample_rate, spans),
+                estimate=None,
+                reference=None,
+                source=None,
+            )
         elif is_aligned or not notes or played == [(0.0, score_seconds)]:
             return song
         taken = [
-            voice and replace(voice, part=replace(voice.part, notes=take_notes(voice.part.notes, played)))
+            voice
+            and replace(voice, part=replace(voice.part, notes=take_notes(voice.part.notes, played)))
             for voice in (song.target, *song.others)
         ]
-        return replace(song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes))
+        return replace(
+            song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes)
+        )
 
     def read_stem(self, path: Path, limit_seconds: float | None = None) -> np.ndarray:
         """A stem of the recording, as long as it, from a file, in the form of `mixture`: all of it, or its first seconds."""
@@ -255,14 +331,24 @@ def locate(path: str | Path) -> Path:
 def _check_keys(config: Mapping[str, Any]) -> None:
     target = config.get("target")
     if not isinstance(target, Mapping):
-        raise BespokeError("The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target.")
+        raise BespokeError(
+            "The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target."
+        )
     if not isinstance(target.get("equalize", True), bool):
-        raise BespokeError(f"song.target.equalize={target['equalize']} is not possible: give true or false.")
+        raise BespokeError(
+            f"song.target.equalize={target['equalize']} is not possible: give true or false."
+        )
     for where, keys, known in (("song", config, KEYS), ("song.target", target, TARGET_KEYS)):
         unknown = sorted(set(keys) - known)
         if unknown:
-            raise BespokeError(f"{where} has no key {unknown[0]!r}: it knows {', '.join(sorted(known))}.")
-    if config.get("mixture") in (None, "", "???"):  # ??? is OmegaConf's mark for what is yet to be given
+            raise BespokeError(
+                f"{where} has no key {unknown[0]!r}: it knows {', '.join(sorted(known))}."
+            )
+    if config.get("mixture") in (
+        None,
+        "",
+        "???",
+    ):  # ??? is OmegaConf's mark for what is yet to be given
         raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
 
 
@@ -276,11 +362,17 @@ def _own_files(standin: str, mixture: Any, score: Any, reference: Any) -> list[A
     def find(path: Any, names: Sequence[str]) -> Any:
         if path is None or Path(str(path)).parent != place:
             return path
-        return next((file for file in (locate(place / name) for name in names) if file.is_file()), None)
+        return next(
+            (file for file in (locate(place / name) for name in names) if file.is_file()), None
+        )
 
     formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")
     audio = ([f"{name}.{end}" for end in formats] for name in ("mix", "target"))
-    return [find(mixture, next(audio)), find(score, ("target.mid", "score.mid")), find(reference, next(audio))]
+    return [
+        find(mixture, next(audio)),
+        find(score, ("target.mid", "score.mid")),
+        find(reference, next(audio)),
+    ]
 
 
 def _open_reference(path: Path, source: Recording) -> Recording:
@@ -291,7 +383,9 @@ def _open_reference(path: Path, source: Recording) -> Recording:
             f" ({source.samples} samples at {source.sample_rate} Hz): export both with the same start, length and sample rate."
         )
     if reference.channels not in (1, source.channels):
-        raise BespokeError(f"The reference {path} has {reference.channels} channels, the recording {source.channels}: export both alike.")
+        raise BespokeError(
+            f"The reference {path} has {reference.channels} channels, the recording {source.channels}: export both alike."
+        )
     return reference
 
 
@@ -313,7 +407,9 @@ def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> 
 def _candidates(soundfonts: Any, part: Part) -> tuple[SoundFont, ...]:
     """The soundfonts from which the target's patches are to be chosen."""
     if part.is_drum:
-        raise BespokeError("song.target.patches=auto knows pitched instruments only: give the numbers of drum kits, such as [0, 16].")
+        raise BespokeError(
+            "song.target.patches=auto knows pitched instruments only: give the numbers of drum kits, such as [0, 16]."
+        )
     fonts = _fonts(soundfonts)
     for font in fonts:
         if all(font.preset_name(0, program) is None for program in PITCHED):
@@ -336,10 +432,14 @@ def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patc
         if isinstance(item, Mapping):
             unknown = set(item) - {"soundfont", "bank", "program"}
             if unknown or "program" not in item:
-                raise BespokeError(f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not {dict(item)}.")
+                raise BespokeError(
+                    f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not {dict(item)}."
+                )
             font = SoundFont.find(item["soundfont"]) if item.get("soundfont") else fonts[0]
             if not isinstance(item.get("bank", bank), int):
-                raise BespokeError(f"{where}.patches: bank {item['bank']!r} is not a number: give 0, or {DRUM_BANK} for drum kits.")
+                raise BespokeError(
+                    f"{where}.patches: bank {item['bank']!r} is not a number: give 0, or {DRUM_BANK} for drum kits."
+                )
             patches.append(Patch(_program(item["program"], where), item.get("bank", bank), font))
         else:
             patches.extend(Patch(_program(item, where), bank, font) for font in fonts)
@@ -357,11 +457,15 @@ def _program(item: Any, where: str) -> int:
                 " give a program from 0 to 127, or a name such as 'Overdriven Guitar'."
             ) from error
     if isinstance(item, bool) or not isinstance(item, int | str) or not 0 <= int(item) <= 127:
-        raise BespokeError(f"{where}.patches: {item!r} is not a General MIDI program: give a number from 0 to 127.")
+        raise BespokeError(
+            f"{where}.patches: {item!r} is not a General MIDI program: give a number from 0 to 127."
+        )
     return int(item)
 
 
-def _others(others: Any, rest: list[Part], target: Voice | None, soundfonts: Any, files: dict[str, Path]) -> tuple[Voice, ...]:
+def _others(
+    others: Any, rest: list[Part], target: Voice | None, soundfonts: Any, files: dict[str, Path]
+) -> tuple[Voice, ...]:
     if others is None:
         return ()
     if others == "rest":
@@ -370,19 +474,34 @@ def _others(others: Any, rest: list[Part], target: Voice | None, soundfonts: Any
                 "song.others=rest means the other instruments of song.target.score: without a score, list each with its own."
             )
         if not rest:
-            raise BespokeError(f"song.others=rest, but {files['score']} has only the target: list the other parts' scores.")
-        return tuple(Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest)
+            raise BespokeError(
+                f"song.others=rest, but {files['score']} has only the target: list the other parts' scores."
+            )
+        return tuple(
+            Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest
+        )
     if not isinstance(others, Sequence) or isinstance(others, str):
         raise BespokeError("song.others must be 'rest' or a list of {score, instrument, patches}.")
     voices = []
     for index, other in enumerate(others):
         where = f"song.others[{index}]"
-        if not isinstance(other, Mapping) or set(other) - OTHER_KEYS or not (other.get("score") or "score" in files):
-            raise BespokeError(f"{where} must be of the form {{score, instrument, patches, soundfonts}}.")
+        if (
+            not isinstance(other, Mapping)
+            or set(other) - OTHER_KEYS
+            or not (other.get("score") or "score" in files)
+        ):
+            raise BespokeError(
+                f"{where} must be of the form {{score, instrument, patches, soundfonts}}."
+            )
         path = locate(other["score"]) if other.get("score") else files["score"]
         files[f"other {index}"] = path
         part = choose_part(read_score(path), other.get("instrument"), path, f"{where}.instrument")
-        voices.append(Voice(part, _patches(other.get("patches"), other.get("soundfonts", soundfonts), part, where)))
+        voices.append(
+            Voice(
+                part,
+                _patches(other.get("patches"), other.get("soundfonts", soundfonts), part, where),
+            )
+        )
     return tuple(voices)
 
 

@@ -23,10 +23,15 @@ torchaudio = import_torchaudio()
 
 VERSION = 2  # part of the cache's key: raise it when the code below changes what is heard
 SAMPLE_RATE = 44100
-TARGET_DB = -8.0  # the target below the sum of the rest, RMS of the channel mean over the whole stem
+TARGET_DB = (
+    -8.0
+)  # the target below the sum of the rest, RMS of the channel mean over the whole stem
 MIX_PEAK = 0.9
 TAIL_SECONDS, FADE_SECONDS = 2.0, 0.5
-DRIFT_SECONDS, DRIFT_PERIOD_SECONDS = 0.04, 17.0  # the tempo swings by about 1.5 % in a phrase of several bars
+DRIFT_SECONDS, DRIFT_PERIOD_SECONDS = (
+    0.04,
+    17.0,
+)  # the tempo swings by about 1.5 % in a phrase of several bars
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,16 @@ class Stem:
     level_db: float  # active RMS among the stems; the target's follows from TARGET_DB instead
     pan: float = 0.0  # from -1, left, to 1, right
     drive_db: float = 0.0  # gain into the overdrive; 0 is none
-    band_hz: tuple[float, float] = (30.0, 16000.0)  # what the filter, or the amplifier's loudspeaker, lets through
+    band_hz: tuple[float, float] = (
+        30.0,
+        16000.0,
+    )  # what the filter, or the amplifier's loudspeaker, lets through
     peaking: tuple[tuple[float, float, float], ...] = ()  # equalizer bands in Hz, dB and Q
-    chorus: tuple[float, float, float] = (1.0, 0.0, 0.0)  # rate in Hz, depth in ms, share of wet signal; a share of 1 is vibrato
+    chorus: tuple[float, float, float] = (
+        1.0,
+        0.0,
+        0.0,
+    )  # rate in Hz, depth in ms, share of wet signal; a share of 1 is vibrato
     reverb_db: float = -18.0  # relative to the dry signal
     loose_ms: float = 6.0  # standard deviation of the timing
 
@@ -65,21 +77,46 @@ class Performance:
 
 
 _SYNTH_POP = {
-    "Lead Synth": Stem((80, 62), 0, 0.1, 3, (150, 7000), ((900, 3, 1.0), (2500, -3, 0.8)), (0.9, 3.0, 0.45), -14),
-    "Counter Synth": Stem((84, 11), -15, -0.35, 0, (120, 5000), ((600, 2, 1.0),), (0.6, 2.0, 0.3), -12),
+    "Lead Synth": Stem(
+        (80, 62), 0, 0.1, 3, (150, 7000), ((900, 3, 1.0), (2500, -3, 0.8)), (0.9, 3.0, 0.45), -14
+    ),
+    "Counter Synth": Stem(
+        (84, 11), -15, -0.35, 0, (120, 5000), ((600, 2, 1.0),), (0.6, 2.0, 0.3), -12
+    ),
     "Pad": Stem((51, 95), -19, 0.25, 0, (120, 4500), ((300, -3, 0.7),), (0.35, 5.0, 0.5), -10, 12),
     "Bass": Stem((39,), -14, 0, 6, (30, 2500), ((90, 2, 1.0),), reverb_db=-30, loose_ms=4),
     "Drums": Stem((24,), -14, 0, 8, peaking=((3500, 2, 0.7),), reverb_db=-17, loose_ms=3),
 }
 _ROCK = {
-    "Lead Guitar 1": Stem((27,), -17, 0.4, 26, (120, 4800), ((1200, 4, 0.9), (400, -2, 1.0)), (5.6, 0.10, 1.0), -16, 8),
-    "Lead Guitar 2": Stem((27, 28), 0, -0.3, 30, (120, 4000), ((800, 4, 0.8), (2600, 2, 1.0)), (5.2, 0.12, 1.0), -15, 8),
-    "Piano": Stem((3,), -18, 0.3, 5, (60, 12000), ((250, -3, 0.8), (3000, 3, 0.8)), (0.8, 1.5, 0.25), -15, 8),
-    "Rhythm Guitar": Stem((25,), -19, -0.5, 14, (120, 6500), ((220, -6, 0.8), (2500, 4, 0.8)), (0.5, 1.2, 0.4), -18, 8),
+    "Lead Guitar 1": Stem(
+        (27,), -17, 0.4, 26, (120, 4800), ((1200, 4, 0.9), (400, -2, 1.0)), (5.6, 0.10, 1.0), -16, 8
+    ),
+    "Lead Guitar 2": Stem(
+        (27, 28),
+        0,
+        -0.3,
+        30,
+        (120, 4000),
+        ((800, 4, 0.8), (2600, 2, 1.0)),
+        (5.2, 0.12, 1.0),
+        -15,
+        8,
+    ),
+    "Piano": Stem(
+        (3,), -18, 0.3, 5, (60, 12000), ((250, -3, 0.8), (3000, 3, 0.8)), (0.8, 1.5, 0.25), -15, 8
+    ),
+    "Rhythm Guitar": Stem(
+        (25,), -19, -0.5, 14, (120, 6500), ((220, -6, 0.8), (2500, 4, 0.8)), (0.5, 1.2, 0.4), -18, 8
+    ),
     "Bass": Stem((35,), -14, 0, 8, (30, 2500), ((110, 2, 0.8),), reverb_db=-30),
-    "Drums": Stem((8,), -14, 0, 12, peaking=((200, 2, 0.8), (6000, 2, 0.7)), reverb_db=-16, loose_ms=5),
+    "Drums": Stem(
+        (8,), -14, 0, 12, peaking=((200, 2, 0.8), (6000, 2, 0.7)), reverb_db=-16, loose_ms=5
+    ),
 }
-PERFORMANCES = {"take_on_me": Performance(0.91, 1.37, 1984, _SYNTH_POP), "reelin_in_the_years": Performance(1.08, 0.83, 1972, _ROCK)}
+PERFORMANCES = {
+    "take_on_me": Performance(0.91, 1.37, 1984, _SYNTH_POP),
+    "reelin_in_the_years": Performance(1.08, 0.83, 1972, _ROCK),
+}
 
 
 def perform(name: str) -> StandIn:
@@ -90,8 +127,14 @@ def perform(name: str) -> StandIn:
     """
     composition, performance = compose(name), PERFORMANCES[name]
     settings = (VERSION, composition, performance, SoundFont.find().hash)
-    folder = cache_folder() / "standins" / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
-    standin = StandIn(folder / "mix.wav", folder / "target.wav", folder / "score.mid", composition.target)
+    folder = (
+        cache_folder()
+        / "standins"
+        / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
+    )
+    standin = StandIn(
+        folder / "mix.wav", folder / "target.wav", folder / "score.mid", composition.target
+    )
     # Each file appears only when it is whole and is the same every time, so a folder that has all three is complete.
     if not all(file.is_file() for file in (standin.mixture, standin.reference, standin.score)):
         mixture, target = mix_down(play(composition, performance), composition.target, performance)
@@ -147,19 +190,35 @@ def transcribe(composition: Composition, seed: int) -> tuple[Part, ...]:
             if turn % 3 == 0:
                 notes.append(replace(note, pitch=note.pitch + step))
             elif turn % 3 == 2:  # and at 1 the note is missing
-                notes += [note, Note(note.end_seconds, note.end_seconds + 0.15, note.pitch + step, note.velocity)]
+                notes += [
+                    note,
+                    Note(
+                        note.end_seconds, note.end_seconds + 0.15, note.pitch + step, note.velocity
+                    ),
+                ]
         parts.append(replace(part, notes=tuple(sorted(notes))))
     return tuple(parts)
 
 
-def mix_down(parts: tuple[Part, ...], target: str, performance: Performance) -> tuple[np.ndarray, np.ndarray]:
+def mix_down(
+    parts: tuple[Part, ...], target: str, performance: Performance
+) -> tuple[np.ndarray, np.ndarray]:
     """Produce all parts and add them: the mixture and its target, float32 `[2, time]`, the target at its level below the rest."""
-    samples = round((max(note.end_seconds for part in parts for note in part.notes) + TAIL_SECONDS) * SAMPLE_RATE)
+    samples = round(
+        (max(note.end_seconds for part in parts for note in part.notes) + TAIL_SECONDS)
+        * SAMPLE_RATE
+    )
     fade = np.interp(np.arange(samples), [samples - FADE_SECONDS * SAMPLE_RATE, samples], [1, 0])
-    stems = {part.name: fade * produce(part, performance.stems[part.name], samples) for part in parts}
+    stems = {
+        part.name: fade * produce(part, performance.stems[part.name], samples) for part in parts
+    }
     lead = stems.pop(target)
     rest = sum(stems.values())
-    lead *= 10 ** (TARGET_DB / 20) * np.linalg.norm(rest.mean(axis=0)) / np.linalg.norm(lead.mean(axis=0))
+    lead *= (
+        10 ** (TARGET_DB / 20)
+        * np.linalg.norm(rest.mean(axis=0))
+        / np.linalg.norm(lead.mean(axis=0))
+    )
     scale = MIX_PEAK / peak(lead + rest)
     return (scale * (lead + rest)).astype(np.float32), (scale * lead).astype(np.float32)
 
@@ -168,7 +227,9 @@ def produce(part: Part, stem: Stem, samples: int) -> np.ndarray:
     """Synthesize one part and put it through its effects: float64 `[2, samples]` with an active RMS of `stem.level_db`."""
     signal = np.zeros(samples)
     for program in stem.programs:
-        layer = render(part.notes, Patch(program, DRUM_BANK if part.is_drum else 0).check(), SAMPLE_RATE)[:, :samples]
+        layer = render(
+            part.notes, Patch(program, DRUM_BANK if part.is_drum else 0).check(), SAMPLE_RATE
+        )[:, :samples]
         signal[: layer.shape[-1]] += layer[0] / active_rms(layer, SAMPLE_RATE)
     signal = torch.from_numpy(0.5 * signal / peak(signal))
     if stem.drive_db:
@@ -177,18 +238,29 @@ def produce(part: Part, stem: Stem, samples: int) -> np.ndarray:
     signal = torchaudio.functional.highpass_biquad(signal, SAMPLE_RATE, stem.band_hz[0])
     signal = torchaudio.functional.lowpass_biquad(signal, SAMPLE_RATE, stem.band_hz[1])
     for frequency, gain_db, quality in stem.peaking:
-        signal = torchaudio.functional.equalizer_biquad(signal, SAMPLE_RATE, frequency, gain_db, quality)
+        signal = torchaudio.functional.equalizer_biquad(
+            signal, SAMPLE_RATE, frequency, gain_db, quality
+        )
     angle = (stem.pan + 1) * np.pi / 4
-    stereo = _reverberate(_chorus(signal.numpy(), *stem.chorus), stem.reverb_db) * [[np.cos(angle)], [np.sin(angle)]]
+    stereo = _reverberate(_chorus(signal.numpy(), *stem.chorus), stem.reverb_db) * [
+        [np.cos(angle)],
+        [np.sin(angle)],
+    ]
     return stereo * 10 ** (stem.level_db / 20) / active_rms(stereo, SAMPLE_RATE)
 
 
 def _chorus(signal: np.ndarray, rate_hz: float, depth_ms: float, wet: float) -> np.ndarray:
     """Mix in a copy whose delay swings between 0 and `depth_ms`, which bends its pitch: `[time]` to `[2, time]`."""
     time = np.arange(signal.size)
-    apart = np.pi / 2 if wet < 1 else 0.0  # a chorus is wide; a vibrato is in the player's hand, the same in both channels
-    swings = [1 + np.sin(2 * np.pi * rate_hz / SAMPLE_RATE * time + phase) for phase in (0.0, apart)]
-    copies = [np.interp(time - depth_ms / 2000 * SAMPLE_RATE * swing, time, signal) for swing in swings]
+    apart = (
+        np.pi / 2 if wet < 1 else 0.0
+    )  # a chorus is wide; a vibrato is in the player's hand, the same in both channels
+    swings = [
+        1 + np.sin(2 * np.pi * rate_hz / SAMPLE_RATE * time + phase) for phase in (0.0, apart)
+    ]
+    copies = [
+        np.interp(time - depth_ms / 2000 * SAMPLE_RATE * swing, time, signal) for swing in swings
+    ]
     return (1 - wet) * signal + wet * np.stack(copies)
 
 
@@ -196,7 +268,11 @@ def _reverberate(stereo: np.ndarray, reverb_db: float) -> np.ndarray:
     """Add a room's answer: seeded noise that decays by 60 dB in 1.1 seconds, 15 ms late and without its lows; the length stays."""
     late, decay = round(0.015 * SAMPLE_RATE), round(1.1 * SAMPLE_RATE)
     noise = np.random.default_rng(2020).standard_normal((2, decay)) * np.logspace(-1, -4, decay)
-    room = torchaudio.functional.highpass_biquad(torch.from_numpy(noise), SAMPLE_RATE, 250.0).numpy()
+    room = torchaudio.functional.highpass_biquad(
+        torch.from_numpy(noise), SAMPLE_RATE, 250.0
+    ).numpy()
     room *= 10 ** (reverb_db / 20) / np.sqrt(np.square(room).sum(axis=-1, keepdims=True))
-    response = np.concatenate([np.ones((2, 1)), np.zeros((2, late - 1)), room], axis=-1)  # the dry signal is its first sample
+    response = np.concatenate(
+        [np.ones((2, 1)), np.zeros((2, late - 1)), room], axis=-1
+    )  # the dry signal is its first sample
     return oaconvolve(stereo, response, axes=-1)[:, : stereo.shape[-1]]

@@ -74,23 +74,40 @@ class MixStream(IterableDataset):
         features: Callable[[np.ndarray, Sequence[Note]], torch.Tensor] | None = None,
     ):
         if segment_seconds <= 0 or batch_size < 1 or not 0 <= silent_share <= 1:
-            raise BespokeError("data.segment_seconds must be more than 0, data.batch_size at least 1 and data.silent_share from 0 to 1.")
+            raise BespokeError(
+                "data.segment_seconds must be more than 0, data.batch_size at least 1 and data.silent_share from 0 to 1."
+            )
         self.targets = [level(target, sample_rate) for target in targets]
         self.background, self.policy, self.sample_rate = background, policy, sample_rate
         self.samples = round(segment_seconds * sample_rate)
-        self.batch_size, self.seed, self.silent_share, self.label, self.stream = batch_size, seed, silent_share, label, stream
+        self.batch_size, self.seed, self.silent_share, self.label, self.stream = (
+            batch_size,
+            seed,
+            silent_share,
+            label,
+            stream,
+        )
         self.notes, self.features = tuple(notes), features
         self.start, self.stride = 0, 1
-        self._active, self._silent = zip(*(_starts(target, self.samples, sample_rate) for target in self.targets), strict=True)
+        self._active, self._silent = zip(
+            *(_starts(target, self.samples, sample_rate) for target in self.targets), strict=True
+        )
 
     def draw(self, rng: np.random.Generator) -> ExampleDraw:
         """Draw one example: the patch, the places of both segments, and the policy's parameters."""
         patch = int(rng.integers(len(self.targets)))
         wants_silence = rng.random() < self.silent_share
-        starts = self._silent[patch] if wants_silence and len(self._silent[patch]) else self._active[patch]
+        starts = (
+            self._silent[patch]
+            if wants_silence and len(self._silent[patch])
+            else self._active[patch]
+        )
         grid = max(1, round(_GRID_SECONDS * self.sample_rate))
         start = int(rng.choice(starts)) + int(rng.integers(grid))
-        background, params = self.background.sample(rng, start, self.samples), self.policy.sample(rng)
+        background, params = (
+            self.background.sample(rng, start, self.samples),
+            self.policy.sample(rng),
+        )
         notes = perturb(shift(self.notes, -start / self.sample_rate), rng) if self.features else ()
         return ExampleDraw(patch, start, background, params, notes)
 
@@ -105,10 +122,21 @@ class MixStream(IterableDataset):
         rng = np.random.default_rng([self.seed, self.stream, index])
         draws = [self.draw(rng) for _ in range(self.batch_size)]
         mixes = [self.example(draw) for draw in draws]
-        signals = {name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("mixture", "target", "background")}
+        signals = {
+            name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes]))
+            for name in ("mixture", "target", "background")
+        }
         if self.features:
-            signals["features"] = torch.stack([self.features(mix.mixture, draw.notes) for mix, draw in zip(mixes, draws, strict=True)])
-        return {"index": index, **signals}  # a number: a tensor would go to the GPU, and reading it there wait for the step before
+            signals["features"] = torch.stack(
+                [
+                    self.features(mix.mixture, draw.notes)
+                    for mix, draw in zip(mixes, draws, strict=True)
+                ]
+            )
+        return {
+            "index": index,
+            **signals,
+        }  # a number: a tensor would go to the GPU, and reading it there wait for the step before
 
     def describe(self, index: int) -> list[dict[str, Any]]:
         """What was drawn for each example of a batch, as plain values, with the parameters of each effect as audiomentations names them."""
@@ -181,7 +209,12 @@ class MixDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, train: MixStream, validation: MixStream, validation_batches: int = 4, workers: int = 0, hyperparameters: dict | None = None
+        self,
+        train: MixStream,
+        validation: MixStream,
+        validation_batches: int = 4,
+        workers: int = 0,
+        hyperparameters: dict | None = None,
     ):
         super().__init__()
         self.train, self.workers = train, workers

@@ -37,10 +37,14 @@ class Agreement:
 
     def __init__(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]):
         self.expected = np.empty((1, mixture.shape[-1]), np.float32)
-        for start in range(0, mixture.shape[-1], LONG_SAMPLES):  # of a long recording in blocks, for the memory's sake
+        for start in range(
+            0, mixture.shape[-1], LONG_SAMPLES
+        ):  # of a long recording in blocks, for the memory's sake
             block = slice(start, start + LONG_SAMPLES)
             mono = mixture[:, block].mean(axis=0, keepdims=True)
-            self.expected[:, block] = ScoreInformedNMF().separate(mono, sample_rate, shift(notes, -start / sample_rate))
+            self.expected[:, block] = ScoreInformedNMF().separate(
+                mono, sample_rate, shift(notes, -start / sample_rate)
+            )
 
     def __call__(self, estimate: np.ndarray) -> float | None:
         """Judge an estimate of the target.

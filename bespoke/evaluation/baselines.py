@@ -82,11 +82,17 @@ class HarmonicComb:
     def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
         def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
             pitches = sorted({note.pitch for note in notes})
-            combs = harmonic_templates(pitches, stft.frequencies_hz.numpy(), self.width_cents, self.floor_hz, decay=0.0)
+            combs = harmonic_templates(
+                pitches, stft.frequencies_hz.numpy(), self.width_cents, self.floor_hz, decay=0.0
+            )
             combs = combs if self.soft else (combs > 0).astype(np.float32)
             times = stft.times_seconds(magnitude.shape[1]).numpy()
             kept = np.zeros_like(magnitude)
-            for comb, active in zip(combs.T, piano_roll(notes, pitches, times, self.before_seconds, self.after_seconds), strict=True):
+            for comb, active in zip(
+                combs.T,
+                piano_roll(notes, pitches, times, self.before_seconds, self.after_seconds),
+                strict=True,
+            ):
                 np.maximum(kept, comb[:, None] * active, out=kept)
             starts = [Note(note.start_seconds, note.start_seconds, note.pitch) for note in notes]
             attacks = piano_roll(starts, pitches, times, self.before_seconds, self.attack_seconds)
@@ -112,7 +118,10 @@ class ScoreInformedNMF(ScoreInformedFactorization):
         def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
             return self.mask(magnitude, stft, notes)
 
-        return np.mean([apply_mask(mixture, sample_rate, seconds, mask) for seconds in self.window_seconds], axis=0)
+        return np.mean(
+            [apply_mask(mixture, sample_rate, seconds, mask) for seconds in self.window_seconds],
+            axis=0,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,10 +165,16 @@ class Demucs:
     def __init__(self, program: int, model: str = "htdemucs"):
         self.stem = stem_of(program)
         # No random shifts: the same recording gives the same stems.
-        self._separator = _load("demucs", lambda: import_module("demucs.api").Separator(model, device="cpu", shifts=0))
+        self._separator = _load(
+            "demucs", lambda: import_module("demucs.api").Separator(model, device="cpu", shifts=0)
+        )
 
     def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
-        return _apply_stereo(mixture, sample_rate, lambda stereo: self._separator.separate_tensor(stereo, _STEM_RATE)[1][self.stem])
+        return _apply_stereo(
+            mixture,
+            sample_rate,
+            lambda stereo: self._separator.separate_tensor(stereo, _STEM_RATE)[1][self.stem],
+        )
 
 
 class OpenUnmix:
@@ -181,7 +196,11 @@ class OpenUnmix:
         self._separator = _load("openunmix", lambda: import_module("openunmix").umxl(device="cpu"))
 
     def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
-        return _apply_stereo(mixture, sample_rate, lambda stereo: self._separator.to_dict(self._separator(stereo[None]))[self.stem][0])
+        return _apply_stereo(
+            mixture,
+            sample_rate,
+            lambda stereo: self._separator.to_dict(self._separator(stereo[None]))[self.stem][0],
+        )
 
 
 RIVALS: dict[str, Callable[[int], Rival]] = {
@@ -209,7 +228,10 @@ def stem_of(program: int) -> str:
 
 
 def apply_mask(
-    mixture: np.ndarray, sample_rate: int, window_seconds: float, make_mask: Callable[[np.ndarray, STFT], np.ndarray]
+    mixture: np.ndarray,
+    sample_rate: int,
+    window_seconds: float,
+    make_mask: Callable[[np.ndarray, STFT], np.ndarray],
 ) -> np.ndarray:
     """Make a mask from the channel mean and apply it to every channel.
 
@@ -232,17 +254,29 @@ def _load(package: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except ImportError as error:
-        raise BespokeError(f"The rival {package} is not installed ({error}): {_INSTALL[package]}, or leave it out.") from error
-    except Exception as error:  # what a foreign package raises where it finds neither weights nor a network
+        raise BespokeError(
+            f"The rival {package} is not installed ({error}): {_INSTALL[package]}, or leave it out."
+        ) from error
+    except (
+        Exception
+    ) as error:  # what a foreign package raises where it finds neither weights nor a network
         raise BespokeError(
             f"The rival {package} has no weights here and cannot fetch them ({type(error).__name__}): leave it out."
         ) from error
 
 
 @torch.inference_mode()
-def _apply_stereo(mixture: np.ndarray, sample_rate: int, separate: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+def _apply_stereo(
+    mixture: np.ndarray, sample_rate: int, separate: Callable[[torch.Tensor], torch.Tensor]
+) -> np.ndarray:
     """Run a model for stereo at 44.1 kHz; anything else goes in as its channel mean on both, and comes out as that on all."""
-    stereo = mixture if len(mixture) == 2 else np.repeat(mixture.mean(axis=0, keepdims=True), 2, axis=0)
+    stereo = (
+        mixture if len(mixture) == 2 else np.repeat(mixture.mean(axis=0, keepdims=True), 2, axis=0)
+    )
     estimate = separate(torch.from_numpy(resample(stereo, sample_rate, _STEM_RATE)))
     estimate = resample(estimate.cpu().numpy(), _STEM_RATE, sample_rate)[:, : mixture.shape[-1]]
-    return estimate if len(mixture) == 2 else np.repeat(estimate.mean(axis=0, keepdims=True), len(mixture), axis=0)
+    return (
+        estimate
+        if len(mixture) == 2
+        else np.repeat(estimate.mean(axis=0, keepdims=True), len(mixture), axis=0)
+    )

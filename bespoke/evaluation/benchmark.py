@@ -65,7 +65,14 @@ class Case:
     def half(self) -> str | None:
         """`development`, where settings are chosen, or `test`; None of a song in neither (benchmark/split.yaml)."""
         halves = yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
-        return next((half for half, songs in halves.items() if any(_is_of(self.name, song) for song in songs)), None)
+        return next(
+            (
+                half
+                for half, songs in halves.items()
+                if any(_is_of(self.name, song) for song in songs)
+            ),
+            None,
+        )
 
     @property
     def song(self) -> dict[str, Any]:
@@ -74,7 +81,8 @@ class Case:
             "name": self.name,
             "mixture": str(self.folder / "mix.flac"),
             "target": {"score": str(self.folder / "target.mid"), "patches": [self.program]},
-            "others": [{"score": str(file)} for file in sorted(self.folder.glob("other_*.mid"))] or None,
+            "others": [{"score": str(file)} for file in sorted(self.folder.glob("other_*.mid"))]
+            or None,
             "reference": str(self.folder / "target.flac"),
         }
 
@@ -82,8 +90,14 @@ class Case:
     def patches(self) -> dict[str, list[int]]:
         """What the words for `song.target.patches` mean here: the case's own program, its General MIDI family, or one of each family."""
         family = self.program // 8
-        others = [8 * other for other in range(14) if other != family]  # the last two hold percussion and noises
-        return {"own": [self.program], "family": list(range(8 * family, 8 * family + 8)), "wide": [self.program, *others]}
+        others = [
+            8 * other for other in range(14) if other != family
+        ]  # the last two hold percussion and noises
+        return {
+            "own": [self.program],
+            "family": list(range(8 * family, 8 * family + 8)),
+            "wide": [self.program, *others],
+        }
 
 
 def _is_of(case: str, song: str) -> bool:
@@ -118,9 +132,13 @@ def hold(folder: Path) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise BespokeError(f"A benchmark is running in {folder}: wait until it has ended, or choose another --out.") from error
+        raise BespokeError(
+            f"A benchmark is running in {folder}: wait until it has ended, or choose another --out."
+        ) from error
     except OSError as error:
-        raise BespokeError(f"{folder} cannot be written ({error.strerror or error}): choose another --out.") from error
+        raise BespokeError(
+            f"{folder} cannot be written ({error.strerror or error}): choose another --out."
+        ) from error
     return lock
 
 
@@ -138,10 +156,16 @@ def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case
         BespokeError: there are no cases, or one of `names` is not among them.
     """
     folder = Path(folder)
-    folders = sorted({path.parent for name in ("meta.json", "mix.flac") for path in folder.glob(f"*/{name}")})
-    missing = [name for name in names if not any(fnmatch.fnmatchcase(path.name, name) for path in folders)]
+    folders = sorted(
+        {path.parent for name in ("meta.json", "mix.flac") for path in folder.glob(f"*/{name}")}
+    )
+    missing = [
+        name for name in names if not any(fnmatch.fnmatchcase(path.name, name) for path in folders)
+    ]
     if not folders or missing:
-        raise BespokeError(f"{folder} has no case {', '.join(missing) or 'at all'}: a case is a folder with a mix.flac and a meta.json.")
+        raise BespokeError(
+            f"{folder} has no case {', '.join(missing) or 'at all'}: a case is a folder with a mix.flac and a meta.json."
+        )
     cases, broken = [], {}
     for path in folders:
         if names and not any(fnmatch.fnmatchcase(path.name, name) for name in names):
@@ -154,7 +178,9 @@ def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case
         except BespokeError as error:
             broken[path.name] = str(error)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            broken[path.name] = f"{path / 'meta.json'} has no usable gm_program ({type(error).__name__})."
+            broken[path.name] = (
+                f"{path / 'meta.json'} has no usable gm_program ({type(error).__name__})."
+            )
     return cases, broken
 
 
@@ -168,19 +194,32 @@ def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """
     file = CONF / "experiment" / f"{name}.yaml"
     if not file.is_file():
-        raise BespokeError(f"There is no experiment {name}: choose {', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))}.")
+        raise BespokeError(
+            f"There is no experiment {name}: choose {', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))}."
+        )
     config = OmegaConf.load(file)
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     axes = []
     for override in parse_overrides([f"{key}={values}" for key, values in params.items()]):
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise BespokeError(f"{name} searches {override.key_or_group} in a range: run it with train.py -m.")
-        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+            raise BespokeError(
+                f"{name} searches {override.key_or_group} in a range: run it with train.py -m."
+            )
+        values = (
+            override.sweep_string_iterator()
+            if override.is_sweep_override()
+            else [override.get_value_element_as_str()]
+        )
         axes.append([(override.get_key_element(), value) for value in values])
     methods = {}
     for choice in itertools.product(*axes):
-        words = (word for _, value in choice for word in re.findall(r"[\w.+-]+(?![\w.+-]*:)", value))
-        methods["_".join([name, *words])] = (f"+experiment={name}", *(f"{key}={value}" for key, value in choice))
+        words = (
+            word for _, value in choice for word in re.findall(r"[\w.+-]+(?![\w.+-]*:)", value)
+        )
+        methods["_".join([name, *words])] = (
+            f"+experiment={name}",
+            *(f"{key}={value}" for key, value in choice),
+        )
     return methods, list(config.get("cases") or [])
 
 
@@ -193,7 +232,9 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise BespokeError(f"{'; '.join(overrides)} cannot be read as overrides: {one_sentence(error)}") from error
+        raise BespokeError(
+            f"{'; '.join(overrides)} cannot be read as overrides: {one_sentence(error)}"
+        ) from error
 
 
 def ceiling(case: Case, method: str, overrides: Sequence[str], seed: int, out: Path) -> Cell:
@@ -206,7 +247,13 @@ def ceiling(case: Case, method: str, overrides: Sequence[str], seed: int, out: P
         song = Song.load(case.song)
         write_wav(rest, song.mixture - song.reference, song.sample_rate)
     stem = {"target": {"score": None, "audio": str(case.folder / "target.flac"), "patches": None}}
-    return Cell(case, f"ceiling_{method}", (*overrides, "background=audio"), seed, {"song": stem, "background": {"paths": [str(rest)]}})
+    return Cell(
+        case,
+        f"ceiling_{method}",
+        (*overrides, "background=audio"),
+        seed,
+        {"song": stem, "background": {"paths": [str(rest)]}},
+    )
 
 
 def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
@@ -226,7 +273,9 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
         for override in parse_overrides(cell.overrides):
             name = override.key_or_group
             if override.is_sweep_override() or override.is_delete():
-                raise BespokeError(f"{override.input_line} of {cell.method}: give one value; each variant has a name of its own.")
+                raise BespokeError(
+                    f"{override.input_line} of {cell.method}: give one value; each variant has a name of its own."
+                )
             if not (CONF / name).is_dir():
                 OmegaConf.update(values, name, override.value(), force_add=True)
             elif override.is_add():
@@ -238,7 +287,9 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
             values.song.target.patches = cell.case.patches[patches]
         config = {
             "defaults": [{name: choice} for name, choice in (added | choices).items()],
-            **OmegaConf.to_container(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
+            **OmegaConf.to_container(
+                OmegaConf.merge({"song": cell.case.song}, values, cell.values)
+            ),
             "seed": cell.seed,
             "ckpt": "last" if (folder / "config.yaml").is_file() else None,
             "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
@@ -274,12 +325,21 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
     metrics = json.loads((folder / "metrics.json").read_text())
     config = (folder / "config.yaml").read_text()
     song = Song.load(yaml.safe_load(config)["song"])
-    estimate, _ = hold_audio(replace(song.source, path=folder / "target.wav", first=0), song.sample_rate)  # which may be silent
+    estimate, _ = hold_audio(
+        replace(song.source, path=folder / "target.wav", first=0), song.sample_rate
+    )  # which may be silent
     figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
     seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
-    versions = {f"version_{package}": metrics["versions"][package] for package in ("bespoke", "torch")}
+    versions = {
+        f"version_{package}": metrics["versions"][package] for package in ("bespoke", "torch")
+    }
     judged = {"agreement": metrics["agreement"]} if "agreement" in metrics else {}
-    cost = {"steps": metrics["steps"], **seconds, "peak_memory_mb": metrics.get("peak_memory_mb"), "device": metrics["device"]}
+    cost = {
+        "steps": metrics["steps"],
+        **seconds,
+        "peak_memory_mb": metrics.get("peak_memory_mb"),
+        "device": metrics["device"],
+    }
     return {
         **labels,
         "seed": metrics["seed"],
@@ -294,7 +354,9 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
 def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the oracles and of rivals; those that use a score get the true alignment (`aligned`) and our own (`auto`)."""
     song = Song.load(case.song)
-    truth = tuple(note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes)
+    truth = tuple(
+        note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes
+    )
     alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
     found = {
         "align_confidence": alignment.confidence,
@@ -302,11 +364,20 @@ def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
     }
     estimates = {}
     for name, ideal in ORACLES.items():
-        estimates[name] = np.repeat(ideal(song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0)
+        estimates[name] = np.repeat(
+            ideal(song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0
+        )
     for name in rivals:
         rival = RIVALS[name](case.program)
-        scores = {f"{name}_aligned": truth, f"{name}_auto": alignment.notes} if rival.uses_score else {name: ()}
-        estimates |= {label: rival.separate(song.mixture, song.sample_rate, notes) for label, notes in scores.items()}
+        scores = (
+            {f"{name}_aligned": truth, f"{name}_auto": alignment.notes}
+            if rival.uses_score
+            else {name: ()}
+        )
+        estimates |= {
+            label: rival.separate(song.mixture, song.sample_rate, notes)
+            for label, notes in scores.items()
+        }
     agreement = Agreement(song.mixture, song.sample_rate, alignment.notes)
     rows = []
     for label, estimate in estimates.items():
@@ -334,21 +405,35 @@ def write_curves(out: Path) -> None:
     for file in sorted((out / FOLDER).rglob("curve.csv")):
         if (file.parent / "row.json").is_file():
             row = json.loads((file.parent / "row.json").read_text())
-            curves += [{**{label: row[label] for label in ("case", "method", "seed")}, **point} for point in read_csv(file)]
+            curves += [
+                {**{label: row[label] for label in ("case", "method", "seed")}, **point}
+                for point in read_csv(file)
+            ]
     write_csv(out / "curves.csv", curves)
 
 
 def trained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The methods that are runs of train.py, without ceilings; the others are the same for every seed."""
-    return sorted({row["method"] for row in rows if row.get("steps") is not None and not row["method"].startswith("ceiling_")})
+    return sorted(
+        {
+            row["method"]
+            for row in rows
+            if row.get("steps") is not None and not row["method"].startswith("ceiling_")
+        }
+    )
 
 
 def by_case(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, float]:
     """A method's figure for each case, seeds averaged first."""
-    return {case: float(np.mean(list(seeds.values()))) for case, seeds in _by_seed(rows, method, figure).items()}
+    return {
+        case: float(np.mean(list(seeds.values())))
+        for case, seeds in _by_seed(rows, method, figure).items()
+    }
 
 
-def _by_seed(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, dict[Any, float]]:
+def _by_seed(
+    rows: Sequence[Mapping[str, Any]], method: str, figure: str
+) -> dict[str, dict[Any, float]]:
     """A method's figure for each case and seed."""
     found: dict[str, dict[Any, float]] = {}
     for row in rows:
@@ -357,7 +442,9 @@ def _by_seed(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dic
     return found
 
 
-def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False) -> tuple[float, float]:
+def bootstrap(
+    values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False
+) -> tuple[float, float]:
     """95 % percentile interval of the mean over cases; of a single case, or source, there is none, which is (nan, nan).
 
     Args:
@@ -373,7 +460,10 @@ def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0
         sources: dict[str, list[float]] = {}
         for case, value in values.items():
             sources.setdefault(case.partition("_")[0], []).append(value)
-        sums, counts = (np.array([function(group) for group in sources.values()], float) for function in (sum, len))
+        sums, counts = (
+            np.array([function(group) for group in sources.values()], float)
+            for function in (sum, len)
+        )
         draws = rng.integers(len(sums), size=(resamples, len(sums)))
         means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     else:
@@ -383,7 +473,9 @@ def bootstrap(values: Mapping[str, float], resamples: int = 10000, seed: int = 0
     return float(low), float(high)
 
 
-def compare(rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: str = "si_sdr") -> dict[str, Any]:
+def compare(
+    rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: str = "si_sdr"
+) -> dict[str, Any]:
     """Paired difference of two methods over the cases and, where both are trained, seeds that both have.
 
     Returns:
@@ -401,7 +493,16 @@ def compare(rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: 
     for case in one.keys() & other.keys():
         shared = (one[case].keys() & other[case].keys()) if {first, second} <= runs else None
         if shared is None or shared:
-            means = [np.mean([value for seed, value in found[case].items() if shared is None or seed in shared]) for found in (one, other)]
+            means = [
+                np.mean(
+                    [
+                        value
+                        for seed, value in found[case].items()
+                        if shared is None or seed in shared
+                    ]
+                )
+                for found in (one, other)
+            ]
             difference[case] = float(means[0] - means[1])
     if not difference:
         raise BespokeError(f"{first} and {second} have no case in common.")
@@ -421,7 +522,9 @@ def compare(rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: 
     }
 
 
-def comparisons(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], baseline: str) -> list[dict[str, Any]]:
+def comparisons(
+    rows: Sequence[Mapping[str, Any]], methods: Sequence[str], baseline: str
+) -> list[dict[str, Any]]:
     """`compare` of each method with a baseline, best last; without those that have no case in common with it."""
     found = []
     for method in methods:
@@ -439,8 +542,16 @@ def difference_table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         intervals = (_interval(result[name], "+.2f") for name in ("interval", "interval_by_source"))
         p_value = "" if result["p_wilcoxon"] is None else f"{result['p_wilcoxon']:.3f}"
-        cells = [f"{result['mean']:+.2f}", f"{result['median']:+.2f}", *intervals, f"{result['better']} of {result['cases']}", p_value]
-        lines.append(f"| {result['first']} | {result['second']} | {result['cases']} | {' | '.join(cells)} |")
+        cells = [
+            f"{result['mean']:+.2f}",
+            f"{result['median']:+.2f}",
+            *intervals,
+            f"{result['better']} of {result['cases']}",
+            p_value,
+        ]
+        lines.append(
+            f"| {result['first']} | {result['second']} | {result['cases']} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines)
 
 
@@ -450,8 +561,14 @@ def _interval(bounds: tuple[float, float], form: str) -> str:
 
 def losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Where the loss is, for each method with a ceiling: the network's is from the oracle mask to the ceiling, the data's from there on."""
-    methods = [method for method in trained(rows) if f"ceiling_{method}" in {row["method"] for row in rows}]
-    pairs = [pair for method in methods for pair in (("oracle_tpsa", f"ceiling_{method}"), (f"ceiling_{method}", method))]
+    methods = [
+        method for method in trained(rows) if f"ceiling_{method}" in {row["method"] for row in rows}
+    ]
+    pairs = [
+        pair
+        for method in methods
+        for pair in (("oracle_tpsa", f"ceiling_{method}"), (f"ceiling_{method}", method))
+    ]
     return [result for pair in pairs for result in comparisons(rows, pair[:1], pair[1])]
 
 
@@ -463,8 +580,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for method, scores in _ranked(rows, "si_sdr"):
-        gain, gap = (by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed"))
-        over_cases, over_sources = (bootstrap(gain, by_source=by_source) for by_source in (False, True))
+        gain, gap = (
+            by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed")
+        )
+        over_cases, over_sources = (
+            bootstrap(gain, by_source=by_source) for by_source in (False, True)
+        )
         cells = [
             method,
             str(len(gain)),
@@ -487,11 +608,18 @@ def case_table(rows: Sequence[Mapping[str, Any]], figure: str = "si_sdr") -> str
     lines = [f"| case | {' | '.join(scores)} |", "| --- |" + " --- |" * len(scores)]
     for case in sorted({row["case"] for row in rows}):
         values = (found.get(case) for found in scores.values())
-        lines.append(f"| {case} | {' | '.join('' if value is None else f'{value:.2f}' for value in values)} |")
+        lines.append(
+            f"| {case} | {' | '.join('' if value is None else f'{value:.2f}' for value in values)} |"
+        )
     return "\n".join(lines)
 
 
 def _ranked(rows: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str, dict[str, float]]]:
     """The methods that have a figure, with it by case, in order of its mean."""
-    scores = {method: by_case(rows, method, figure) for method in sorted({row["method"] for row in rows})}
-    return sorted(((name, found) for name, found in scores.items() if found), key=lambda item: np.mean(list(item[1].values())))
+    scores = {
+        method: by_case(rows, method, figure) for method in sorted({row["method"] for row in rows})
+    }
+    return sorted(
+        ((name, found) for name, found in scores.items() if found),
+        key=lambda item: np.mean(list(item[1].values())),
+    )

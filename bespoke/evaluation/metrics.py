@@ -21,7 +21,9 @@ ORACLE_WINDOW_SECONDS = 2048 / 44100
 # A frame is silent if it is this far below the reference's loudest one: below the noise of any real stem, above that of a codec.
 SILENCE_DB = -60.0
 REST_FLOOR_DB = -120.0
-LONG_SAMPLES = 60 * 96000  # longer recordings are measured in blocks of this length: two minutes at 44.1 kHz
+LONG_SAMPLES = (
+    60 * 96000
+)  # longer recordings are measured in blocks of this length: two minutes at 44.1 kHz
 
 
 def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
@@ -42,14 +44,22 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
     if not reference.any() or not estimate.any():
         return None
     if estimate.shape[-1] <= LONG_SAMPLES:
-        from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio  # slow to import
+        from torchmetrics.functional.audio import (
+            scale_invariant_signal_distortion_ratio,
+        )  # slow to import
 
         return float(scale_invariant_signal_distortion_ratio(_mono(estimate), _mono(reference)))
 
     # Of a long recording the same in blocks: an hour in 64 bits would be several times what else a run holds.
     def total(product: Callable[[Tensor, Tensor], Tensor]) -> float:
-        blocks = (slice(start, start + LONG_SAMPLES) for start in range(0, estimate.shape[-1], LONG_SAMPLES))
-        return sum(float(product(_mono(estimate[:, block]), _mono(reference[:, block]))) for block in blocks)
+        blocks = (
+            slice(start, start + LONG_SAMPLES)
+            for start in range(0, estimate.shape[-1], LONG_SAMPLES)
+        )
+        return sum(
+            float(product(_mono(estimate[:, block]), _mono(reference[:, block])))
+            for block in blocks
+        )
 
     energy = total(lambda _, true: true @ true)
     scale = total(lambda ours, true: ours @ true) / energy
@@ -88,21 +98,38 @@ def ratio_oracle(mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -
     return _apply_ideal(mask, mixture, reference, sample_rate)
 
 
-def _apply_ideal(make_mask: Callable[[Tensor, Tensor], Tensor], mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> np.ndarray:
+def _apply_ideal(
+    make_mask: Callable[[Tensor, Tensor], Tensor],
+    mixture: np.ndarray,
+    reference: np.ndarray,
+    sample_rate: int,
+) -> np.ndarray:
     stft = STFT(sample_rate, ORACLE_WINDOW_SECONDS, ORACLE_WINDOW_SECONDS / 4)
     # Blocks that begin on a frame and overlap by more than a window give what the whole would give.
-    block, margin = (stft.hop_samples * -(-samples // stft.hop_samples) for samples in (LONG_SAMPLES, 2 * stft.window_samples))
+    block, margin = (
+        stft.hop_samples * -(-samples // stft.hop_samples)
+        for samples in (LONG_SAMPLES, 2 * stft.window_samples)
+    )
     estimates = []
     for start in range(0, mixture.shape[-1], block):
         first, last = max(0, start - margin), min(start + block + margin, mixture.shape[-1])
-        spectrograms = (stft(_mono(signal[:, first:last]).float()[None, None]) for signal in (mixture, reference))
+        spectrograms = (
+            stft(_mono(signal[:, first:last]).float()[None, None])
+            for signal in (mixture, reference)
+        )
         mixture_spectrogram, reference_spectrogram = spectrograms
         mask = make_mask(reference_spectrogram, mixture_spectrogram)
-        estimates.append(stft.inverse(mask * mixture_spectrogram, last - first)[0].numpy()[:, start - first : start - first + block])
+        estimates.append(
+            stft.inverse(mask * mixture_spectrogram, last - first)[0].numpy()[
+                :, start - first : start - first + block
+            ]
+        )
     return np.concatenate(estimates, axis=1) if len(estimates) > 1 else estimates[0]
 
 
-def evaluate(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> dict[str, float | None]:
+def evaluate(
+    estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
+) -> dict[str, float | None]:
     """The figures of a run's metrics.json that need a reference.
 
     Args:
@@ -118,7 +145,9 @@ def evaluate(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
         "si_sdr": score,
         "si_sdr_mixture": baseline,
         "si_sdr_improvement": None if score is None or baseline is None else score - baseline,
-        "si_sdr_oracle": None if baseline is None else si_sdr(oracle(mixture, reference, sample_rate), reference),
+        "si_sdr_oracle": None
+        if baseline is None
+        else si_sdr(oracle(mixture, reference, sample_rate), reference),
     }
 
 
@@ -139,7 +168,9 @@ def gap_closed(estimate: float | None, mixture: float | None, oracle: float | No
     return (estimate - mixture) / (oracle - mixture)
 
 
-def bss_eval(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> dict[str, float | None]:
+def bss_eval(
+    estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
+) -> dict[str, float | None]:
     """BSS Eval v4 of the target, against the rest (mixture less reference) as the only other source, by museval.
 
     museval is the reference implementation of version 4 (Stöter, Liutkus & Ito, "The 2018 Signal Separation Evaluation Campaign",
@@ -165,14 +196,24 @@ def bss_eval(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
     """
     museval_bss_eval = _museval().bss_eval
     sources = np.stack([_mono(reference).numpy(), _mono(mixture - reference).numpy()])
-    estimates = np.stack([_mono(estimate).numpy()] * 2)  # the figures of the first source don't depend on the second's estimate
-    powers = [frame_power(source[None], sample_rate)[: max(1, source.size // sample_rate)] for source in sources]
+    estimates = np.stack(
+        [_mono(estimate).numpy()] * 2
+    )  # the figures of the first source don't depend on the second's estimate
+    powers = [
+        frame_power(source[None], sample_rate)[: max(1, source.size // sample_rate)]
+        for source in sources
+    ]
     sounding = np.logical_and.reduce([power > _silence(power) for power in powers])
     sdr = sir = sar = np.full(sounding.shape, np.nan)
     if sounding.any() and estimates.any():
         # museval regularizes in absolute terms: an energy of one makes the figures independent of the level.
         scale = math.sqrt(np.square(sources).sum(axis=1).max())
-        figures = museval_bss_eval(sources[..., None] / scale, estimates[..., None] / scale, window=sample_rate, hop=sample_rate)
+        figures = museval_bss_eval(
+            sources[..., None] / scale,
+            estimates[..., None] / scale,
+            window=sample_rate,
+            hop=sample_rate,
+        )
         sdr, _, sir, sar = (figure[0] for figure in figures[:4])
     missed = sounding & np.isnan(sdr)
     return {
@@ -184,7 +225,9 @@ def bss_eval(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
     }
 
 
-def log_wmse(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+def log_wmse(
+    estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
+) -> float:
     """logWMSE (Jordal, Nomono 2023), by torch-log-wmse: -4 ln of the error's energy, weighted by the ear's sensitivity to frequency and
     relative to the mixture's.
 
@@ -203,13 +246,26 @@ def log_wmse(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, s
     try:
         from torch_log_wmse import LogWMSE
     except ImportError as error:
-        raise BespokeError("logWMSE needs torch-log-wmse: pip install 'bespoke-separation[benchmark]'.") from error
-    signals = (resample(_mono(signal)[None].numpy(), sample_rate, 44100) for signal in (mixture, estimate, reference))
-    mixture_mono, estimate_mono, reference_mono = (torch.from_numpy(signal).double() for signal in signals)
-    return float(LogWMSE(sample_rate=44100)(mixture_mono[None], estimate_mono[None, None], reference_mono[None, None]))
+        raise BespokeError(
+            "logWMSE needs torch-log-wmse: pip install 'bespoke-separation[benchmark]'."
+        ) from error
+    signals = (
+        resample(_mono(signal)[None].numpy(), sample_rate, 44100)
+        for signal in (mixture, estimate, reference)
+    )
+    mixture_mono, estimate_mono, reference_mono = (
+        torch.from_numpy(signal).double() for signal in signals
+    )
+    return float(
+        LogWMSE(sample_rate=44100)(
+            mixture_mono[None], estimate_mono[None, None], reference_mono[None, None]
+        )
+    )
 
 
-def rests(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> dict[str, float | None]:
+def rests(
+    estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
+) -> dict[str, float | None]:
     """What an estimate does where the target is silent, which ratios to the reference cannot tell.
 
     After the "predicted energy at silence" of Schulze-Forster et al. (WASPAA 2019), but relative to the mixture, so that it does not
@@ -223,15 +279,24 @@ def rests(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, samp
         `rest_share`: the share of frames in which the reference is silent; `rest_leak_db`: the estimate's energy against the mixture's
         there, at least -120 dB; None where there are no such frames or the mixture is silent too.
     """
-    frames = [frame_power(_mono(signal)[None].numpy(), max(1, round(0.05 * sample_rate))) for signal in (estimate, mixture, reference)]
+    frames = [
+        frame_power(_mono(signal)[None].numpy(), max(1, round(0.05 * sample_rate)))
+        for signal in (estimate, mixture, reference)
+    ]
     estimate_power, mixture_power, reference_power = frames
     silent = reference_power <= _silence(reference_power)
     through, possible = estimate_power[silent].sum(), mixture_power[silent].sum()
-    leak_db = 10 * math.log10(max(through / possible, 10 ** (REST_FLOOR_DB / 10))) if possible > 0 else None
+    leak_db = (
+        10 * math.log10(max(through / possible, 10 ** (REST_FLOOR_DB / 10)))
+        if possible > 0
+        else None
+    )
     return {"rest_share": float(silent.mean()), "rest_leak_db": leak_db}
 
 
-def evaluate_fully(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> dict[str, float | None]:
+def evaluate_fully(
+    estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
+) -> dict[str, float | None]:
     """All figures of a benchmark: those of `evaluate`, `si_sdr_oracle_ratio`, `gap_closed`, `bss_eval`, `log_wmse` and `rests`.
 
     Args:
@@ -245,7 +310,9 @@ def evaluate_fully(estimate: np.ndarray, mixture: np.ndarray, reference: np.ndar
     return {
         **figures,
         "si_sdr_oracle_ratio": si_sdr(ratio_oracle(mixture, reference, sample_rate), reference),
-        "gap_closed": gap_closed(figures["si_sdr"], figures["si_sdr_mixture"], figures["si_sdr_oracle"]),
+        "gap_closed": gap_closed(
+            figures["si_sdr"], figures["si_sdr_mixture"], figures["si_sdr_oracle"]
+        ),
         **bss_eval(estimate, mixture, reference, sample_rate),
         "log_wmse": log_wmse(estimate, mixture, reference, sample_rate),
         **rests(estimate, mixture, reference, sample_rate),
@@ -258,7 +325,9 @@ def _museval() -> ModuleType:
     package = importlib.util.find_spec("museval")
     if package is None:
         raise BespokeError("BSS Eval needs museval: pip install 'bespoke-separation[benchmark]'.")
-    spec = importlib.util.spec_from_file_location("museval_metrics", Path(package.origin).with_name("metrics.py"))
+    spec = importlib.util.spec_from_file_location(
+        "museval_metrics", Path(package.origin).with_name("metrics.py")
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

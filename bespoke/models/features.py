@@ -12,10 +12,15 @@ from bespoke.score.midi import Note
 
 FACTORIZATIONS = 3
 CHANNELS = FACTORIZATIONS + 4
-AROUND = FACTORIZATIONS + 1  # the channel of the bands from a little before to a little after each note
+AROUND = (
+    FACTORIZATIONS + 1
+)  # the channel of the bands from a little before to a little after each note
 _WINDOWS = (0.5, 1.0, 2.0)  # of the factorizations, in windows of the STFT
 _WIDTH_CENTS, _FLOOR_HZ = 50.0, 30.0  # of a partial's band
-_BEFORE_SECONDS, _AFTER_SECONDS = 0.06, 0.3  # how much earlier and later than aligned a note may sound
+_BEFORE_SECONDS, _AFTER_SECONDS = (
+    0.06,
+    0.3,
+)  # how much earlier and later than aligned a note may sound
 _ATTACK_BEFORE_SECONDS, _ATTACK_DECAY_SECONDS = 0.04, 0.1
 
 
@@ -63,7 +68,9 @@ class ScoreFeatures:
         combs = harmonic_templates(pitches, frequencies_hz, _WIDTH_CENTS, _FLOOR_HZ, decay=0.0)
         for before, after in ((0.0, 0.0), (_BEFORE_SECONDS, _AFTER_SECONDS)):
             bands = np.zeros_like(channels[0])
-            for comb, active in zip(combs.T, piano_roll(notes, pitches, times, before, after), strict=True):
+            for comb, active in zip(
+                combs.T, piano_roll(notes, pitches, times, before, after), strict=True
+            ):
                 (sounding,) = np.nonzero(active)
                 bands[:, sounding] = np.maximum(bands[:, sounding], comb[:, None])
             channels.append(bands)
@@ -79,10 +86,14 @@ class ScoreFeatures:
     def short_magnitude(self, mixture: Tensor) -> np.ndarray:
         """The last channel alone, `[freq, frames]`, from `[1, 1, time]`."""
         magnitude = self._short(mixture)[0, 0, :, ::4].abs().numpy()
-        return _interpolated(magnitude, self._short.frequencies_hz.numpy(), self.stft.frequencies_hz.numpy())
+        return _interpolated(
+            magnitude, self._short.frequencies_hz.numpy(), self.stft.frequencies_hz.numpy()
+        )
 
 
-def _interpolated(values: np.ndarray, source_hz: np.ndarray, destination_hz: np.ndarray) -> np.ndarray:
+def _interpolated(
+    values: np.ndarray, source_hz: np.ndarray, destination_hz: np.ndarray
+) -> np.ndarray:
     """Carry `[freq, frames]` to other frequencies, linearly."""
     position = np.interp(destination_hz, source_hz, np.arange(len(source_hz)))
     lower = np.minimum(position.astype(int), len(source_hz) - 2)

@@ -72,6 +72,8 @@ class RelativeErrorLoss(nn.Module):
     def forward(self, mask: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
         # Not by way of abs(), whose gradient is not finite where a tail fades into denormal numbers.
         signals = (mask.float() * mixture - target, target, mixture)
-        error, energy, whole = (torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) for signal in signals)
+        error, energy, whole = (
+            torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) for signal in signals
+        )
         floor = self.floor * whole + 1e-12
         return 10 * torch.log10((error + floor) / (energy + floor)).mean()

@@ -56,14 +56,34 @@ class MaskBLSTM(MaskNetwork):
     torch.Size([2, 257, 10])
     """
 
-    def __init__(self, bins: int, hidden_size: int = 300, layers: int = 2, dropout: float = 0.3, floor_db: float = -80.0):
+    def __init__(
+        self,
+        bins: int,
+        hidden_size: int = 300,
+        layers: int = 2,
+        dropout: float = 0.3,
+        floor_db: float = -80.0,
+    ):
         super().__init__()
         if not floor_db < 0:
             raise ValueError(f"floor_db must be less than 0, not {floor_db}")
-        self.hyperparameters = {"bins": bins, "hidden_size": hidden_size, "layers": layers, "dropout": dropout, "floor_db": floor_db}
+        self.hyperparameters = {
+            "bins": bins,
+            "hidden_size": hidden_size,
+            "layers": layers,
+            "dropout": dropout,
+            "floor_db": floor_db,
+        }
         self.floor = 10 ** (floor_db / 20)
         self.norm = nn.BatchNorm1d(bins)
-        self.lstm = nn.LSTM(bins, hidden_size, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            bins,
+            hidden_size,
+            layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=dropout if layers > 1 else 0.0,
+        )
         self.linear = nn.Linear(2 * hidden_size, bins)
 
     def forward(self, magnitude: Tensor) -> Tensor:
@@ -98,10 +118,17 @@ class ScoreUNet(MaskNetwork):
     """
 
     uses_score, takes_any_bins = True, True
-    trained_in_bfloat16 = True  # the prior was, by recipes/prior/train_prior.py: its masks move by 0.001 on the mean
+    trained_in_bfloat16 = (
+        True  # the prior was, by recipes/prior/train_prior.py: its masks move by 0.001 on the mean
+    )
     is_pretrained = False
 
-    def __init__(self, bins: int | None = None, channels: Sequence[int] = (16, 32, 48, 64), doubt_db: Sequence[float] = (-4.0, 0.0)):
+    def __init__(
+        self,
+        bins: int | None = None,
+        channels: Sequence[int] = (16, 32, 48, 64),
+        doubt_db: Sequence[float] = (-4.0, 0.0),
+    ):
         super().__init__()
         channels, doubt_db = list(channels), list(doubt_db)
         if not (len(doubt_db) == 2 and doubt_db[0] < doubt_db[1]):
@@ -112,9 +139,17 @@ class ScoreUNet(MaskNetwork):
         self.doubt_db = doubt_db
         pairs = list(pairwise(channels))
         self.first = _Convolution(2 + CHANNELS, channels[0])
-        self.down = nn.ModuleList(nn.Sequential(_Convolution(fine, coarse), _Convolution(coarse, coarse)) for fine, coarse in pairs)
-        self.context = nn.ModuleList([nn.Identity(), *(_Context(coarse) for _, coarse in pairs[1:])])  # costs too much where it is fine
-        self.middle = nn.Sequential(_Convolution(channels[-1], channels[-1], (1, 2)), _Convolution(channels[-1], channels[-1], (2, 4)))
+        self.down = nn.ModuleList(
+            nn.Sequential(_Convolution(fine, coarse), _Convolution(coarse, coarse))
+            for fine, coarse in pairs
+        )
+        self.context = nn.ModuleList(
+            [nn.Identity(), *(_Context(coarse) for _, coarse in pairs[1:])]
+        )  # costs too much where it is fine
+        self.middle = nn.Sequential(
+            _Convolution(channels[-1], channels[-1], (1, 2)),
+            _Convolution(channels[-1], channels[-1], (2, 4)),
+        )
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(_Convolution(fine, fine) for fine, _ in pairs)
         self.last = nn.Conv2d(channels[0], 1, 3, padding=1)
@@ -132,23 +167,39 @@ class ScoreUNet(MaskNetwork):
     def forward(self, magnitude: Tensor, features: Tensor) -> Tensor:
         bins, frames = magnitude.shape[1:]
         features = features.float()
-        masks, bands, short = features[:, :FACTORIZATIONS], features[:, FACTORIZATIONS:-1], features[:, -1]
+        masks, bands, short = (
+            features[:, :FACTORIZATIONS],
+            features[:, FACTORIZATIONS:-1],
+            features[:, -1],
+        )
         level, odds = _level(magnitude.float()), torch.log((masks + 0.02) / (1.02 - masks)) / 4
         changes = level - level.mean(dim=2, keepdim=True)  # at each frequency
-        hidden = torch.cat([level[:, None], _level(short)[:, None], changes[:, None], odds, bands], dim=1)
+        hidden = torch.cat(
+            [level[:, None], _level(short)[:, None], changes[:, None], odds, bands], dim=1
+        )
         if not (torch.is_grad_enabled() and processor.trains_contiguous()):
-            hidden = hidden.contiguous(memory_format=torch.channels_last)  # else CPUs convolve at half the speed
+            hidden = hidden.contiguous(
+                memory_format=torch.channels_last
+            )  # else CPUs convolve at half the speed
         size = 2 ** len(self.down)
         padding = (0, -frames % size, 0, -bins % size)
-        hidden, sounding = (functional.pad(signal, padding, mode="replicate") for signal in (hidden, features[:, AROUND : AROUND + 1]))
+        hidden, sounding = (
+            functional.pad(signal, padding, mode="replicate")
+            for signal in (hidden, features[:, AROUND : AROUND + 1])
+        )
         hidden, skipped = self.first(hidden), []
         for down, context in zip(self.down, self.context, strict=True):
             skipped.append(hidden)
-            hidden, sounding = down(functional.max_pool2d(hidden, 2)), functional.max_pool2d(sounding, 2)
+            hidden, sounding = (
+                down(functional.max_pool2d(hidden, 2)),
+                functional.max_pool2d(sounding, 2),
+            )
             hidden = context(hidden, sounding) if isinstance(context, _Context) else hidden
         hidden = self.middle(hidden)
         for narrow, up in zip(reversed(self.narrow), reversed(self.up), strict=True):
-            hidden = up(functional.interpolate(narrow(hidden), scale_factor=2.0) + skipped.pop())  # none is held longer than needed
+            hidden = up(
+                functional.interpolate(narrow(hidden), scale_factor=2.0) + skipped.pop()
+            )  # none is held longer than needed
         correction = self.last(hidden)[:, 0, :bins, :frames].float()
         mean = masks.mean(dim=1)
         mask = torch.sigmoid(torch.logit(mean, eps=0.02) + correction)
@@ -170,7 +221,9 @@ def doubt(mask: Tensor, magnitude: Tensor) -> Tensor:
     [0, -10]
     """
     energy = magnitude.float().square()
-    undecided, kept = ((part * energy).sum(dim=(1, 2)) for part in (mask * (1 - mask), mask.square()))
+    undecided, kept = (
+        (part * energy).sum(dim=(1, 2)) for part in (mask * (1 - mask), mask.square())
+    )
     return 10 * torch.log10((undecided + 1e-12) / (kept + 1e-12))
 
 
@@ -181,7 +234,11 @@ class _Context(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.over_time, self.over_frequency = (
-            nn.Sequential(nn.Conv1d(2 * channels, 2 * channels, 5, padding=2), nn.ReLU(), nn.Conv1d(2 * channels, channels, 5, padding=2))
+            nn.Sequential(
+                nn.Conv1d(2 * channels, 2 * channels, 5, padding=2),
+                nn.ReLU(),
+                nn.Conv1d(2 * channels, channels, 5, padding=2),
+            )
             for _ in range(2)
         )
 
@@ -189,18 +246,33 @@ class _Context(nn.Module):
         """Hidden `[batch, channel, freq, frames]` and how far each place belongs to the notes `[batch, 1, freq, frames]`, 0 to 1."""
         shares = (sounding[:, 0].to(hidden.dtype), 1 - sounding[:, 0].to(hidden.dtype))
         frequencies, frames = (
-            torch.cat([torch.einsum(f"bcft,bft->bc{kept}", hidden, s).float() / (s.float().sum(dim) + 0.5)[:, None] for s in shares], dim=1)
+            torch.cat(
+                [
+                    torch.einsum(f"bcft,bft->bc{kept}", hidden, s).float()
+                    / (s.float().sum(dim) + 0.5)[:, None]
+                    for s in shares
+                ],
+                dim=1,
+            )
             for kept, dim in (("f", 2), ("t", 1))
         )
-        return hidden + self.over_time(frequencies)[..., None].to(hidden.dtype) + self.over_frequency(frames)[:, :, None].to(hidden.dtype)
+        return (
+            hidden
+            + self.over_time(frequencies)[..., None].to(hidden.dtype)
+            + self.over_frequency(frames)[:, :, None].to(hidden.dtype)
+        )
 
 
 def _level(magnitude: Tensor) -> Tensor:
     """Magnitudes as orders of magnitude re their RMS over each example, not below a thousandth of it."""
-    return torch.log10(magnitude / magnitude.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3)
+    return torch.log10(
+        magnitude / magnitude.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3
+    )
 
 
-def pretrained_score_unet(bins: int | None = None, doubt_db: tuple[float, float] = (-4.0, 0.0)) -> ScoreUNet:
+def pretrained_score_unet(
+    bins: int | None = None, doubt_db: tuple[float, float] = (-4.0, 0.0)
+) -> ScoreUNet:
     """`ScoreUNet` as recipes/prior/train_prior.py left it, trained on synthesized ensembles.
 
     Args:
@@ -208,7 +280,12 @@ def pretrained_score_unet(bins: int | None = None, doubt_db: tuple[float, float]
     """
     prior = torch.load(PRIOR, weights_only=True, map_location="cpu")
     model = ScoreUNet(bins, prior["channels"], doubt_db)
-    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in prior["weights"].items()})
+    model.load_state_dict(
+        {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in prior["weights"].items()
+        }
+    )
     model.is_pretrained = True
     return model.train()
 
@@ -221,7 +298,9 @@ class _Convolution(nn.Sequential):
     """
 
     def __init__(self, channels_in: int, channels_out: int, dilation: tuple[int, int] = (1, 1)):
-        convolution = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation, bias=False)
+        convolution = nn.Conv2d(
+            channels_in, channels_out, 3, padding=dilation, dilation=dilation, bias=False
+        )
         super().__init__(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -229,8 +308,13 @@ class _Convolution(nn.Sequential):
         if norm.training:
             return super().forward(hidden)
         factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        weight, bias = convolution.weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
-        hidden = functional.conv2d(hidden, weight, bias, padding=convolution.padding, dilation=convolution.dilation)
+        weight, bias = (
+            convolution.weight * factor[:, None, None, None],
+            norm.bias - norm.running_mean * factor,
+        )
+        hidden = functional.conv2d(
+            hidden, weight, bias, padding=convolution.padding, dilation=convolution.dilation
+        )
         return functional.relu_(hidden)
 
 

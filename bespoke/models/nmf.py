@@ -62,12 +62,24 @@ class ScoreInformedFactorization:
         """
         if not magnitude.any():
             return np.zeros_like(magnitude)
-        observed = np.ascontiguousarray(magnitude) ** self.power  # a transform's frames lie one after the other, the model's frequencies do
+        observed = (
+            np.ascontiguousarray(magnitude) ** self.power
+        )  # a transform's frames lie one after the other, the model's frequencies do
         observed /= observed.mean()
         bins, frames = observed.shape
         pitches = sorted({note.pitch for note in notes})
-        start = _normalized(harmonic_templates(pitches, stft.frequencies_hz.numpy(), self.width_cents, self.floor_hz, self.decay))
-        allowed = piano_roll(notes, pitches, stft.times_seconds(frames).numpy(), self.before_seconds, self.after_seconds)
+        start = _normalized(
+            harmonic_templates(
+                pitches, stft.frequencies_hz.numpy(), self.width_cents, self.floor_hz, self.decay
+            )
+        )
+        allowed = piano_roll(
+            notes,
+            pitches,
+            stft.times_seconds(frames).numpy(),
+            self.before_seconds,
+            self.after_seconds,
+        )
 
         # At the start target and background have half of the energy each.
         rng = np.random.default_rng(self.seed)
@@ -76,12 +88,19 @@ class ScoreInformedFactorization:
         free_activations *= observed.sum() / free_activations.sum() / 2
         target = slice(len(pitches))
         spectra = np.concatenate([start, free], axis=1)
-        activations = np.concatenate([allowed * observed.sum(axis=0) / 2 / np.maximum(allowed.sum(axis=0), 1), free_activations])
+        activations = np.concatenate(
+            [
+                allowed * observed.sum(axis=0) / 2 / np.maximum(allowed.sum(axis=0), 1),
+                free_activations,
+            ]
+        )
 
         # The spectra sum to one, so that the divergence's usual denominators are too.
         for _ in range(self.iterations):
             activations *= spectra.T @ _quotient(observed, spectra, activations)
-            activations[target] = allowed * gaussian_filter1d(activations[target], self.smoothing_frames, axis=1, mode="nearest")
+            activations[target] = allowed * gaussian_filter1d(
+                activations[target], self.smoothing_frames, axis=1, mode="nearest"
+            )
             spectra *= _quotient(observed, spectra, activations) @ activations.T
             spectra[:, target] += self.template_prior * spectra[:, target].sum(axis=0) * start
             spectra = _normalized(spectra)
@@ -95,7 +114,13 @@ def _quotient(observed: np.ndarray, spectra: np.ndarray, activations: np.ndarray
     return np.divide(observed, model, out=model)
 
 
-def harmonic_templates(pitches: Sequence[int], frequencies_hz: np.ndarray, width_cents: float, floor_hz: float, decay: float) -> np.ndarray:
+def harmonic_templates(
+    pitches: Sequence[int],
+    frequencies_hz: np.ndarray,
+    width_cents: float,
+    floor_hz: float,
+    decay: float,
+) -> np.ndarray:
     """Combs of partials: bands that fall off as a cosine, zero between them.
 
     Args:
@@ -111,16 +136,24 @@ def harmonic_templates(pitches: Sequence[int], frequencies_hz: np.ndarray, width
     partial = np.maximum(np.round(frequencies_hz[:, None] / fundamental_hz), 1)
     half_width_hz = np.maximum(floor_hz, partial * fundamental_hz * (2 ** (width_cents / 1200) - 1))
     distance = np.abs(frequencies_hz[:, None] - partial * fundamental_hz) / half_width_hz
-    return np.where(distance < 1, np.cos(np.pi / 2 * distance) * partial**-decay, 0).astype(np.float32)
+    return np.where(distance < 1, np.cos(np.pi / 2 * distance) * partial**-decay, 0).astype(
+        np.float32
+    )
 
 
 def piano_roll(
-    notes: Sequence[Note], pitches: Sequence[int], times_seconds: np.ndarray, before_seconds: float, after_seconds: float
+    notes: Sequence[Note],
+    pitches: Sequence[int],
+    times_seconds: np.ndarray,
+    before_seconds: float,
+    after_seconds: float,
 ) -> np.ndarray:
     """Where each pitch may sound: 1 from `before_seconds` before its notes to `after_seconds` after them, else 0; `[pitch, frames]`."""
     roll = np.zeros((len(pitches), len(times_seconds)), np.float32)
     for note in notes:
-        sounds = (times_seconds >= note.start_seconds - before_seconds) & (times_seconds <= note.end_seconds + after_seconds)
+        sounds = (times_seconds >= note.start_seconds - before_seconds) & (
+            times_seconds <= note.end_seconds + after_seconds
+        )
         roll[pitches.index(note.pitch), sounds] = 1
     return roll
 

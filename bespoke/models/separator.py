@@ -22,11 +22,17 @@ from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, existing
 from bespoke.utils.memory import give_back
 
-_EARLY, _LATE, _FADE = 0.5, 2.0, 0.5  # seconds that a note may be heard before and after it is written, and of the fade to silence
+_EARLY, _LATE, _FADE = (
+    0.5,
+    2.0,
+    0.5,
+)  # seconds that a note may be heard before and after it is written, and of the fade to silence
 LONGEST_WINDOW_SECONDS = 2.0
 _WORTH_A_WORD = 10.0  # seconds without a target
 _FAR = 4.0  # seconds from which on a note does not matter
-_MOST_PLACED = 8  # channels; of more, whose spectrograms would not be held together, each is masked by itself
+_MOST_PLACED = (
+    8  # channels; of more, whose spectrograms would not be held together, each is masked by itself
+)
 
 
 class Separator:
@@ -65,23 +71,40 @@ class Separator:
         panning: bool = False,
     ):
         if not isinstance(model, MaskNetwork):
-            raise TypeError(f"{type(model).__name__} is no MaskNetwork: derive it from bespoke.MaskNetwork.")
+            raise TypeError(
+                f"{type(model).__name__} is no MaskNetwork: derive it from bespoke.MaskNetwork."
+            )
         if not (isinstance(strength, int | float) and 0 < strength <= 10):
             raise BespokeError(f"The strength ({strength}) must be more than 0 and at most 10.")
         if not 0 < overlap_seconds <= block_seconds / 2:
-            raise BespokeError(f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s).")
-        if not resolutions or not all(isinstance(factor, int | float) and 0.1 <= factor <= 10 for factor in resolutions):
-            raise BespokeError(f"separate.resolutions={resolutions} is not possible: give a list of numbers from 0.1 to 10.")
+            raise BespokeError(
+                f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s)."
+            )
+        if not resolutions or not all(
+            isinstance(factor, int | float) and 0.1 <= factor <= 10 for factor in resolutions
+        ):
+            raise BespokeError(
+                f"separate.resolutions={resolutions} is not possible: give a list of numbers from 0.1 to 10."
+            )
         if any(factor != 1 for factor in resolutions) and not model.takes_any_bins:
-            raise BespokeError("separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0].")
+            raise BespokeError(
+                "separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0]."
+            )
         if not isinstance(panning, bool):
-            raise BespokeError(f"separate.panning={panning} is not possible: set it to true or false.")
+            raise BespokeError(
+                f"separate.panning={panning} is not possible: set it to true or false."
+            )
         self.stft, self.model = stft, model
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
         self.notes, self.strength, self.panning = tuple(notes), strength, panning
         lengths = (stft.window_seconds, stft.hop_seconds)
-        self._stfts = [STFT(stft.sample_rate, *(factor * seconds for seconds in lengths)) for factor in resolutions]
-        self._features = [ScoreFeatures(scaled) for scaled in self._stfts] if model.uses_score else []
+        self._stfts = [
+            STFT(stft.sample_rate, *(factor * seconds for seconds in lengths))
+            for factor in resolutions
+        ]
+        self._features = (
+            [ScoreFeatures(scaled) for scaled in self._stfts] if model.uses_score else []
+        )
         self._bfloat16 = uses_bfloat16(model)
 
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +119,13 @@ class Separator:
         """
         recording = recording.astype(np.float32, copy=False)
         level = peak(recording.mean(axis=0, keepdims=True))
-        target = np.concatenate([target for target, _ in self.stream([recording], recording.shape[-1], sample_rate, level)], axis=1)
+        target = np.concatenate(
+            [
+                target
+                for target, _ in self.stream([recording], recording.shape[-1], sample_rate, level)
+            ],
+            axis=1,
+        )
         return target, recording - target
 
     def stream(
@@ -117,7 +146,11 @@ class Separator:
             BespokeError: the recording ends before.
         """
         overlap = round(self.overlap_seconds * sample_rate)
-        block = samples if samples <= self.block_seconds * sample_rate else round(self.block_seconds * sample_rate)
+        block = (
+            samples
+            if samples <= self.block_seconds * sample_rate
+            else round(self.block_seconds * sample_rate)
+        )
         ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
         parts, held, faded = iter(recording), None, None
         # One block after the other, each fading in where the one before fades out.
@@ -126,7 +159,9 @@ class Separator:
             while held is None or held.shape[-1] < end - start:
                 part = next(parts, None)
                 if part is None:
-                    raise BespokeError("The recording is shorter than when it was opened: was it changed meanwhile?")
+                    raise BespokeError(
+                        "The recording is shorter than when it was opened: was it changed meanwhile?"
+                    )
                 held = part if held is None else np.concatenate([held, part], axis=1)
             current = held[:, : end - start]
             mono = current.mean(axis=0, keepdims=True) / np.float32(level or 1.0)
@@ -151,11 +186,16 @@ class Separator:
             BespokeError: they cannot be written.
         """
         shape = (recording.sample_rate, recording.channels, recording.samples)
-        with wav_writer(target, *shape) as write_target, wav_writer(residual, *shape) as write_residual:
+        with (
+            wav_writer(target, *shape) as write_target,
+            wav_writer(residual, *shape) as write_residual,
+        ):
             done = 0
             if recording.seconds > self.block_seconds:
                 progress.advance(done, recording.samples)
-            for parts in self.stream(recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]):
+            for parts in self.stream(
+                recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]
+            ):
                 write_target(parts[0])
                 write_residual(parts[1])
                 done += parts[0].shape[1]
@@ -164,11 +204,18 @@ class Separator:
                 give_back()
 
     @torch.inference_mode()
-    def _separate_block(self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float) -> np.ndarray:
+    def _separate_block(
+        self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float
+    ) -> np.ndarray:
         notes: Sequence[Note] = ()
         if self._features:
             end_seconds = start_seconds + recording.shape[-1] / sample_rate
-            notes = [note for note in self.notes if start_seconds - _FAR < note.end_seconds and note.start_seconds < end_seconds + _FAR]
+            notes = [
+                note
+                for note in self.notes
+                if start_seconds - _FAR < note.end_seconds
+                and note.start_seconds < end_seconds + _FAR
+            ]
             if not notes:
                 return np.zeros_like(recording)
             notes = shift(notes, -start_seconds)
@@ -192,21 +239,36 @@ class Separator:
         device = self.stft.window.device
         source = source.to(device)
         magnitude = source(torch.from_numpy(mono).to(device)[None])[:, 0].abs()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._bfloat16 and device.type == "cpu"), _evaluation(self.model):
-            mask = self.model(magnitude, *(channels[None].to(device) for channels in features)).float()[0]
+        with (
+            torch.autocast(
+                device.type, torch.bfloat16, enabled=self._bfloat16 and device.type == "cpu"
+            ),
+            _evaluation(self.model),
+        ):
+            mask = self.model(
+                magnitude, *(channels[None].to(device) for channels in features)
+            ).float()[0]
         if self.strength != 1:
             mask = mask.clamp(min=0) ** self.strength
         if notes:
             mask = mask * _sounding(notes, source.times_seconds(mask.shape[-1])).to(device)
         stft = source.at_rate(sample_rate)
         mask = carry(mask, magnitude[0], source, stft, 1 + recording.shape[-1] // stft.hop_samples)
-        if self.panning and 1 < len(recording) <= _MOST_PLACED and (recording != recording[:1]).any():
+        if (
+            self.panning
+            and 1 < len(recording) <= _MOST_PLACED
+            and (recording != recording[:1]).any()
+        ):
             spectrogram = stft(torch.from_numpy(np.ascontiguousarray(recording)).to(device)[None])
             placed = multichannel_wiener(mask, spectrogram[0])
             return stft.inverse(placed[None], recording.shape[-1])[0].cpu().numpy()
         target = np.empty_like(recording)
-        for channel, estimate in zip(recording, target, strict=True):  # one after the other: there may be many
-            spectrogram = stft(torch.from_numpy(np.ascontiguousarray(channel)).to(device)[None, None])
+        for channel, estimate in zip(
+            recording, target, strict=True
+        ):  # one after the other: there may be many
+            spectrogram = stft(
+                torch.from_numpy(np.ascontiguousarray(channel)).to(device)[None, None]
+            )
             estimate[:] = stft.inverse(mask * spectrogram, len(channel))[0, 0].cpu().numpy()
         return target
 
@@ -218,10 +280,15 @@ def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
     'The score covers 2:32 to 2:52 of 2:55; the target is silent elsewhere.'
     >>> silent_elsewhere([Note(4.0, 172.4, 60)], 175.0)
     """
-    first, last = max(0.0, min(note.start_seconds for note in notes)), min(seconds, max(note.end_seconds for note in notes))
+    first, last = (
+        max(0.0, min(note.start_seconds for note in notes)),
+        min(seconds, max(note.end_seconds for note in notes)),
+    )
     if seconds - (last - first) <= _WORTH_A_WORD:
         return None
-    first, last, end = (f"{round(place) // 60}:{round(place) % 60:02d}" for place in (first, last, seconds))
+    first, last, end = (
+        f"{round(place) // 60}:{round(place) % 60:02d}" for place in (first, last, seconds)
+    )
     return f"The score covers {first} to {last} of {end}; the target is silent elsewhere."
 
 
@@ -275,9 +342,13 @@ def carry(mask: Tensor, magnitude: Tensor, source: STFT, destination: STFT, fram
     octave = frequencies_hz >= nyquist_hz / 2
     weight = magnitude[octave] + 1e-9
     above = (mask[octave] * weight).sum(0) / weight.sum(0)
-    times = destination.times_seconds(frames).to(mask.device) / (source.hop_samples / source.sample_rate)
+    times = destination.times_seconds(frames).to(mask.device) / (
+        source.hop_samples / source.sample_rate
+    )
     wanted_hz = destination.frequencies_hz.to(mask.device)
-    in_band = _interpolate(mask, wanted_hz.clamp(max=nyquist_hz) * (source.window_samples / source.sample_rate), dim=0)
+    in_band = _interpolate(
+        mask, wanted_hz.clamp(max=nyquist_hz) * (source.window_samples / source.sample_rate), dim=0
+    )
     carried = torch.where((wanted_hz > nyquist_hz)[:, None], above[None], in_band)
     return _interpolate(carried, times, dim=1)
 
@@ -289,7 +360,11 @@ def _interpolate(values: Tensor, positions: Tensor, dim: int) -> Tensor:
     high = (low + 1).clamp(max=values.shape[dim] - 1)
     shape = [1] * values.dim()
     shape[dim] = -1
-    return torch.lerp(values.index_select(dim, low), values.index_select(dim, high), (positions - low).to(values.dtype).reshape(shape))
+    return torch.lerp(
+        values.index_select(dim, low),
+        values.index_select(dim, high),
+        (positions - low).to(values.dtype).reshape(shape),
+    )
 
 
 def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Separator:
@@ -306,7 +381,9 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
     try:
         path = existing(path, "checkpoint")
     except BespokeError as error:
-        raise BespokeError(f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder.") from error
+        raise BespokeError(
+            f"The checkpoint {path} does not exist: it is checkpoints/last.ckpt in a run's folder."
+        ) from error
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for this
@@ -319,12 +396,19 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
         kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
         settings = {**kept, **settings}
         transform = hyperparameters["stft"]
-        if not (transform["sample_rate"] <= HIGHEST_RATE and transform.get("window_seconds", 0) <= LONGEST_WINDOW_SECONDS):
+        if not (
+            transform["sample_rate"] <= HIGHEST_RATE
+            and transform.get("window_seconds", 0) <= LONGEST_WINDOW_SECONDS
+        ):
             raise ValueError("its transform is too large")
         stft = STFT(**transform)
         arguments = dict(hyperparameters["model"])
         name = arguments.pop("name")
-        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items() if name.startswith("model.")}
+        weights = {
+            name.removeprefix("model."): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
         if sum(value.numel() for value in weights.values()) > path.stat().st_size:
             raise ValueError("its weights are larger than the file")
         with torch.device("meta"):  # without memory: do the weights fit?
@@ -332,7 +416,9 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
         model = MODELS[name](**arguments)
         model.load_state_dict(weights)
     except Exception as error:  # anything can be wrong in a file from elsewhere
-        raise BespokeError(f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__}).") from error
+        raise BespokeError(
+            f"{path} is not a checkpoint of Bespoke, or is damaged ({type(error).__name__})."
+        ) from error
     return Separator(stft.to(device), model.to(device), **settings)
 
 
@@ -345,4 +431,7 @@ def write_network(checkpoint: Path, path: Path) -> None:
     """
     whole = torch.load(checkpoint, map_location="cpu", weights_only=True)
     with atomic_path(path) as temporary:
-        torch.save({name: whole[name] for name in ("state_dict", "hyper_parameters", "global_step")}, temporary)
+        torch.save(
+            {name: whole[name] for name in ("state_dict", "hyper_parameters", "global_step")},
+            temporary,
+        )

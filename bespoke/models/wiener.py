@@ -33,10 +33,14 @@ def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
     >>> torch.allclose(multichannel_wiener(mask, mono.expand(2, 5, 40)), mask * mono, atol=1e-5)
     True
     """
-    spectrogram = spectrogram.contiguous()  # a transform's frames lie one after the other, the mask's frequencies do: half the time
+    spectrogram = (
+        spectrogram.contiguous()
+    )  # a transform's frames lie one after the other, the mask's frequencies do: half the time
     signal = spectrogram.transpose(0, 1)  # [freq, channel, frames]: a matrix for each frequency
     band = (torch.arange(len(signal)).clamp(min=1).log2() / _BAND_OCTAVES).round().long()
-    target, rest = _covariances(spectrogram, [share**_SHARPNESS + _NO_EVIDENCE for share in (mask, 1 - mask)], band)
+    target, rest = _covariances(
+        spectrogram, [share**_SHARPNESS + _NO_EVIDENCE for share in (mask, 1 - mask)], band
+    )
     # The axes: the columns of `back`, whose inverse is `forth`, with N = back back^H and S = back diag(factors) back^H.
     root = torch.linalg.cholesky(rest)
     whitened = torch.linalg.solve_triangular(root, target, upper=False)
@@ -54,7 +58,9 @@ def _covariances(spectrogram: Tensor, weights: Sequence[Tensor], band: Tensor) -
     """The channels' covariances in each band by each weight, `[band, channel, channel]`, with the trace of the identity; on the CPU, in
     double precision, which not every device has."""
     channels = len(spectrogram)
-    found = [torch.zeros(int(band[-1]) + 1, channels, channels, dtype=torch.complex128) for _ in weights]
+    found = [
+        torch.zeros(int(band[-1]) + 1, channels, channels, dtype=torch.complex128) for _ in weights
+    ]
     for one, other in combinations_with_replacement(range(channels), 2):
         product = spectrogram[one] * spectrogram[other].conj()
         for covariance, weight in zip(found, weights, strict=True):
@@ -62,8 +68,11 @@ def _covariances(spectrogram: Tensor, weights: Sequence[Tensor], band: Tensor) -
             covariance[:, one, other].index_add_(0, band, entry)
             covariance[:, other, one] = covariance[:, one, other].conj()
     everywhere = torch.eye(channels, dtype=torch.complex128)
-    power = [covariance.diagonal(dim1=1, dim2=2).real.mean(-1)[:, None, None] for covariance in found]
+    power = [
+        covariance.diagonal(dim1=1, dim2=2).real.mean(-1)[:, None, None] for covariance in found
+    ]
     return [
-        (1 - _DIFFUSE) * torch.where(loud > 0, covariance / loud.clamp(min=1e-300), everywhere) + _DIFFUSE * everywhere
+        (1 - _DIFFUSE) * torch.where(loud > 0, covariance / loud.clamp(min=1e-300), everywhere)
+        + _DIFFUSE * everywhere
         for covariance, loud in zip(found, power, strict=True)
     ]

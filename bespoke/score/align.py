@@ -39,14 +39,24 @@ _ONSET_WEIGHT = 0.5  # of an onset's evidence against one observation's
 _WRONG_KEYS = (-6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6)  # semitones
 _SHUFFLES = 6
 _EVEN_RATIO, _STEEPNESS = 1.38, 15.0  # of the confidence
-_BLOCK_SECONDS, _MARGIN_FRAMES = 120.0, 344  # of the recording that is transformed at once, and 4 s around it
+_BLOCK_SECONDS, _MARGIN_FRAMES = (
+    120.0,
+    344,
+)  # of the recording that is transformed at once, and 4 s around it
 _LONG_SCORE_SECONDS, _ANCHOR_SECONDS, _LONG_RECORDING_SECONDS = 300.0, 120.0, 1200.0
-_STRAIGHT_SECONDS, _WANDER, _COARSE = 60.0, 0.03, 8  # scores longer than this may be off a straight line by this share of their length
+_STRAIGHT_SECONDS, _WANDER, _COARSE = (
+    60.0,
+    0.03,
+    8,
+)  # scores longer than this may be off a straight line by this share of their length
 _LATENESS_SECONDS = 0.015  # energy has risen halfway this long after a note begins
 # Of `find_offset`, chosen on every second of 28 recordings; what was measured on the others is said there.
 _ENOUGH_HERE = 3.5  # standard deviations above chance, where the notes are already
 _ENOUGH_ELSEWHERE = 2.0  # times the best fit of wrong scores
-_BETTER, _SLACK = 1.2, 0.9  # what another place must be to be preferred, and how much less the old one may be to be kept
+_BETTER, _SLACK = (
+    1.2,
+    0.9,
+)  # what another place must be to be preferred, and how much less the old one may be to be kept
 _ROLLS = 400  # places that tell what chance gives
 
 
@@ -71,7 +81,14 @@ class Alignment:
 
 def within(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
     """The notes, or the parts of them, that lie within a recording of this length."""
-    cropped = (replace(note, start_seconds=max(note.start_seconds, 0.0), end_seconds=min(note.end_seconds, seconds)) for note in notes)
+    cropped = (
+        replace(
+            note,
+            start_seconds=max(note.start_seconds, 0.0),
+            end_seconds=min(note.end_seconds, seconds),
+        )
+        for note in notes
+    )
     return tuple(note for note in cropped if note.end_seconds > note.start_seconds)
 
 
@@ -82,7 +99,9 @@ def anywhere(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
 
 def is_anywhere(notes: Sequence[Note]) -> bool:
     """Whether these are notes without a place, as `anywhere` gives them."""
-    return {note.start_seconds for note in notes} == {0.0} and len({note.end_seconds for note in notes}) == 1
+    return {note.start_seconds for note in notes} == {0.0} and len(
+        {note.end_seconds for note in notes}
+    ) == 1
 
 
 def align(
@@ -111,10 +130,15 @@ def align(
     """
     pitched = [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
     if not pitched:
-        raise BespokeError("The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align: choose another instrument.")
+        raise BespokeError(
+            "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align: choose another instrument."
+        )
     sounding, starting = evidence(mixture, sample_rate)
     pool = _POOL if sounding.shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
-    found = [(anchor, *_search(sounding, starting, anchor, tempo_range, pool)) for anchor in _anchors(pitched)]
+    found = [
+        (anchor, *_search(sounding, starting, anchor, tempo_range, pool))
+        for anchor in _anchors(pitched)
+    ]
     _, factor, offset, fit, wrong_fits = max(found, key=lambda result: _confidence(*result[3:]))
     onsets = np.unique([note.start_seconds for note in pitched])
     expected = onsets * factor + offset
@@ -124,12 +148,23 @@ def align(
     if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
         window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
         _, times = _warp(
-            *(_pooled(rows, _COARSE) for rows in (sounding, starting)), pitched, factor, expected, window, rate=_FRAMES / _COARSE
+            *(_pooled(rows, _COARSE) for rows in (sounding, starting)),
+            pitched,
+            factor,
+            expected,
+            window,
+            rate=_FRAMES / _COARSE,
         )
         expected = times + _LATENESS_SECONDS
     onsets, times = _warp(sounding, starting, pitched, factor, expected)
     path = tuple(zip(onsets.tolist(), times.tolist(), strict=True))
-    return Alignment(_placed(notes, onsets, times, factor), _confidence(fit, wrong_fits), float(factor), float(offset), path)
+    return Alignment(
+        _placed(notes, onsets, times, factor),
+        _confidence(fit, wrong_fits),
+        float(factor),
+        float(offset),
+        path,
+    )
 
 
 def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> float | None:
@@ -187,7 +222,9 @@ def _twice(rows: np.ndarray) -> np.ndarray:
     return np.pad(np.cumsum(np.tile(rows, 2), axis=1), ((0, 0), (1, 0)))
 
 
-def _surprise(summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], rate: float) -> float:
+def _surprise(
+    summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], rate: float
+) -> float:
     """How well notes fit where they are: in standard deviations from the mean fit at other places and in other keys."""
     frames = starting.shape[1]
     rolls = np.unique(np.linspace(0, frames, min(frames, _ROLLS), endpoint=False).astype(int))
@@ -196,7 +233,14 @@ def _surprise(summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], r
     return float((fits[0, 0] - others.mean()) / max(others.std(), 1e-9))
 
 
-def _fits(summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], rate: float, rolls: np.ndarray, key: int = 0) -> np.ndarray:
+def _fits(
+    summed: np.ndarray,
+    starting: np.ndarray,
+    notes: Sequence[Note],
+    rate: float,
+    rolls: np.ndarray,
+    key: int = 0,
+) -> np.ndarray:
     """The fit, as of `_search`, of the notes within the recording when they are moved by each of `rolls` frames: `[roll]`.
 
     What leaves the recording at its end comes in at its start, so that as many notes count at every place.
@@ -210,7 +254,11 @@ def _fits(summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], rate:
         key: semitones by which the notes are moved.
     """
     frames = starting.shape[1]
-    inside = [note for note in within(notes, frames / rate) if 0 <= note.pitch + key - _LOWEST_PITCH < _PITCHES]
+    inside = [
+        note
+        for note in within(notes, frames / rate)
+        if 0 <= note.pitch + key - _LOWEST_PITCH < _PITCHES
+    ]
     row, starts, ends = (
         np.array(values, int)[:, None]
         for values in (
@@ -225,18 +273,24 @@ def _fits(summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], rate:
     return (held + _ONSET_WEIGHT * starting[row, first]).sum(axis=0)
 
 
-def _placed(notes: Sequence[Note], onsets: np.ndarray, times: np.ndarray, factor: float) -> tuple[Note, ...]:
+def _placed(
+    notes: Sequence[Note], onsets: np.ndarray, times: np.ndarray, factor: float
+) -> tuple[Note, ...]:
     """The notes, carried along the path from `onsets` to `times`, and beyond its ends along a line of slope `factor`."""
 
     def place(seconds: float) -> float:
-        beyond = min(seconds - onsets[0], 0.0) + max(seconds - onsets[-1], 0.0)  # np.interp stands still beyond the ends
+        beyond = min(seconds - onsets[0], 0.0) + max(
+            seconds - onsets[-1], 0.0
+        )  # np.interp stands still beyond the ends
         return float(np.interp(seconds, onsets, times) + factor * beyond)
 
     placed = []
     for note in notes:
         start = place(note.start_seconds)
         # The path may run two onsets together, but a note keeps a quarter of its length.
-        end = max(place(note.end_seconds), start + 0.25 * factor * (note.end_seconds - note.start_seconds))
+        end = max(
+            place(note.end_seconds), start + 0.25 * factor * (note.end_seconds - note.start_seconds)
+        )
         placed.append(replace(note, start_seconds=start, end_seconds=end))
     return tuple(placed)
 
@@ -265,14 +319,20 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
         raise BespokeError("The recording is silent: there is nothing to align the score to.")
     size = round(_BLOCK_SECONDS * _RATE)
     sample = (
-        mono if mono.size <= size else np.concatenate([mono[start : start + size // 10] for start in range(0, mono.size, mono.size // 10)])
+        mono
+        if mono.size <= size
+        else np.concatenate(
+            [mono[start : start + size // 10] for start in range(0, mono.size, mono.size // 10)]
+        )
     )
     tuning = librosa.estimate_tuning(y=sample, sr=_RATE)  # of a semitone, from -0.5 to 0.5
     bins = {"n_bins": 96 * _BINS, "bins_per_octave": 12 * _BINS}
     lowest_hz = librosa.midi_to_hz(_LOWEST_PITCH + tuning)
     frames, step = 1 + mono.size // _HOP, size // _HOP
     magnitude = np.empty((96 * _BINS, frames), np.float32)
-    for start in range(0, frames, step):  # a block at a time, with its surroundings: the transform takes much memory
+    for start in range(
+        0, frames, step
+    ):  # a block at a time, with its surroundings: the transform takes much memory
         end, before = min(start + step, frames), min(start, _MARGIN_FRAMES)
         block = mono[(start - before) * _HOP : (end + _MARGIN_FRAMES) * _HOP]
         transform = librosa.vqt(block, sr=_RATE, hop_length=_HOP, fmin=lowest_hz, **bins)
@@ -318,7 +378,11 @@ def _standardized(rows: np.ndarray) -> np.ndarray:
 def _pooled(rows: np.ndarray, pool: int) -> np.ndarray:
     """Means over consecutive frames, the last ones with zeros."""
     frames = rows.shape[1] // pool + 1
-    return np.pad(rows, ((0, 0), (0, frames * pool - rows.shape[1]))).reshape(len(rows), frames, pool).mean(axis=2)
+    return (
+        np.pad(rows, ((0, 0), (0, frames * pool - rows.shape[1])))
+        .reshape(len(rows), frames, pool)
+        .mean(axis=2)
+    )
 
 
 def _anchors(notes: Sequence[Note]) -> list[Sequence[Note]]:
@@ -330,12 +394,23 @@ def _anchors(notes: Sequence[Note]) -> list[Sequence[Note]]:
     onsets = np.sort([note.start_seconds for note in notes])
     counts = np.searchsorted(onsets, starts + _ANCHOR_SECONDS) - np.searchsorted(onsets, starts)
     chosen = [part[counts[part].argmax()] for part in np.array_split(np.arange(len(starts)), 3)]
-    parts = ([note for note in notes if starts[index] <= note.start_seconds < starts[index] + _ANCHOR_SECONDS] for index in chosen)
+    parts = (
+        [
+            note
+            for note in notes
+            if starts[index] <= note.start_seconds < starts[index] + _ANCHOR_SECONDS
+        ]
+        for index in chosen
+    )
     return [part for part in parts if part]
 
 
 def _through(
-    found: Sequence[tuple], sounding: np.ndarray, starting: np.ndarray, onsets: np.ndarray, tempo_range: tuple[float, float]
+    found: Sequence[tuple],
+    sounding: np.ndarray,
+    starting: np.ndarray,
+    onsets: np.ndarray,
+    tempo_range: tuple[float, float],
 ) -> tuple[float, np.ndarray]:
     """A line through the places of a long score's parts, those left out that the surest one contradicts.
 
@@ -381,7 +456,10 @@ def _search(
     rate = _FRAMES / pool
     pooled, rising = (_pooled(rows, pool) for rows in (sounding, starting))
     summed = np.pad(np.cumsum(pooled, axis=1), ((0, 0), (1, 0)))
-    starts, ends = (np.array([getattr(note, name) for note in notes]) * rate for name in ("start_seconds", "end_seconds"))
+    starts, ends = (
+        np.array([getattr(note, name) for note in notes]) * rate
+        for name in ("start_seconds", "end_seconds")
+    )
     pitches, row = np.unique([note.pitch - _LOWEST_PITCH for note in notes], return_inverse=True)
 
     # Halfway between two factors the ends of the score are out by 1.5 observations, which `_warp` puts right; of scores longer than
@@ -392,7 +470,9 @@ def _search(
     before = int(np.ceil(ends.max() * factors[-1])) + 2  # the offset may be as negative as that
     offsets = np.arange(-before, frames) / rate
     size = 1 << int(np.ceil(np.log2(before + frames + 1)))
-    summed_spectrum, rising_spectrum = (np.fft.rfft(rows, size).astype(np.complex64) for rows in (summed, rising))
+    summed_spectrum, rising_spectrum = (
+        np.fft.rfft(rows, size).astype(np.complex64) for rows in (summed, rising)
+    )
     # Scores that do not belong here, but have the rhythm and, shuffled, the pitches of the one that does.
     rng = np.random.default_rng(0)
     orders = [row, *(rng.permutation(row) for _ in range(_SHUFFLES))]
@@ -401,22 +481,36 @@ def _search(
     for factor in track(factors):
         weight = np.maximum((ends - starts) * factor, 0.5) ** -0.5
         for number, row in enumerate(orders):
-            over = _impulses(len(pitches), size, row, ends * factor, weight) - _impulses(len(pitches), size, row, starts * factor, weight)
-            onset = _impulses(len(pitches), size, row, starts * factor, np.full(len(row), _ONSET_WEIGHT))
-            over, onset = (torch.fft.rfft(torch.from_numpy(rows)).conj().resolve_conj().numpy() for rows in (over, onset))
+            over = _impulses(len(pitches), size, row, ends * factor, weight) - _impulses(
+                len(pitches), size, row, starts * factor, weight
+            )
+            onset = _impulses(
+                len(pitches), size, row, starts * factor, np.full(len(row), _ONSET_WEIGHT)
+            )
+            over, onset = (
+                torch.fft.rfft(torch.from_numpy(rows)).conj().resolve_conj().numpy()
+                for rows in (over, onset)
+            )
             for key in (0, *_WRONG_KEYS) if number == 0 else (0,):
                 inside = (pitches + key >= 0) & (pitches + key < _PITCHES)
                 at = pitches[inside] + key
-                spectrum = (summed_spectrum[at] * over[inside] + rising_spectrum[at] * onset[inside]).sum(axis=0)
+                spectrum = (
+                    summed_spectrum[at] * over[inside] + rising_spectrum[at] * onset[inside]
+                ).sum(axis=0)
                 fit = np.roll(np.fft.irfft(spectrum, size), before)[: before + frames]
                 fits[number, key] = max(fits[number, key], fit.max())
                 if number == key == 0 and fit.max() > best[0]:
                     best = (fit.max(), factor, offsets[fit.argmax()])
-    in_keys, shuffled = [fits[0, key] for key in _WRONG_KEYS], [fits[number, 0] for number in range(1, len(orders))]
+    in_keys, shuffled = (
+        [fits[0, key] for key in _WRONG_KEYS],
+        [fits[number, 0] for number in range(1, len(orders))],
+    )
     return best[1], best[2], best[0], (float(np.mean(in_keys)), float(np.mean(shuffled)))
 
 
-def _impulses(rows: int, size: int, row: np.ndarray, position: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _impulses(
+    rows: int, size: int, row: np.ndarray, position: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
     """Impulses at fractional positions, each shared by its two neighbours: `[rows, size]`."""
     impulses = np.zeros((rows, size), np.float32)
     whole = np.floor(position).astype(int)
@@ -461,7 +555,10 @@ def _warp(
         start = round(expected_seconds[index] * rate) + deviations
         length = max(1, round((note.end_seconds - note.start_seconds) * factor * rate))
         pitch = note.pitch - _LOWEST_PITCH
-        held = summed[pitch, np.clip(start + length, 0, frames)] - summed[pitch, np.clip(start, 0, frames)]
+        held = (
+            summed[pitch, np.clip(start + length, 0, frames)]
+            - summed[pitch, np.clip(start, 0, frames)]
+        )
         begun = rise[pitch, np.where((start >= 0) & (start < frames), start, frames)]
         gain[index] += held * pooled / np.sqrt(length * pooled * _POOL) + _ONSET_WEIGHT * begun
 
@@ -470,7 +567,9 @@ def _warp(
     for index in range(1, len(onsets)):
         variance = jitter_seconds**2 + (drift * factor * (onsets[index] - onsets[index - 1])) ** 2
         padded = np.pad(score, largest, constant_values=-np.inf)
-        options = np.lib.stride_tricks.sliding_window_view(padded, len(change)) - change**2 / (2 * variance)
+        options = np.lib.stride_tricks.sliding_window_view(padded, len(change)) - change**2 / (
+            2 * variance
+        )
         origins.append(options.argmax(axis=1))
         score = options.max(axis=1) + gain[index]
     state = [int(score.argmax())]
@@ -503,7 +602,10 @@ def onset_errors(aligned: Sequence[Note], truth: Sequence[Note]) -> dict[str, fl
     """
     errors = []
     for pitch in sorted({note.pitch for note in truth}):
-        ours, true = (np.array([note.start_seconds for note in notes if note.pitch == pitch]) for notes in (aligned, truth))
+        ours, true = (
+            np.array([note.start_seconds for note in notes if note.pitch == pitch])
+            for notes in (aligned, truth)
+        )
         distance = np.abs(ours[:, None] - true)
         errors.extend(distance[linear_sum_assignment(distance)])
     error = np.array(errors or [np.nan])

@@ -39,14 +39,21 @@ def choose_spans(notes: Sequence[Note], seconds: float, limit_seconds: float) ->
         margin = WINDOW_SECONDS / 2
         earliest = min(note.start_seconds for note in notes) - margin
         latest = max(note.end_seconds for note in notes) + margin
-        first, last = earliest if earliest > margin else 0.0, latest if seconds - latest > margin else seconds
+        first, last = (
+            earliest if earliest > margin else 0.0,
+            latest if seconds - latest > margin else seconds,
+        )
     if last - first <= limit_seconds:
         return [(first, last)]
     windows = int((last - first) / WINDOW_SECONDS)
     playing = np.zeros(windows)
     grid = np.zeros(int((last - first) * 10) + 1, bool)  # tenths of a second
     for note in notes:
-        grid[max(0, int((note.start_seconds - first) * 10)) : max(0, int(np.ceil((note.end_seconds - first) * 10)))] = True
+        grid[
+            max(0, int((note.start_seconds - first) * 10)) : max(
+                0, int(np.ceil((note.end_seconds - first) * 10))
+            )
+        ] = True
     for index in range(windows):
         begin = int(index * WINDOW_SECONDS * 10)
         playing[index] = np.round(grid[begin : begin + int(WINDOW_SECONDS * 10)].mean() * 5)
@@ -68,7 +75,11 @@ def take_notes(notes: Iterable[Note], spans: Sequence[Span]) -> tuple[Note, ...]
         for note in notes:
             start, end = max(note.start_seconds, first), min(note.end_seconds, last)
             if end > start:
-                taken.append(replace(note, start_seconds=start - first + place, end_seconds=end - first + place))
+                taken.append(
+                    replace(
+                        note, start_seconds=start - first + place, end_seconds=end - first + place
+                    )
+                )
         place += last - first
     return tuple(taken)
 
@@ -76,7 +87,10 @@ def take_notes(notes: Iterable[Note], spans: Sequence[Span]) -> tuple[Note, ...]
 def take_audio(waveform: np.ndarray, sample_rate: int, spans: Sequence[Span]) -> np.ndarray:
     """These parts of `[channel, time]` one after the other, faded for 10 ms where they join."""
     fade = np.linspace(0, 1, max(2, round(_FADE_SECONDS * sample_rate)), dtype=np.float32)
-    parts = [waveform[:, round(first * sample_rate) : round(last * sample_rate)].copy() for first, last in spans]
+    parts = [
+        waveform[:, round(first * sample_rate) : round(last * sample_rate)].copy()
+        for first, last in spans
+    ]
     for before, after in pairwise(parts):
         before[:, -len(fade) :] *= fade[::-1][-before.shape[1] :]
         after[:, : len(fade)] *= fade[: after.shape[1]]

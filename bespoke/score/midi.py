@@ -66,38 +66,60 @@ def read_score(path: str | Path) -> list[Part]:
         )
     content = content if played is None else played
     if _ENDLESS_NUMBER.search(content):
-        raise BespokeError(f"The score {path} cannot be read as MIDI (a number in it has no end): export it again as a .mid file.")
+        raise BespokeError(
+            f"The score {path} cannot be read as MIDI (a number in it has no end): export it again as a .mid file."
+        )
     try:
         midi = mido.MidiFile(file=io.BytesIO(content), clip=True)
         parts = _parts(midi)
     except Exception as error:  # the parser raises a dozen kinds on bad bytes, none of its own
-        reason = "it ends too early" if isinstance(error, EOFError) else str(error) or type(error).__name__
-        raise BespokeError(f"The score {path} cannot be read as MIDI ({reason}): export it again as a .mid file.") from error
+        reason = (
+            "it ends too early"
+            if isinstance(error, EOFError)
+            else str(error) or type(error).__name__
+        )
+        raise BespokeError(
+            f"The score {path} cannot be read as MIDI ({reason}): export it again as a .mid file."
+        ) from error
     if not parts:
-        raise BespokeError(f"The score {path} has no notes: export the part you want as MIDI again.")
+        raise BespokeError(
+            f"The score {path} has no notes: export the part you want as MIDI again."
+        )
     count = sum(len(part.notes) for part in parts)
     if count > MAX_NOTES:
-        raise BespokeError(f"The score {path} has {count} notes, {MAX_NOTES} are possible: export only the part you want.")
+        raise BespokeError(
+            f"The score {path} has {count} notes, {MAX_NOTES} are possible: export only the part you want."
+        )
     hours = max(note.end_seconds for part in parts for note in part.notes) / 3600
     if hours > MAX_HOURS:
-        raise BespokeError(f"The score {path} lasts {hours:.0f} hours, {MAX_HOURS} are possible: is a note or a rest in it too long?")
+        raise BespokeError(
+            f"The score {path} lasts {hours:.0f} hours, {MAX_HOURS} are possible: is a note or a rest in it too long?"
+        )
     return parts
 
 
 def _parts(midi: mido.MidiFile) -> list[Part]:
     to_seconds = _clock(midi)
-    found: dict[tuple[int, int], list[tuple[Note, int]]] = {}  # by track and channel: notes with their programs
+    found: dict[
+        tuple[int, int], list[tuple[Note, int]]
+    ] = {}  # by track and channel: notes with their programs
     names = []
     for number, track in enumerate(midi.tracks):
         names.append("")
         tick, programs = 0, [0] * 16
-        sounding: dict[tuple[int, int], list[tuple[int, int]]] = {}  # by channel and pitch: ticks and velocities
+        sounding: dict[
+            tuple[int, int], list[tuple[int, int]]
+        ] = {}  # by channel and pitch: ticks and velocities
 
-        def end(key: tuple[int, int], tick: int, number=number, programs=programs, sounding=sounding) -> None:
+        def end(
+            key: tuple[int, int], tick: int, number=number, programs=programs, sounding=sounding
+        ) -> None:
             channel, pitch = key
             started = sounding.pop(key, [])
             ended = [(start, velocity) for start, velocity in started if start < tick]
-            if ended and len(ended) < len(started):  # the end of one note and the start of the next at one tick, in the wrong order
+            if ended and len(ended) < len(
+                started
+            ):  # the end of one note and the start of the next at one tick, in the wrong order
                 sounding[key] = [(start, velocity) for start, velocity in started if start == tick]
             for start, velocity in ended:
                 note = Note(to_seconds(start), to_seconds(tick), pitch, velocity)
@@ -111,7 +133,9 @@ def _parts(midi: mido.MidiFile) -> list[Part]:
             elif message.type == "program_change":
                 programs[message.channel] = message.program
             elif message.type == "note_on" and message.velocity > 0:
-                sounding.setdefault((message.channel, message.note), []).append((tick, message.velocity))
+                sounding.setdefault((message.channel, message.note), []).append(
+                    (tick, message.velocity)
+                )
             elif message.type in ("note_on", "note_off"):
                 end((message.channel, message.note), tick)
         for key in list(sounding):
@@ -119,7 +143,14 @@ def _parts(midi: mido.MidiFile) -> list[Part]:
     parts = []
     for (number, channel), notes in found.items():
         program = Counter(program for _, program in notes).most_common(1)[0][0]
-        parts.append(Part(names[number], program, channel == _DRUM_CHANNEL, tuple(sorted(note for note, _ in notes))))
+        parts.append(
+            Part(
+                names[number],
+                program,
+                channel == _DRUM_CHANNEL,
+                tuple(sorted(note for note, _ in notes)),
+            )
+        )
     return parts
 
 
@@ -160,7 +191,11 @@ def without_key_switches(notes: Sequence[Note]) -> tuple[Note, ...]:
     """
     pitches = sorted({note.pitch for note in notes})
     for low, high in reversed(list(pairwise(pitches))):
-        if low < _HIGHEST_KEY_SWITCH and high - low >= _KEY_SWITCH_GAP and 5 * sum(note.pitch <= low for note in notes) <= len(notes):
+        if (
+            low < _HIGHEST_KEY_SWITCH
+            and high - low >= _KEY_SWITCH_GAP
+            and 5 * sum(note.pitch <= low for note in notes) <= len(notes)
+        ):
             return tuple(note for note in notes if note.pitch > low)
     return tuple(notes)
 
@@ -170,14 +205,20 @@ def write_midi(path: str | Path, parts: Iterable[Part]) -> None:
     midi = pretty_midi.PrettyMIDI(resolution=960)
     for part in parts:
         instrument = pretty_midi.Instrument(part.program, part.is_drum, part.name)
-        instrument.notes = [pretty_midi.Note(note.velocity, note.pitch, note.start_seconds, note.end_seconds) for note in part.notes]
+        instrument.notes = [
+            pretty_midi.Note(note.velocity, note.pitch, note.start_seconds, note.end_seconds)
+            for note in part.notes
+        ]
         midi.instruments.append(instrument)
     with atomic_path(path) as temporary:
         midi.write(str(temporary))
 
 
 def choose_part(
-    parts: Sequence[Part], instrument: str | int | None, path: str | Path = "the score", setting: str = "song.target.instrument"
+    parts: Sequence[Part],
+    instrument: str | int | None,
+    path: str | Path = "the score",
+    setting: str = "song.target.instrument",
 ) -> Part:
     """Choose one part by its name, General MIDI program name, program number or index.
 
@@ -193,13 +234,23 @@ def choose_part(
     """
     found = [index for index, part in enumerate(parts) if _fits(part, index, instrument)]
     if isinstance(instrument, str):
-        exact = [index for index in found if parts[index].name.casefold() == instrument.strip().casefold()]
+        exact = [
+            index
+            for index in found
+            if parts[index].name.casefold() == instrument.strip().casefold()
+        ]
         found = exact or found
     if len(found) == 1:
         return parts[found[0]]
     listing = "; ".join(f"{index}: {describe(part)}" for index, part in enumerate(parts))
-    problem = "has several instruments" if instrument is None else f"has {'no' if not found else 'more than one'} instrument {instrument!r}"
-    raise BespokeError(f"{path} {problem}; set {setting} to a name, or to index:N, of one of these: {listing}.")
+    problem = (
+        "has several instruments"
+        if instrument is None
+        else f"has {'no' if not found else 'more than one'} instrument {instrument!r}"
+    )
+    raise BespokeError(
+        f"{path} {problem}; set {setting} to a name, or to index:N, of one of these: {listing}."
+    )
 
 
 def _fits(part: Part, index: int, instrument: str | int | None) -> bool:
@@ -227,7 +278,12 @@ def describe(part: Part) -> str:
 
 def stretch(notes: Iterable[Note], factor: float) -> tuple[Note, ...]:
     """Multiply all times by `factor`: 2 is half the tempo."""
-    return tuple(replace(note, start_seconds=note.start_seconds * factor, end_seconds=note.end_seconds * factor) for note in notes)
+    return tuple(
+        replace(
+            note, start_seconds=note.start_seconds * factor, end_seconds=note.end_seconds * factor
+        )
+        for note in notes
+    )
 
 
 def pitch_hz(pitch: float | np.ndarray) -> float | np.ndarray:
@@ -241,7 +297,12 @@ def pitch_hz(pitch: float | np.ndarray) -> float | np.ndarray:
 
 def shift(notes: Iterable[Note], seconds: float) -> tuple[Note, ...]:
     """Move notes later (or, by less than 0, earlier)."""
-    return tuple(replace(note, start_seconds=note.start_seconds + seconds, end_seconds=note.end_seconds + seconds) for note in notes)
+    return tuple(
+        replace(
+            note, start_seconds=note.start_seconds + seconds, end_seconds=note.end_seconds + seconds
+        )
+        for note in notes
+    )
 
 
 def perturb(notes: Sequence[Note], rng: np.random.Generator) -> tuple[Note, ...]:
@@ -251,18 +312,40 @@ def perturb(notes: Sequence[Note], rng: np.random.Generator) -> tuple[Note, ...]
     to a quarter of the note, one in a hundred has a wrong pitch, in half of the draws a few are missing or too many, and in one
     of twelve all are an octave low, as pitch trackers have it.
     """
-    together, apart, length = rng.normal(0, 0.012), abs(rng.normal(0, 0.015)), rng.uniform(0.75, 1.15)
+    together, apart, length = (
+        rng.normal(0, 0.012),
+        abs(rng.normal(0, 0.015)),
+        rng.uniform(0.75, 1.15),
+    )
     missing, octave = rng.choice([0, 0, 0.03, 0.08]), -12 * (rng.random() < 1 / 12)
     perturbed = []
     for note in notes:
         start = note.start_seconds + together + rng.normal(0, apart)
         seconds = max(0.05, (note.end_seconds - note.start_seconds) * length + rng.normal(0, 0.02))
-        pitch = note.pitch + octave + (int(rng.choice([-12, 12, 1, -1, 2])) if rng.random() < 0.01 else 0)
+        pitch = (
+            note.pitch
+            + octave
+            + (int(rng.choice([-12, 12, 1, -1, 2])) if rng.random() < 0.01 else 0)
+        )
         if rng.random() >= missing:
-            perturbed.append(replace(note, start_seconds=start, end_seconds=start + seconds, pitch=min(max(pitch, 0), 127)))
+            perturbed.append(
+                replace(
+                    note,
+                    start_seconds=start,
+                    end_seconds=start + seconds,
+                    pitch=min(max(pitch, 0), 127),
+                )
+            )
         if rng.random() < missing / 3:
             extra = min(max(note.pitch + octave + int(rng.choice([-12, -3, 2, 4, 5])), 0), 127)
-            perturbed.append(replace(note, start_seconds=start + seconds, end_seconds=start + 2 * seconds, pitch=extra))
+            perturbed.append(
+                replace(
+                    note,
+                    start_seconds=start + seconds,
+                    end_seconds=start + 2 * seconds,
+                    pitch=extra,
+                )
+            )
     return tuple(perturbed)
 
 

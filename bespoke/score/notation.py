@@ -20,7 +20,19 @@ from xml.parsers import expat
 
 from bespoke.utils.errors import BespokeError, one_sentence
 
-SUFFIXES = {".musicxml", ".xml", ".mxl", ".mscz", ".mscx", ".gp", ".gp3", ".gp4", ".gp5", ".gpx", ".abc"}
+SUFFIXES = {
+    ".musicxml",
+    ".xml",
+    ".mxl",
+    ".mscz",
+    ".mscx",
+    ".gp",
+    ".gp3",
+    ".gp4",
+    ".gp5",
+    ".gpx",
+    ".abc",
+}
 MAX_BYTES = 20_000_000
 """Of a file, and of what it unpacks to."""
 MAX_SECONDS, MAX_MEMORY_BYTES = 180, 3_000_000_000
@@ -52,10 +64,21 @@ def to_midi(path: Path, content: bytes) -> bytes | None:
         kind, inside = found
         if kind == "MusicXML":
             _check_xml(inside)
-    except (zipfile.BadZipFile, zlib.error, expat.ExpatError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        expat.ExpatError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+    ) as error:
         raise BespokeError(_unreadable(path, kind, one_sentence(error))) from error
     if inside is None:
-        raise BespokeError(f"The score {path} is of {kind}: open it there, or in MuseScore, and export it as MIDI.")
+        raise BespokeError(
+            f"The score {path} is of {kind}: open it there, or in MuseScore, and export it as MIDI."
+        )
     code, midi, reason = _converted(kind, inside)
     if code == _MISSING:
         raise BespokeError(
@@ -82,7 +105,10 @@ def _recognized(content: bytes) -> tuple[str, bytes | None] | None:
         return "Guitar Pro", content
     if b"FICHIER GUITAR PRO" in head:
         return "Guitar Pro", None
-    return next(((kind, None) for kind, signs in _OTHERS.items() if any(sign in head for sign in signs)), None)
+    return next(
+        ((kind, None) for kind, signs in _OTHERS.items() if any(sign in head for sign in signs)),
+        None,
+    )
 
 
 def _unpacked(content: bytes) -> tuple[str, bytes | None] | None:
@@ -97,7 +123,9 @@ def _unpacked(content: bytes) -> tuple[str, bytes | None] | None:
             return None
         roots: list[str] = []
         parser = _parser()
-        parser.StartElementHandler = lambda name, attributes: roots.append(attributes["full-path"]) if name == "rootfile" else None
+        parser.StartElementHandler = lambda name, attributes: (
+            roots.append(attributes["full-path"]) if name == "rootfile" else None
+        )
         parser.Parse(_read(archive, "META-INF/container.xml"), True)
         if not roots:
             raise ValueError("its container names no score")
@@ -132,7 +160,11 @@ def _check_xml(content: bytes) -> None:
         nonlocal depth, notes, root
         root, depth, notes = root or name, depth + 1, notes + (name in ("pitch", "unpitched"))
         if depth > MAX_DEPTH or notes > MAX_NOTES:
-            raise ValueError(f"it has more than {MAX_NOTES} notes" if notes > MAX_NOTES else "its elements are nested too deep")
+            raise ValueError(
+                f"it has more than {MAX_NOTES} notes"
+                if notes > MAX_NOTES
+                else "its elements are nested too deep"
+            )
 
     def end(_: str) -> None:
         nonlocal depth
@@ -142,7 +174,9 @@ def _check_xml(content: bytes) -> None:
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.Parse(content, True)
     if root != "score-partwise":
-        raise ValueError("it is timewise" if root == "score-timewise" else "it is another kind of XML")
+        raise ValueError(
+            "it is timewise" if root == "score-timewise" else "it is another kind of XML"
+        )
     if not notes:
         raise ValueError("it has no notes")
 
@@ -157,14 +191,34 @@ def _converted(kind: str, content: bytes) -> tuple[int, bytes, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",  # whose buffers, one a core, would count as memory
     }
-    command = [sys.executable, "-m", "bespoke.score.notation", kind, str(MAX_SECONDS), str(MAX_MEMORY_BYTES)]
+    command = [
+        sys.executable,
+        "-m",
+        "bespoke.score.notation",
+        kind,
+        str(MAX_SECONDS),
+        str(MAX_MEMORY_BYTES),
+    ]
     try:  # on a busy machine a second of work takes several
-        done = subprocess.run(command, input=content, capture_output=True, env=environment, timeout=5 * MAX_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            input=content,
+            capture_output=True,
+            env=environment,
+            timeout=5 * MAX_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         done = None
     if done is None or done.returncode < 0:
-        return 1, b"", f"it takes more than {MAX_SECONDS} seconds, or too much memory; the part alone may do"
-    reason = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or "the reader ended"
+        return (
+            1,
+            b"",
+            f"it takes more than {MAX_SECONDS} seconds, or too much memory; the part alone may do",
+        )
+    reason = (
+        done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or "the reader ended"
+    )
     return done.returncode, done.stdout, reason
 
 
@@ -187,10 +241,15 @@ def _play_guitar_pro(content: bytes) -> bytes:
     import guitarpro
 
     song = guitarpro.parse(io.BytesIO(content))
-    jump = next((header.fromDirection.name for header in song.measureHeaders if header.fromDirection), None)
+    jump = next(
+        (header.fromDirection.name for header in song.measureHeaders if header.fromDirection), None
+    )
     if jump:
         raise ValueError(f"it has a {jump}, which only Guitar Pro follows")
-    ticks, tempos = [], {0: song.tempo}  # where each measure is played, and the beats a minute from there on
+    ticks, tempos = (
+        [],
+        {0: song.tempo},
+    )  # where each measure is played, and the beats a minute from there on
     tick = 0
     order = _order(song.measureHeaders)
     for index in order:
@@ -254,7 +313,9 @@ def _midi(tracks: Sequence[tuple[Any, list[list[int]]]], tempos: dict[int, int])
     import mido
 
     def timed(events: list[tuple[int, Any]]) -> mido.MidiTrack:
-        events.sort(key=lambda event: (event[0], event[1].type == "note_on"))  # a note ends before the next begins
+        events.sort(
+            key=lambda event: (event[0], event[1].type == "note_on")
+        )  # a note ends before the next begins
         track, before = mido.MidiTrack(), 0
         for tick, message in events:
             track.append(message.copy(time=tick - before))
@@ -262,14 +323,29 @@ def _midi(tracks: Sequence[tuple[Any, list[list[int]]]], tempos: dict[int, int])
         return track
 
     midi = mido.MidiFile(ticks_per_beat=960, charset="utf-8")
-    changes = [(tick, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(tempo))) for tick, tempo in tempos.items() if tempo > 0]
+    changes = [
+        (tick, mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(tempo)))
+        for tick, tempo in tempos.items()
+        if tempo > 0
+    ]
     midi.tracks.append(timed(changes))
     for track, notes in tracks:
         channel = 9 if track.isPercussionTrack else 0  # the reader tells parts by their tracks
         events: list[tuple[int, Any]] = [(0, mido.MetaMessage("track_name", name=track.name))]
-        events.append((0, mido.Message("program_change", channel=channel, program=max(0, track.channel.instrument) % 128)))
+        events.append(
+            (
+                0,
+                mido.Message(
+                    "program_change",
+                    channel=channel,
+                    program=max(0, track.channel.instrument) % 128,
+                ),
+            )
+        )
         for start, end, pitch, velocity in notes:
-            events.append((start, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity)))
+            events.append(
+                (start, mido.Message("note_on", channel=channel, note=pitch, velocity=velocity))
+            )
             events.append((end, mido.Message("note_off", channel=channel, note=pitch)))
         midi.tracks.append(timed(events))
     file = io.BytesIO()
@@ -278,12 +354,17 @@ def _midi(tracks: Sequence[tuple[Any, list[list[int]]]], tempos: dict[int, int])
 
 
 def _main(kind: str, seconds: str, memory_bytes: str) -> int:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limits, macOS none of memory
+    with contextlib.suppress(
+        ImportError, ValueError, OSError
+    ):  # Windows has no such limits, macOS none of memory
         import resource
 
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
-    content, play = sys.stdin.buffer.read(), {"MusicXML": _play_musicxml, "Guitar Pro": _play_guitar_pro}[kind]
+    content, play = (
+        sys.stdin.buffer.read(),
+        {"MusicXML": _play_musicxml, "Guitar Pro": _play_guitar_pro}[kind],
+    )
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the libraries say things
             midi = play(content)

@@ -23,7 +23,9 @@ from bespoke.utils.files import atomic_path, file_hash
 
 SYNTH_RATE = 44100  # soundfont samples are made for it; rendering at a low rate would alias
 DRUM_BANK = 128
-PITCHED = range(112)  # the programs of General MIDI that play pitches; its last two families are percussion and noises
+PITCHED = range(
+    112
+)  # the programs of General MIDI that play pitches; its last two families are percussion and noises
 CACHE_BYTES = 2_000_000_000
 _GAIN = 0.2  # pinned: FluidSynth's own default
 _TAIL_SECONDS = 3.0
@@ -53,7 +55,9 @@ class SoundFont:
         if head[:4] != b"RIFF" or head[8:12] != b"sfbk":
             raise BespokeError(f"{path} is not a soundfont: give an SF2 or SF3 file.")
         if path.stat().st_size < 8 + int.from_bytes(head[4:8], "little"):
-            raise BespokeError(f"The soundfont {path} is incomplete, shorter than it says itself: download it again.")
+            raise BespokeError(
+                f"The soundfont {path} is incomplete, shorter than it says itself: download it again."
+            )
         return cls(path)
 
     @functools.cached_property
@@ -90,7 +94,11 @@ class Patch:
 
 def soundfont_folders() -> list[Path]:
     """Where soundfonts are looked for by name: the entries of `BESPOKE_SOUNDFONTS`, then the system's usual folders."""
-    own = [Path(entry).expanduser() for entry in os.environ.get("BESPOKE_SOUNDFONTS", "").split(os.pathsep) if entry]
+    own = [
+        Path(entry).expanduser()
+        for entry in os.environ.get("BESPOKE_SOUNDFONTS", "").split(os.pathsep)
+        if entry
+    ]
     usual = [
         "~/.local/share/soundfonts",
         "/usr/share/sounds/sf2",
@@ -135,7 +143,9 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
         BespokeError: FluidSynth is not installed, the soundfont has no such patch, or the cache cannot be written.
     """
     notes = sorted(notes)
-    key = hashlib.sha256(repr((2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()).hexdigest()
+    key = hashlib.sha256(
+        repr((2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()
+    ).hexdigest()
     cached = cache_folder() / "renders" / f"{key}.npy"
     try:
         waveform = np.load(cached)
@@ -148,14 +158,18 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
         with atomic_path(cached) as temporary:
             np.save(temporary, waveform)
     except BespokeError as error:
-        raise BespokeError(f"The cache of renders {cached.parent} cannot be written: set BESPOKE_CACHE to a folder with space.") from error
+        raise BespokeError(
+            f"The cache of renders {cached.parent} cannot be written: set BESPOKE_CACHE to a folder with space."
+        ) from error
     _prune(cached.parent)
     return waveform
 
 
 def cache_folder() -> Path:
     """The folder of the cache: `$BESPOKE_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("BESPOKE_CACHE") or platformdirs.user_cache_dir("bespoke", appauthor=False))
+    return Path(
+        os.environ.get("BESPOKE_CACHE") or platformdirs.user_cache_dir("bespoke", appauthor=False)
+    )
 
 
 def _prune(folder: Path) -> None:
@@ -169,7 +183,9 @@ def _prune(folder: Path) -> None:
 
 
 def _fluidsynth():
-    if Path("/opt/homebrew/lib/libfluidsynth.dylib").exists():  # where a Python that is not Homebrew's looks only if it is told
+    if Path(
+        "/opt/homebrew/lib/libfluidsynth.dylib"
+    ).exists():  # where a Python that is not Homebrew's looks only if it is told
         os.environ.setdefault("HOMEBREW_PREFIX", "/opt/homebrew")
     try:
         import fluidsynth
@@ -184,9 +200,17 @@ def _fluidsynth():
 @functools.cache
 def _write_float():
     """`fluid_synth_write_float`, which pyfluidsynth does not wrap: (synth, samples, left, offset, stride, right, offset, stride)."""
-    names = ("left", c_void_p), ("left_offset", c_int), ("left_stride", c_int), ("right", c_void_p), ("right_offset", c_int)
+    names = (
+        ("left", c_void_p),
+        ("left_offset", c_int),
+        ("left_stride", c_int),
+        ("right", c_void_p),
+        ("right_offset", c_int),
+    )
     arguments = (("synth", c_void_p), ("samples", c_int), *names, ("right_stride", c_int))
-    return _fluidsynth().cfunc("fluid_synth_write_float", c_int, *((name, kind, 1) for name, kind in arguments))
+    return _fluidsynth().cfunc(
+        "fluid_synth_write_float", c_int, *((name, kind, 1) for name, kind in arguments)
+    )
 
 
 class _Synth:
@@ -196,8 +220,15 @@ class _Synth:
         self.soundfont = soundfont
 
     def __enter__(self):
-        settings = {"synth.reverb.active": 0, "synth.chorus.active": 0, "synth.polyphony": 1024, "synth.cpu-cores": 1}
-        self.synth = _fluidsynth().Synth(gain=_GAIN, samplerate=float(SYNTH_RATE), channels=16, **settings)
+        settings = {
+            "synth.reverb.active": 0,
+            "synth.chorus.active": 0,
+            "synth.polyphony": 1024,
+            "synth.cpu-cores": 1,
+        }
+        self.synth = _fluidsynth().Synth(
+            gain=_GAIN, samplerate=float(SYNTH_RATE), channels=16, **settings
+        )
         self.id = self.synth.sfload(str(self.soundfont.path))
         if self.id < 0:
             self.synth.delete()
@@ -220,7 +251,10 @@ class _Synth:
         """Play notes with the channel's patch, from time 0 to the last one's end: blocks of mono `[1, samples]`."""
         # At the same time, ends come before starts, so that a repeated note sounds again.
         events = sorted(
-            [(round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity) for note in notes]
+            [
+                (round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity)
+                for note in notes
+            ]
             + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
         )
         blocks, now = [], 0
@@ -245,10 +279,17 @@ class Player:
     def __init__(self, soundfont: SoundFont):
         self._loaded = _Synth(soundfont).__enter__()
 
-    def play(self, notes: Iterable[Note], program: int, is_drum: bool, seconds: float) -> np.ndarray | None:
+    def play(
+        self, notes: Iterable[Note], program: int, is_drum: bool, seconds: float
+    ) -> np.ndarray | None:
         """Mono float32 `[1, time]` at `SYNTH_RATE`, of this length; None where the soundfont has no such program."""
         channel = 9 if is_drum else 0
-        if self._loaded.synth.program_select(channel, self._loaded.id, DRUM_BANK if is_drum else 0, program) != 0:
+        if (
+            self._loaded.synth.program_select(
+                channel, self._loaded.id, DRUM_BANK if is_drum else 0, program
+            )
+            != 0
+        ):
             return None
         blocks, samples = self._loaded.perform(notes, channel), round(seconds * SYNTH_RATE)
         blocks.append(self._loaded.write(max(0, samples - sum(block.shape[1] for block in blocks))))
@@ -265,7 +306,9 @@ class Player:
 def _presets(soundfont: SoundFont) -> dict[tuple[int, int], str]:
     with _Synth(soundfont) as loaded:
         names = {
-            (bank, program): loaded.synth.sfpreset_name(loaded.id, bank, program) for bank in range(DRUM_BANK + 1) for program in range(128)
+            (bank, program): loaded.synth.sfpreset_name(loaded.id, bank, program)
+            for bank in range(DRUM_BANK + 1)
+            for program in range(128)
         }
     return {place: name for place, name in names.items() if name is not None}
 
@@ -278,7 +321,9 @@ def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
     channel = 9 if patch.bank == DRUM_BANK else 0
     with _Synth(patch.soundfont) as loaded:
         if loaded.synth.program_select(channel, loaded.id, patch.bank, patch.program) != 0:
-            raise BespokeError(f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} in bank {patch.bank}.")
+            raise BespokeError(
+                f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} in bank {patch.bank}."
+            )
         blocks = loaded.perform(notes, channel)
         for _ in range(round(_TAIL_SECONDS * 10)):
             blocks.append(loaded.write(SYNTH_RATE // 10))

@@ -49,7 +49,9 @@ def align_target(song: Song, folder: Path) -> Aligned:
         BespokeError: there is no score.
     """
     if song.target is None:
-        raise BespokeError("align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper.")
+        raise BespokeError(
+            "align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper."
+        )
     part, seconds = song.target.part, song.seconds
     alignment = align(part.notes, song.mixture, song.sample_rate)
     facts = {
@@ -72,9 +74,13 @@ def align_target(song: Song, folder: Path) -> Aligned:
         )
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
-    plot_alignment(folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate)
+    plot_alignment(
+        folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate
+    )
     log.info("The score is aligned (confidence %.2f).", alignment.confidence)
-    return Aligned(replace(song, target=replace(song.target, part=part)), notes, True, {**facts, "used": True})
+    return Aligned(
+        replace(song, target=replace(song.target, part=part)), notes, True, {**facts, "used": True}
+    )
 
 
 def note_coverage(aligned: Aligned) -> None:
@@ -82,5 +88,9 @@ def note_coverage(aligned: Aligned) -> None:
     notice = silent_elsewhere(aligned.notes, aligned.song.seconds) if aligned.is_used else None
     if notice:
         aligned.facts["notice"] = notice
-        covered_seconds = max(note.end_seconds for note in aligned.notes) - min(note.start_seconds for note in aligned.notes)
-        log.log(logging.WARNING if covered_seconds < aligned.song.seconds / 2 else logging.INFO, notice)
+        covered_seconds = max(note.end_seconds for note in aligned.notes) - min(
+            note.start_seconds for note in aligned.notes
+        )
+        log.log(
+            logging.WARNING if covered_seconds < aligned.song.seconds / 2 else logging.INFO, notice
+        )

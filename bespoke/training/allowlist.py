@@ -52,11 +52,19 @@ def check_targets(cfg: DictConfig) -> None:
         BespokeError: a `_target_` is not on the list.
     """
     # Resolved too: an interpolation can make a dictionary with a _target_ (oc.create), or point to one.
-    leaves = [leaf for resolve in (False, True) for leaf in _leaves(OmegaConf.to_container(cfg, resolve=resolve))]
+    leaves = [
+        leaf
+        for resolve in (False, True)
+        for leaf in _leaves(OmegaConf.to_container(cfg, resolve=resolve))
+    ]
     for name, value in leaves:
-        if name.endswith("_target_") and (name.startswith("song.") or not ALLOWED_TARGETS.fullmatch(str(value))):
+        if name.endswith("_target_") and (
+            name.startswith("song.") or not ALLOWED_TARGETS.fullmatch(str(value))
+        ):
             if current_name(value) != value and not name.startswith("song."):
-                raise BespokeError(f"{name}={value} is a name of before: write {current_name(value)}.")
+                raise BespokeError(
+                    f"{name}={value} is a name of before: write {current_name(value)}."
+                )
             raise BespokeError(
                 f"{name}={value} is not allowed: configs may name audiomentations transforms, torch optimizers and Bespoke's own classes,"
                 " and a song none."
@@ -93,18 +101,30 @@ def _objection(name: str, value: Any, is_own: bool) -> str | None:
         return None  # words only, such as the command line
     if key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text):
         return "of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are"
-    if "${" in PLAIN.sub("", text):  # it could point to a dictionary with a _target_, anywhere in the config
+    if "${" in PLAIN.sub(
+        "", text
+    ):  # it could point to a dictionary with a _target_, anywhere in the config
         return "write the value itself here, not a reference to it"
     if section == "launcher" and value is not None and not is_own:
         setting = name.partition(".")[2]
-        is_known = ALLOWED_LAUNCHER.fullmatch(setting) or (setting, value) in ALLOWED_LAUNCHER_VALUES
-        if not is_known or len(text.splitlines()) > 1 or (setting == "submitit_folder" and not (PLAIN.match(text) and ".." not in text)):
+        is_known = (
+            ALLOWED_LAUNCHER.fullmatch(setting) or (setting, value) in ALLOWED_LAUNCHER_VALUES
+        )
+        if (
+            not is_known
+            or len(text.splitlines()) > 1
+            or (setting == "submitit_folder" and not (PLAIN.match(text) and ".." not in text))
+        ):
             return "a launcher may run it, so that it is for the command line, not for a config"
     if name.startswith("sweeper.custom_search_space") and value is not None:
         return "a search is described by hydra.sweeper.params alone"
     if section.endswith("_logging"):
         is_ours = text.startswith("${hydra.runtime.output_dir}/") and ".." not in text
-        if key == "()" or (key == "class" and not ALLOWED_LOGGING.fullmatch(text)) or (key == "filename" and not is_ours):
+        if (
+            key == "()"
+            or (key == "class" and not ALLOWED_LOGGING.fullmatch(text))
+            or (key == "filename" and not is_ours)
+        ):
             return "logs go to the terminal and to the run's folder, by Python's own classes"
     return None
 

@@ -24,7 +24,14 @@ from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MaskNetwork
 from bespoke.models.separator import Separator, uses_bfloat16
 from bespoke.training import logs, preflight
-from bespoke.training.callbacks import AtomicCheckpointIO, Listening, LossCurve, QualityCurve, StepLog, TrainingFigures
+from bespoke.training.callbacks import (
+    AtomicCheckpointIO,
+    Listening,
+    LossCurve,
+    QualityCurve,
+    StepLog,
+    TrainingFigures,
+)
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
 from bespoke.utils.errors import BespokeError, one_sentence
@@ -59,7 +66,9 @@ def make_parts(cfg: DictConfig) -> Parts:
     check_background(make_background, bool(cfg.song.get("others")), system.model.uses_score)
     logs.check(**cfg.logger)
     preflight.check_device(cfg.trainer)
-    preflight.check_precision(system, make_trainer(cfg, system.model, callbacks=[ModelCheckpoint()]))
+    preflight.check_precision(
+        system, make_trainer(cfg, system.model, callbacks=[ModelCheckpoint()])
+    )
     return Parts(policy, system, make_background)
 
 
@@ -73,10 +82,14 @@ def _system(cfg: DictConfig) -> BespokeSystem:
     torch.manual_seed(cfg.seed)
     model = make(cfg, "model", bins=stft.bins)
     if model.uses_score and not cfg.align:
-        raise BespokeError("This network uses the score, which must be in time with the recording: set align=true.")
+        raise BespokeError(
+            "This network uses the score, which must be in time with the recording: set align=true."
+        )
     separate = OmegaConf.to_container(cfg.separate)
     Separator(stft, model, **separate)  # which checks what this network can take
-    system = BespokeSystem(stft, model, make(cfg, "loss"), make(cfg, "optimizer", _partial_=True), cfg.seed, separate)
+    system = BespokeSystem(
+        stft, model, make(cfg, "loss"), make(cfg, "optimizer", _partial_=True), cfg.seed, separate
+    )
     try:
         system.configure_optimizers()  # its settings are checked when it is made
     except (TypeError, ValueError, RuntimeError) as error:
@@ -94,24 +107,55 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
         BespokeError: the background lacks something, or a sound cannot be rendered.
     """
     sample_rate = int(cfg.data.sample_rate)
-    background = parts.make_background(song, sample_rate)  # first: it may be impossible for this song
+    background = parts.make_background(
+        song, sample_rate
+    )  # first: it may be impossible for this song
     targets = song.render_target(sample_rate)
     if song.estimate is not None and cfg.data.self_training:
         targets.append(song.render_estimate(sample_rate))
-    settings = {key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")}
-    scored = {"notes": song.target.part.notes, "features": ScoreFeatures(parts.system.stft)} if parts.system.model.uses_score else {}
+    settings = {
+        key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")
+    }
+    scored = (
+        {"notes": song.target.part.notes, "features": ScoreFeatures(parts.system.stft)}
+        if parts.system.model.uses_score
+        else {}
+    )
     streams = (
-        MixStream(targets, background, parts.policy, sample_rate, seed=cfg.seed, **settings, stream=stream, **scored)
+        MixStream(
+            targets,
+            background,
+            parts.policy,
+            sample_rate,
+            seed=cfg.seed,
+            **settings,
+            stream=stream,
+            **scored,
+        )
         for stream in (0, VALIDATION)
     )
     workers = cfg.data.workers
     if workers == "auto":  # on a CPU the mixes compete with the training for the cores
-        workers = min(4, processor.cores() - 1) if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else 0
-    return MixDataModule(*streams, cfg.data.validation_batches, int(workers), {"seed": cfg.seed, "sample_rate": sample_rate, **settings})
+        workers = (
+            min(4, processor.cores() - 1)
+            if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+            else 0
+        )
+    return MixDataModule(
+        *streams,
+        cfg.data.validation_batches,
+        int(workers),
+        {"seed": cfg.seed, "sample_rate": sample_rate, **settings},
+    )
 
 
 def make_callbacks(
-    cfg: DictConfig, folder: Path, loggers: list, song: Song, separate: dict[str, Any], agreement: Agreement | None
+    cfg: DictConfig,
+    folder: Path,
+    loggers: list,
+    song: Song,
+    separate: dict[str, Any],
+    agreement: Agreement | None,
 ) -> list[Callback]:
     """What looks on while the network trains.
 
@@ -121,7 +165,12 @@ def make_callbacks(
     """
     callbacks: list[Callback] = [
         LossCurve(folder / "training.csv"),
-        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=cfg.checkpoint_steps, enable_version_counter=False),
+        ModelCheckpoint(
+            folder / "checkpoints",
+            "last",
+            every_n_train_steps=cfg.checkpoint_steps,
+            enable_version_counter=False,
+        ),
     ]
     callbacks.append(StepLog())
     if loggers:
@@ -130,12 +179,18 @@ def make_callbacks(
         callbacks.append(Listening(song, cfg.log_audio_steps, separate))
     if cfg.curve_steps and (song.reference is not None or agreement is not None):
         best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
-        callbacks.append(QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best))
+        callbacks.append(
+            QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best)
+        )
     return callbacks
 
 
 def make_trainer(
-    cfg: DictConfig, model: MaskNetwork, folder: Path | None = None, loggers: Sequence = (), callbacks: Sequence[Callback] = ()
+    cfg: DictConfig,
+    model: MaskNetwork,
+    folder: Path | None = None,
+    loggers: Sequence = (),
+    callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
     """Lightning's trainer; with nothing but config and network, to see whether it can be made.
 
@@ -162,7 +217,11 @@ def precision(accelerator: str, model: MaskNetwork | None = None) -> str:
     """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); bf16 on a CPU that
     multiplies such numbers, for a network that was trained in them; 32 bits elsewhere."""
     if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
-        return "bf16-mixed" if accelerator != "mps" and model is not None and uses_bfloat16(model) else "32-true"
+        return (
+            "bf16-mixed"
+            if accelerator != "mps" and model is not None and uses_bfloat16(model)
+            else "32-true"
+        )
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
 
 

@@ -30,9 +30,13 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its final name and moves it there: a killed run leaves the one before, whole."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)  # written straight to a file it hides the OSError of a full disk
+        torch.save(
+            checkpoint, buffer
+        )  # written straight to a file it hides the OSError of a full disk
         with atomic_path(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
@@ -48,37 +52,61 @@ class StepLog(Callback):
         self.last = self.began
         progress.advance(trainer.global_step, trainer.max_steps)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         if not trainer.is_global_zero:
             return
         now, step = time.monotonic(), trainer.global_step
         on_terminal = progress.on_terminal()
-        if now - self.last < (0.5 if on_terminal else self.every_seconds) and step < trainer.max_steps:
+        if (
+            now - self.last < (0.5 if on_terminal else self.every_seconds)
+            and step < trainer.max_steps
+        ):
             return
         self.last = now
         loss = outputs["loss"].item()
         if on_terminal:
-            progress.advance(step, trainer.max_steps, f"step {step} of {trainer.max_steps}, loss {loss:.4f}")
+            progress.advance(
+                step, trainer.max_steps, f"step {step} of {trainer.max_steps}, loss {loss:.4f}"
+            )
             return
         rate = (step - self.first_step) / max(now - self.began, 1e-9)
         left_seconds = (trainer.max_steps - step) / max(rate, 1e-9)
         # Of the last step no time left: there is more to come than training.
         left = f", {left_seconds:.0f} s of training left" if step < trainer.max_steps else ""
-        log.info("Step %d of %d%s (loss %.5f, %.1f steps/s)", step, trainer.max_steps, left, loss, rate)
+        log.info(
+            "Step %d of %d%s (loss %.5f, %.1f steps/s)", step, trainer.max_steps, left, loss, rate
+        )
 
 
 class TrainingFigures(Callback):
     """Logs, beside the losses, the gradient's norm before it is clipped, the learning rate, the throughput and what the process uses."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.times: deque[tuple[float, float]] = deque([(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1)
+        self.times: deque[tuple[float, float]] = deque(
+            [(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1
+        )
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.times.append((time.monotonic(), time.process_time()))
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # Lightning logs nothing, and the norm makes a GPU wait
+        if (
+            trainer.global_step + 1
+        ) % trainer.log_every_n_steps:  # Lightning logs nothing, and the norm makes a GPU wait
             return
-        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-        wall_seconds, cpu_seconds = (last - first for first, last in zip(self.times[0], self.times[-1], strict=True))
+        gradients = [
+            parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None
+        ]
+        wall_seconds, cpu_seconds = (
+            last - first for first, last in zip(self.times[0], self.times[-1], strict=True)
+        )
         figures = {
             "train/gradient_norm": torch.nn.utils.get_total_norm(gradients),
             "train/learning_rate": optimizer.param_groups[0]["lr"],
@@ -88,8 +116,15 @@ class TrainingFigures(Callback):
         if (memory := peak_memory_mb()) is not None:
             figures["system/peak_memory_mb"] = memory
         if pl_module.device.type == "cuda":
-            figures["system/peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e6
-        pl_module.log_dict({name: float(value) for name, value in figures.items()}, on_step=True, on_epoch=False, batch_size=1)
+            figures["system/peak_gpu_memory_mb"] = (
+                torch.cuda.max_memory_allocated(pl_module.device) / 1e6
+            )
+        pl_module.log_dict(
+            {name: float(value) for name, value in figures.items()},
+            on_step=True,
+            on_epoch=False,
+            batch_size=1,
+        )
 
 
 def peak_memory_mb() -> float | None:
@@ -119,10 +154,21 @@ class Listening(Callback):
         if self.last_step == 0:
             self._log(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         step = trainer.global_step
         # The last step is logged with the results.
-        if self.every_steps and self.last_step < step < trainer.max_steps and step % self.every_steps == 0:
+        if (
+            self.every_steps
+            and self.last_step < step < trainer.max_steps
+            and step % self.every_steps == 0
+        ):
             self.last_step = step
             self._log(trainer, pl_module)
 
@@ -130,7 +176,15 @@ class Listening(Callback):
         if trainer.is_global_zero:
             estimate = _separate(pl_module, self.song, self.settings)
             step, song = trainer.global_step, self.song
-            logs.log_separation(trainer.loggers, song.mixture, estimate, song.sample_rate, step, song.reference, again=step > 0)
+            logs.log_separation(
+                trainer.loggers,
+                song.mixture,
+                estimate,
+                song.sample_rate,
+                step,
+                song.reference,
+                again=step > 0,
+            )
 
 
 def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
@@ -157,22 +211,44 @@ class LossCurve(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step and (not self.rows or trainer.global_step > self.rows[-1]["step"]):  # no row while gradients accumulate
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.global_step and (
+            not self.rows or trainer.global_step > self.rows[-1]["step"]
+        ):  # no row while gradients accumulate
             # Lightning divides by the number of batches; a tensor becomes a number only when it is wanted, so that no GPU has to wait.
-            self.rows.append({"step": trainer.global_step, "loss": outputs["loss"].detach() * trainer.accumulate_grad_batches})
+            self.rows.append(
+                {
+                    "step": trainer.global_step,
+                    "loss": outputs["loss"].detach() * trainer.accumulate_grad_batches,
+                }
+            )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.rows and not trainer.sanity_checking:
-            found = {f"val_{name}": trainer.callback_metrics.get(f"val/{name}") for name in ("loss", "si_sdr")}
-            self.rows[-1] |= {name: float(value) for name, value in found.items() if value is not None}
+            found = {
+                f"val_{name}": trainer.callback_metrics.get(f"val/{name}")
+                for name in ("loss", "si_sdr")
+            }
+            self.rows[-1] |= {
+                name: float(value) for name, value in found.items() if value is not None
+            }
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             write_csv(self.path, self._plain(), ("step", "loss", "val_loss", "val_si_sdr"))
 
     def _plain(self) -> list[dict[str, float]]:
-        return [{name: value if name == "step" else float(value) for name, value in row.items()} for row in self.rows]
+        return [
+            {name: value if name == "step" else float(value) for name, value in row.items()}
+            for row in self.rows
+        ]
 
 
 class QualityCurve(Callback):
@@ -209,9 +285,21 @@ class QualityCurve(Callback):
         if self.best and self.best.is_file() and trainer.global_step:
             self.highest = torch.load(self.best, weights_only=True, map_location="cpu")["agreement"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero or step == 0 or step % self.every_steps or (self.rows and step <= self.rows[-1]["step"]):
+        if (
+            not trainer.is_global_zero
+            or step == 0
+            or step % self.every_steps
+            or (self.rows and step <= self.rows[-1]["step"])
+        ):
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)  # what is still under way is training
@@ -230,5 +318,10 @@ class QualityCurve(Callback):
         self.began += time.monotonic() - paused
 
     def _keep(self, system: pl.LightningModule, step: int) -> None:
-        kept = {"state_dict": system.state_dict(), "hyper_parameters": dict(system.hparams), "global_step": step, "agreement": self.highest}
+        kept = {
+            "state_dict": system.state_dict(),
+            "hyper_parameters": dict(system.hparams),
+            "global_step": step,
+            "agreement": self.highest,
+        }
         AtomicCheckpointIO().save_checkpoint(kept, self.best)

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 MAX_COLUMNS = 2000  # of a spectrogram's picture
 MAX_SECONDS = 120  # of audio sent to a logger; the stems are in the run's folder
-NO_TENSORBOARD = "logger=tensorboard needs TensorBoard: pip install 'bespoke-separation[tensorboard]'."
+NO_TENSORBOARD = (
+    "logger=tensorboard needs TensorBoard: pip install 'bespoke-separation[tensorboard]'."
+)
 STEMS = ("target.wav", "residual.wav", "aligned.mid")
 CHECKPOINT = ("config.yaml", "metrics.json")
 KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
@@ -41,7 +43,9 @@ def auto(
     if _has_wandb_key():
         log.info("Logging to Weights & Biases (logger=csv or logger=none for less).")
         return wandb(folder, group, project, entity, timeout_seconds, artifacts)
-    log.info("Logging to CSV files: no Weights & Biases key is set up (wandb login, or WANDB_API_KEY).")
+    log.info(
+        "Logging to CSV files: no Weights & Biases key is set up (wandb login, or WANDB_API_KEY)."
+    )
     return csv(folder, group)
 
 
@@ -67,12 +71,19 @@ def check(_target_: str, project: str = "bespoke", timeout_seconds: float = 60, 
     Raises:
         BespokeError: its library is missing, or a setting is not possible.
     """
-    if _target_ == "bespoke.training.logs.tensorboard" and importlib.util.find_spec("tensorboard") is None:
+    if (
+        _target_ == "bespoke.training.logs.tensorboard"
+        and importlib.util.find_spec("tensorboard") is None
+    ):
         raise BespokeError(NO_TENSORBOARD)
     if not project or any(letter in "/\\#?%:" for letter in project):
-        raise BespokeError(f"logger.project={project} is not possible: give a name without / \\ # ? % and :.")
+        raise BespokeError(
+            f"logger.project={project} is not possible: give a name without / \\ # ? % and :."
+        )
     if timeout_seconds <= 0:
-        raise BespokeError(f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds above 0.")
+        raise BespokeError(
+            f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds above 0."
+        )
 
 
 def none(folder: Path, group: str | None) -> list[Logger]:
@@ -114,19 +125,28 @@ def wandb(
         "reinit": "finish_previous",
     }
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
-    timeout = client.Settings(init_timeout=timeout_seconds, silent=True)  # what matters is said below
+    timeout = client.Settings(
+        init_timeout=timeout_seconds, silent=True
+    )  # what matters is said below
     try:
         run = client.init(mode=mode, settings=timeout, **settings)
     except (client.Error, TimeoutError) as error:
-        log.warning("Weights & Biases did not answer (%s): this run is logged offline.", str(error).splitlines()[0])
+        log.warning(
+            "Weights & Biases did not answer (%s): this run is logged offline.",
+            str(error).splitlines()[0],
+        )
         client.teardown()  # it still holds the id of the run that it could not start
         run_id = uuid.uuid4().hex[:8]
-        run = client.init(mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None})
+        run = client.init(
+            mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None}
+        )
     id_file.write_text(run_id)
     if run.settings.mode == "online":
         log.info("Weights & Biases: %s", run.url)
     run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)  # the x axis of every chart
+    run.define_metric(
+        "*", step_metric="trainer/global_step", step_sync=True
+    )  # the x axis of every chart
     return [_WandbLogger(experiment=run, project=project, save_dir=folder, log_model=artifacts)]
 
 
@@ -171,7 +191,9 @@ def can_play(loggers: Sequence[Logger]) -> bool:
     return any(isinstance(logger, WandbLogger | TensorBoardLogger) for logger in loggers)
 
 
-def log_config(loggers: Sequence[Logger], config: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
+def log_config(
+    loggers: Sequence[Logger], config: Mapping[str, Any], choices: Mapping[str, Any]
+) -> None:
     """Send the config, flat, so that each value is a column to search, sort and group by.
 
     Args:
@@ -179,11 +201,17 @@ def log_config(loggers: Sequence[Logger], config: Mapping[str, Any], choices: Ma
         config: nested, of plain values; `{"aug": {"compressor": {"knee_db": 9}}}` is sent as `aug/compressor/knee_db`.
         choices: what was chosen of each group, such as `{"aug": "heavy"}`, sent under the group's name.
     """
-    values = {name: choice for name, choice in choices.items() if not name.startswith("hydra/")} | dict(_flat(config))
+    values = {
+        name: choice for name, choice in choices.items() if not name.startswith("hydra/")
+    } | dict(_flat(config))
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.hparams.update(values)  # shown in its table once there are figures to show beside them
-            logger.experiment.add_text("config", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+            logger.hparams.update(
+                values
+            )  # shown in its table once there are figures to show beside them
+            logger.experiment.add_text(
+                "config", "\n".join(f"    {name}: {value}" for name, value in values.items())
+            )
         else:
             logger.log_hyperparams(values)
 
@@ -193,7 +221,10 @@ def _flat(config: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{name}{key}/")
         else:
-            yield f"{name}{key}", value if isinstance(value, int | float | str | None) else str(value)
+            yield (
+                f"{name}{key}",
+                value if isinstance(value, int | float | str | None) else str(value),
+            )
 
 
 def log_separation(
@@ -222,7 +253,10 @@ def log_separation(
         signals["reference"] = reference[:, : mixture.shape[-1]]
     if again:
         signals = {name: signals[name] for name in ("estimate", "residual")}
-    images = {f"spectrogram/{name}": spectrogram_image(signal, sample_rate) for name, signal in signals.items()}
+    images = {
+        f"spectrogram/{name}": spectrogram_image(signal, sample_rate)
+        for name, signal in signals.items()
+    }
     images["mask/estimate"] = mask_image(estimate, mixture, sample_rate)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
@@ -235,15 +269,21 @@ def log_separation(
                     heard = signal if len(signal) <= 2 else signal.mean(axis=0, keepdims=True)
                     file.write_bytes(media.opus(heard, sample_rate, KBPS))
                     sent[f"audio/{name}"] = client.Audio(str(file))
-                logger.experiment.log({**sent, "trainer/global_step": step})  # which copies the files
+                logger.experiment.log(
+                    {**sent, "trainer/global_step": step}
+                )  # which copies the files
         elif isinstance(logger, TensorBoardLogger):
             for name, signal in signals.items():
-                logger.experiment.add_audio(f"audio/{name}", signal.mean(axis=0)[None], step, sample_rate)
+                logger.experiment.add_audio(
+                    f"audio/{name}", signal.mean(axis=0)[None], step, sample_rate
+                )
             for name, image in images.items():
                 logger.experiment.add_image(name, image, step, dataformats="HWC")
 
 
-def log_results(loggers: Sequence[Logger], folder: Path, metrics: Mapping[str, Any], step: int) -> None:
+def log_results(
+    loggers: Sequence[Logger], folder: Path, metrics: Mapping[str, Any], step: int
+) -> None:
     """Send what a run has come to: its figures, and to W&B its files.
 
     Args:
@@ -252,7 +292,11 @@ def log_results(loggers: Sequence[Logger], folder: Path, metrics: Mapping[str, A
         metrics: of metrics.json; the separation's, the time it took and the alignment's confidence are sent.
         step: of the training.
     """
-    known = {name: value for name, value in metrics.items() if name.startswith("si_sdr") or name in ("agreement", "kept_step")}
+    known = {
+        name: value
+        for name, value in metrics.items()
+        if name.startswith("si_sdr") or name in ("agreement", "kept_step")
+    }
     known["seconds"] = metrics.get("seconds", {}).get("total")
     known["alignment_confidence"] = metrics.get("alignment", {}).get("confidence")
     figures = {f"final/{name}": float(value) for name, value in known.items() if value is not None}
@@ -277,7 +321,9 @@ def spectrogram_image(waveform: np.ndarray, sample_rate: int, range_db: float = 
         uint8 `[freq, columns, 3]`, at most `MAX_COLUMNS` of them.
     """
     magnitude = _magnitude(waveform, sample_rate)
-    level_db = 20 * np.log10(np.maximum(magnitude / max(magnitude.max(), 1e-12), 10 ** (-range_db / 20)))
+    level_db = 20 * np.log10(
+        np.maximum(magnitude / max(magnitude.max(), 1e-12), 10 ** (-range_db / 20))
+    )
     return _coloured(1 + level_db / range_db)
 
 
@@ -321,9 +367,14 @@ def finish(loggers: Sequence[Logger], failed: bool) -> None:
                 Path(run.dir).with_name("last.ckpt").unlink(missing_ok=True)  # it is uploaded
                 log.info("Weights & Biases: %s", run.url)
             elif not run.disabled:
-                log.info("To upload this run: wandb sync %s", shlex.quote(str(Path(run.dir).parent.parent)))  # all legs of it
+                log.info(
+                    "To upload this run: wandb sync %s",
+                    shlex.quote(str(Path(run.dir).parent.parent)),
+                )  # all legs of it
         elif isinstance(logger, TensorBoardLogger):
-            log.info("To look at this run: tensorboard --logdir %s", shlex.quote(str(logger.save_dir)))
+            log.info(
+                "To look at this run: tensorboard --logdir %s", shlex.quote(str(logger.save_dir))
+            )
 
 
 def _has_wandb_key() -> bool:

@@ -34,7 +34,10 @@ from bespoke.utils.moved import with_current_names
 
 _INPUTS = "hashes.json"
 _ROLES = {"mixture": "recording", "audio": "rendered target"}
-_SECTIONS = {"stft": "bespoke.audio.stft.STFT", "separate": "bespoke.models.separator.Separator"}  # of the config, and what is made of each
+_SECTIONS = {
+    "stft": "bespoke.audio.stft.STFT",
+    "separate": "bespoke.models.separator.Separator",
+}  # of the config, and what is made of each
 _GROUPS = {  # and what each may name
     "aug": r"bespoke\.data\.augment\.Policy",
     "background": r"bespoke\.data\.background\.\w+Background",
@@ -77,10 +80,14 @@ def check(cfg: DictConfig) -> None:
     plain = OmegaConf.to_container(cfg, resolve=True)
     for name in (*_GROUPS, *_SECTIONS, "data", "song"):
         if not isinstance(plain.get(name), Mapping):
-            raise BespokeError(f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py --cfg job.")
+            raise BespokeError(
+                f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py --cfg job."
+            )
     for group, possible in _GROUPS.items():
         if not re.fullmatch(possible, target := str(plain[group].get("_target_"))):
-            raise BespokeError(f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see train.py --help.")
+            raise BespokeError(
+                f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see train.py --help."
+            )
     _check_numbers(plain)
     sections = {name: {"_target_": target, **plain[name]} for name, target in _SECTIONS.items()}
     check_signatures(plain | sections)
@@ -106,7 +113,9 @@ def check_device(trainer: DictConfig) -> None:
     if accelerator == "cpu" or (accelerator == "auto" and not (has_cuda or has_mps)):
         cores = processor.cores()
         if isinstance(devices, int) and not isinstance(devices, bool) and devices > cores:
-            raise BespokeError(f"trainer.devices={devices} is not possible: give at most {cores}, as many as this machine has cores.")
+            raise BespokeError(
+                f"trainer.devices={devices} is not possible: give at most {cores}, as many as this machine has cores."
+            )
 
 
 @contextlib.contextmanager
@@ -116,16 +125,24 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         BespokeError: another process has it.
     """
-    if processor.local_rank() > 0:  # the first of several processes that train together holds it for all
+    if (
+        processor.local_rank() > 0
+    ):  # the first of several processes that train together holds it for all
         yield
         return
-    path = cache_folder() / "locks" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.lock"
+    path = (
+        cache_folder()
+        / "locks"
+        / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.lock"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path, timeout=0):
             yield
     except Timeout as error:
-        raise BespokeError(f"Another process is at work in {folder}: wait until it has ended, or stop it.") from error
+        raise BespokeError(
+            f"Another process is at work in {folder}: wait until it has ended, or stop it."
+        ) from error
 
 
 def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
@@ -145,7 +162,9 @@ def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
         noise = torch.rand(1, 1, 2 * system.stft.window_samples)
         batch = {"mixture": noise, "target": noise, "index": 0}
         if system.model.uses_score:
-            batch["features"] = ScoreFeatures(system.stft)(noise[0].numpy(), [Note(0.0, 1.0, 69)])[None]
+            batch["features"] = ScoreFeatures(system.stft)(noise[0].numpy(), [Note(0.0, 1.0, 69)])[
+                None
+            ]
         try:
             trial = plugin.convert_module(copy.deepcopy(system)).to(device).train()
             batch = plugin.convert_input(move_data_to_device(batch, device))
@@ -168,12 +187,16 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
         return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
     written = folder / "config.yaml"
     if cfg.ckpt not in (None, "last"):
-        raise BespokeError(f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke apply uses a checkpoint.")
+        raise BespokeError(
+            f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke apply uses a checkpoint."
+        )
     if cfg.ckpt == "last":
         if not written.is_file():
             if in_sweep:
                 return False
-            raise BespokeError(f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out.")
+            raise BespokeError(
+                f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out."
+            )
         changed = changes(cfg, folder)
         if changed:
             raise BespokeError(_another(folder, changed))
@@ -205,7 +228,11 @@ def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:
     """
     written = folder / _INPUTS
     known = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else hashes
-    changed = [f"the {_ROLES.get(role, role)} is another" for role in hashes if role != "reference" and hashes[role] != known.get(role)]
+    changed = [
+        f"the {_ROLES.get(role, role)} is another"
+        for role in hashes
+        if role != "reference" and hashes[role] != known.get(role)
+    ]
     if changed:
         raise BespokeError(_another(folder, changed))
 
@@ -238,7 +265,11 @@ def _check_numbers(value: Any, name: str = "") -> None:
     if isinstance(value, Mapping | list):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             _check_numbers(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, float) and not math.isfinite(value) and (name, value) != ("separate.block_seconds", math.inf):
+    elif (
+        isinstance(value, float)
+        and not math.isfinite(value)
+        and (name, value) != ("separate.block_seconds", math.inf)
+    ):
         raise BespokeError(f"{name}={value} is not possible: give a number.")
 
 
@@ -249,19 +280,34 @@ def _check_settings(cfg: DictConfig) -> None:
         if (name, value) == ("data.workers", "auto") or (name in _OPTIONAL and value is None):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-            wanted = f"{'auto or ' * (name == 'data.workers')}a whole number from {lowest}" + f" to {highest}" * (highest < _ANY)
+            wanted = (
+                f"{'auto or ' * (name == 'data.workers')}a whole number from {lowest}"
+                + f" to {highest}" * (highest < _ANY)
+            )
             raise BespokeError(f"{name}={shown(value)} is not possible: give {wanted}.")
-    if cfg.threads != "auto" and (isinstance(cfg.threads, bool) or not isinstance(cfg.threads, int) or cfg.threads < 1):
-        raise BespokeError(f"threads={cfg.threads} is not possible: give auto or a whole number from 1.")
+    if cfg.threads != "auto" and (
+        isinstance(cfg.threads, bool) or not isinstance(cfg.threads, int) or cfg.threads < 1
+    ):
+        raise BespokeError(
+            f"threads={cfg.threads} is not possible: give auto or a whole number from 1."
+        )
     for name, lowest, highest in (
         ("data.segment_seconds", 0.05, 600),
         ("data.listen_seconds", 20, 3600),
         ("data.silent_share", 0, 1),
     ):
         value = OmegaConf.select(cfg, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
-            raise BespokeError(f"{name}={shown(value)} is not possible: give a number from {lowest} to {highest}.")
-    hours = cfg.data.batch_size * cfg.data.segment_seconds * max(1, cfg.data.validation_batches) / 3600
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not lowest <= value <= highest
+        ):
+            raise BespokeError(
+                f"{name}={shown(value)} is not possible: give a number from {lowest} to {highest}."
+            )
+    hours = (
+        cfg.data.batch_size * cfg.data.segment_seconds * max(1, cfg.data.validation_batches) / 3600
+    )
     if hours > _MOST_HOURS:
         raise BespokeError(
             f"data.batch_size={cfg.data.batch_size} mixes of data.segment_seconds={cfg.data.segment_seconds} in"
@@ -270,33 +316,54 @@ def _check_settings(cfg: DictConfig) -> None:
         )
     unknown = sorted(set(cfg.data) - _DATA)
     if unknown:
-        raise BespokeError(f"There is no setting data.{unknown[0]}: it takes {', '.join(sorted(_DATA))}.")
+        raise BespokeError(
+            f"There is no setting data.{unknown[0]}: it takes {', '.join(sorted(_DATA))}."
+        )
     clip = cfg.trainer.get("gradient_clip_val")
     if clip is not None and clip < 0:
-        raise BespokeError(f"trainer.gradient_clip_val={clip} is not possible: give a number from 0, or null.")
-    interval, batches = cfg.trainer.get("val_check_interval"), cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1)
-    if isinstance(interval, int) and not 1 <= interval <= (batches if cfg.trainer.get("check_val_every_n_epoch") else _ANY):
+        raise BespokeError(
+            f"trainer.gradient_clip_val={clip} is not possible: give a number from 0, or null."
+        )
+    interval, batches = (
+        cfg.trainer.get("val_check_interval"),
+        cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1),
+    )
+    if isinstance(interval, int) and not 1 <= interval <= (
+        batches if cfg.trainer.get("check_val_every_n_epoch") else _ANY
+    ):
         raise BespokeError(
             f"trainer.val_check_interval={interval} is not possible: give a whole number from 1, and with"
             f" trainer.check_val_every_n_epoch to the {batches} batches of the run."
         )
     for name in ("align", "report", "data.self_training"):
         if not isinstance(OmegaConf.select(cfg, name), bool):
-            raise BespokeError(f"{name}={shown(OmegaConf.select(cfg, name))} is not possible: give true or false.")
+            raise BespokeError(
+                f"{name}={shown(OmegaConf.select(cfg, name))} is not possible: give true or false."
+            )
     if cfg.keep not in ("last", "best"):
         raise BespokeError(f"keep={cfg.keep} is not known: it is last or best.")
     if cfg.keep == "best" and not 1 <= cfg.curve_steps <= cfg.trainer.max_steps:
-        raise BespokeError("keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps.")
+        raise BespokeError(
+            "keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps."
+        )
     if cfg.data.label not in ("wet", "dry"):
         raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
     if cfg.stft.window_seconds > LONGEST_WINDOW_SECONDS:
-        raise BespokeError(f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most {LONGEST_WINDOW_SECONDS}.")
+        raise BespokeError(
+            f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most {LONGEST_WINDOW_SECONDS}."
+        )
     try:
-        Separator(STFT(cfg.data.sample_rate, **cfg.stft), _AnyNetwork(), **OmegaConf.to_container(cfg.separate))
+        Separator(
+            STFT(cfg.data.sample_rate, **cfg.stft),
+            _AnyNetwork(),
+            **OmegaConf.to_container(cfg.separate),
+        )
     except (TypeError, ValueError) as error:
         raise BespokeError(f"stft or separate: {one_sentence(error)}.") from error
     except BespokeError as error:  # which `bespoke apply` says too
-        raise BespokeError(str(error) if "separate." in str(error) else f"separate: {error}") from error
+        raise BespokeError(
+            str(error) if "separate." in str(error) else f"separate: {error}"
+        ) from error
 
 
 class _AnyNetwork(MaskNetwork):
@@ -322,5 +389,11 @@ def _another(folder: Path, changed: Sequence[str]) -> str:
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = sorted(set(old) | set(new), key=str)
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))]
+        return [
+            line
+            for key in keys
+            for line in _differences(
+                old.get(key), new.get(key), f"{name}.{key}" if name else str(key)
+            )
+        ]
     return [] if old == new else [f"{name}: {old} there, {new} now"]

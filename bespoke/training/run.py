@@ -84,7 +84,9 @@ def train(cfg: DictConfig) -> float | None:
         gc.freeze()  # all that was imported: else each stage's collection looks through it, for a quarter of a second
     with collect_warnings() as warnings:
         run = prepare(cfg, warnings)
-        if run.is_resumed and sweep_name() and (finished := run.folder / "metrics.json").is_file():  # written last
+        if (
+            run.is_resumed and sweep_name() and (finished := run.folder / "metrics.json").is_file()
+        ):  # written last
             log.info("%s is finished already.", run.folder)
             return objective(read_json(finished))
         parts = make_parts(cfg)
@@ -112,9 +114,16 @@ def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     preflight.check(cfg)
-    if "LOCAL_RANK" not in os.environ:  # of several processes that train together Lightning gives each its share
+    if (
+        "LOCAL_RANK" not in os.environ
+    ):  # of several processes that train together Lightning gives each its share
         processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
-    return Run(cfg, folder, preflight.prepare_folder(cfg, folder, in_sweep=sweep_name() is not None), warnings)
+    return Run(
+        cfg,
+        folder,
+        preflight.prepare_folder(cfg, folder, in_sweep=sweep_name() is not None),
+        warnings,
+    )
 
 
 def load(run: Run) -> Song:
@@ -124,7 +133,9 @@ def load(run: Run) -> Song:
         BespokeError: a file is missing, cannot be used, or is another than when the run began.
     """
     with run.stage("load"):
-        song = Song.load(OmegaConf.to_container(run.cfg.song, resolve=True), max(22050, run.cfg.data.sample_rate))
+        song = Song.load(
+            OmegaConf.to_container(run.cfg.song, resolve=True), max(22050, run.cfg.data.sample_rate)
+        )
         preflight.check_space(run.folder, song.source)
     if run.is_resumed:
         preflight.check_inputs(run.folder, song.hashes)
@@ -165,11 +176,28 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
     if system.model.uses_score:
         if parts.policy.moves_time:
-            log.warning("This augmentation moves the target in time, away from the notes that the network is told: leave it out.")
-        settings = {**OmegaConf.to_container(cfg.separate), "notes": aligned.notes_of(heard), "strength": 1.0}
+            log.warning(
+                "This augmentation moves the target in time, away from the notes that the network is told: leave it out."
+            )
+        settings = {
+            **OmegaConf.to_container(cfg.separate),
+            "notes": aligned.notes_of(heard),
+            "strength": 1.0,
+        }
         with run.stage("estimate"):
-            heard = replace(heard, estimate=Separator(system.stft, system.model, **settings).separate(*heard.recording)[0])
-    log.info("%s: %.1f s of audio, %d steps, into %s", song.name, song.seconds, cfg.trainer.max_steps, run.folder)
+            heard = replace(
+                heard,
+                estimate=Separator(system.stft, system.model, **settings).separate(
+                    *heard.recording
+                )[0],
+            )
+    log.info(
+        "%s: %.1f s of audio, %d steps, into %s",
+        song.name,
+        song.seconds,
+        cfg.trainer.max_steps,
+        run.folder,
+    )
     if heard.seconds < song.seconds:
         log.info("Training listens to %.1f s of it.", heard.seconds)
     return heard
@@ -183,7 +211,9 @@ def choose_sounds(run: Run, aligned: Aligned, heard: Song) -> tuple[Aligned, Son
     notes = heard.target.part.notes if aligned.is_used else ()
     with run.stage("patches"):
         heard, run.facts["patches"] = choose_patches(heard, notes if run.cfg.align else None)
-    return replace(aligned, song=replace(song, target=replace(heard.target, part=song.target.part))), heard
+    return replace(
+        aligned, song=replace(song, target=replace(heard.target, part=song.target.part))
+    ), heard
 
 
 @contextlib.contextmanager
@@ -200,7 +230,9 @@ def open_loggers(run: Run) -> Iterator[list]:
         logs.finish(loggers, is_failed)
 
 
-def build_trainer(run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list) -> pl.Trainer:
+def build_trainer(
+    run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list
+) -> pl.Trainer:
     """Lightning's trainer, with what looks on."""
     separate = {**OmegaConf.to_container(run.cfg.separate), "notes": aligned.notes}
     callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
@@ -221,18 +253,33 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         log.warning("song.others is not used: background=synth would use it.")
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
-    logs.log_config(loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices)
+    logs.log_config(
+        loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices
+    )
     checkpoint = run.checkpoint if run.is_resumed else None
-    first_step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"] if checkpoint else 0
-    place = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if sweep_name() else f"hydra.run.dir={trainer.default_root_dir}"
+    first_step = (
+        torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
+        if checkpoint
+        else 0
+    )
+    place = (
+        f"hydra.sweep.dir={HydraConfig.get().sweep.dir}"
+        if sweep_name()
+        else f"hydra.run.dir={trainer.default_root_dir}"
+    )
     remedy = f"repeat the command with {place} ckpt=last to go on"
     with run.stage("train"):
         try:
             trainer.fit(parts.system, data, ckpt_path=checkpoint, weights_only=True)
-        except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the one of the other; it ends a sweep too
+        except (
+            KeyboardInterrupt,
+            SystemExit,
+        ) as error:  # Lightning makes the one of the other; it ends a sweep too
             raise Interrupted(trainer.global_step, remedy) from error
         if trainer.global_step < trainer.max_steps:
-            raise BespokeError(f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}.")
+            raise BespokeError(
+                f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}."
+            )
         trainer.save_checkpoint(run.checkpoint)
     run.facts = {"resumed_from_step": first_step, **run.facts}
 
@@ -242,13 +289,18 @@ def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
     most with the score."""
     checkpoint = run.checkpoint
     if run.cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
-        checkpoint, run.facts["kept_step"] = best, torch.load(best, weights_only=True, map_location="cpu")["global_step"]
+        checkpoint, run.facts["kept_step"] = (
+            best,
+            torch.load(best, weights_only=True, map_location="cpu")["global_step"],
+        )
     with run.stage("separate"):
         separator = load_separator(checkpoint, str(trainer.strategy.root_device))
         separator.write_stems(song.source, run.folder / "target.wav", run.folder / "residual.wav")
 
 
-def measure(run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | None) -> dict[str, Any]:
+def measure(
+    run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | None
+) -> dict[str, Any]:
     """Compare the target with the reference and with the score, as far as there are any, and write
     metrics.json."""
     metrics: dict[str, Any] = {}
@@ -264,7 +316,9 @@ def measure(run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | No
     return metrics
 
 
-def present(run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dict[str, Any], loggers: list) -> None:
+def present(
+    run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dict[str, Any], loggers: list
+) -> None:
     """Write the report, hand the results to the loggers, and say what there is."""
     if run.cfg.report:
         shown = replace(song, estimate=heard.estimate) if heard.seconds == song.seconds else song
@@ -273,7 +327,15 @@ def present(run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dic
         write_json(run.folder / "metrics.json", metrics | _facts(run, song, trainer))
     if logs.can_play(loggers):
         target = song.read_stem(run.folder / "target.wav", logs.MAX_SECONDS)
-        logs.log_separation(loggers, song.mixture, target, song.sample_rate, trainer.global_step, song.reference, again=True)
+        logs.log_separation(
+            loggers,
+            song.mixture,
+            target,
+            song.sample_rate,
+            trainer.global_step,
+            song.reference,
+            again=True,
+        )
     logs.log_results(loggers, run.folder, metrics, trainer.global_step)
     log.info(summary(run.folder, metrics))
 
@@ -287,24 +349,42 @@ def objective(metrics: Mapping[str, Any]) -> float | None:
 
 def _facts(run: Run, song: Song, trainer: pl.Trainer) -> dict[str, Any]:
     """What metrics.json always holds."""
-    packages = ("torch", "torchaudio", "pytorch-lightning", "hydra-core", "numpy", "audiomentations", "pyfluidsynth", "pretty_midi")
+    packages = (
+        "torch",
+        "torchaudio",
+        "pytorch-lightning",
+        "hydra-core",
+        "numpy",
+        "audiomentations",
+        "pyfluidsynth",
+        "pretty_midi",
+    )
     versions = {"bespoke": bespoke.__version__, "python": platform.python_version()}
-    soundfonts = {patch.soundfont for voice in (song.target, *song.others) if voice for patch in voice.patches}
+    soundfonts = {
+        patch.soundfont for voice in (song.target, *song.others) if voice for patch in voice.patches
+    }
     return {
         "song": song.name,
         "is_standin": song.is_standin,
         "recipe": run.cfg.recipe,
         "seed": run.cfg.seed,
         "steps": trainer.global_step,
-        "seconds": {**{stage: round(value, 3) for stage, value in run.seconds.items()}, "total": round(sum(run.seconds.values()), 3)},
+        "seconds": {
+            **{stage: round(value, 3) for stage, value in run.seconds.items()},
+            "total": round(sum(run.seconds.values()), 3),
+        },
         "song_seconds": song.seconds,
         "overrides": list(HydraConfig.get().overrides.task),
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
         "peak_memory_mb": peak_memory_mb(),
-        "versions": versions | {package: importlib.metadata.version(package) for package in packages},
-        "hashes": {**song.hashes, **{f"soundfont {soundfont.path.name}": soundfont.hash for soundfont in soundfonts}},
+        "versions": versions
+        | {package: importlib.metadata.version(package) for package in packages},
+        "hashes": {
+            **song.hashes,
+            **{f"soundfont {soundfont.path.name}": soundfont.hash for soundfont in soundfonts},
+        },
     }
 
 
@@ -320,4 +400,8 @@ def _standin_notice(cfg: DictConfig) -> str:
 def sweep_name() -> str | None:
     """The name of the sweep that this run is a job of."""
     config = HydraConfig.get()
-    return Path(config.sweep.dir).name if config.mode is not None and config.mode.name == "MULTIRUN" else None
+    return (
+        Path(config.sweep.dir).name
+        if config.mode is not None and config.mode.name == "MULTIRUN"
+        else None
+    )

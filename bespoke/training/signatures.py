@@ -13,7 +13,14 @@ from bespoke.utils.errors import BespokeError
 
 _OWN_VALUES = [("trainer.precision", "auto")]  # which a run replaces before the class sees them
 _MOST_NAMES = 16  # in a sentence
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", type(None): "null"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+}
 
 
 def check_signatures(config: Mapping[str, Any]) -> None:
@@ -34,9 +41,13 @@ def check_signatures(config: Mapping[str, Any]) -> None:
         module, _, name = target.rpartition(".")
         made = getattr(importlib.import_module(module), name, None)
         if not callable(made):
-            raise BespokeError(f"{place}._target_={target} is not known: there is no {name} in {module}.")
+            raise BespokeError(
+                f"{place}._target_={target} is not known: there is no {name} in {module}."
+            )
         parameters = inspect.signature(made).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        takes_any = any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
         hints = _hints(made)
         for key, value in node.items():
             setting = f"{place}.{key}"
@@ -46,13 +57,21 @@ def check_signatures(config: Mapping[str, Any]) -> None:
                 if takes_any:
                     continue
                 near = difflib.get_close_matches(key, parameters, 1)
-                known = near or [one for one, parameter in parameters.items() if parameter.default is not parameter.empty]
+                known = near or [
+                    one
+                    for one, parameter in parameters.items()
+                    if parameter.default is not parameter.empty
+                ]
                 more = ", …" * (len(known) > _MOST_NAMES)
-                raise BespokeError(f"There is no setting {setting}: {name} takes {', '.join(known[:_MOST_NAMES]) or 'none'}{more}.")
+                raise BespokeError(
+                    f"There is no setting {setting}: {name} takes {', '.join(known[:_MOST_NAMES]) or 'none'}{more}."
+                )
             hint = hints.get(key, Any)
             default = parameters[key].default  # which may be of no kind that the signature tells
             if not (value == default and type(value) is type(default)) and not _fits(value, hint):
-                raise BespokeError(f"{setting}={shown(value)} is not possible: give {' or '.join(_wanted(hint))}.")
+                raise BespokeError(
+                    f"{setting}={shown(value)} is not possible: give {' or '.join(_wanted(hint))}."
+                )
 
 
 def shown(value: Any) -> str:
@@ -63,7 +82,9 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _nodes(value: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -96,7 +117,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if not inspect.isclass(plain):
         return True
     if plain in (bool, int, float):
-        return isinstance(value, int | float if plain is float else plain) and (plain is bool or not isinstance(value, bool))
+        return isinstance(value, int | float if plain is float else plain) and (
+            plain is bool or not isinstance(value, bool)
+        )
     if plain is Path:  # YAML takes a name such as 1999 for a number
         return isinstance(value, str | int | float) and not isinstance(value, bool)
     if isinstance(value, list) and issubclass(plain, Sequence) and plain is not str:
@@ -122,4 +145,6 @@ def _wanted(hint: Any) -> list[str]:
         count = f" of {len(arguments)}" if plain is tuple and Ellipsis not in arguments else ""
         each = " or ".join(_wanted(arguments[0])) if arguments else ""
         return [f"a list{count}" + f", each {each}" * bool(each)]
-    return ["settings by name"] if inspect.isclass(plain) and issubclass(plain, Mapping) else []  # or what no config can say
+    return (
+        ["settings by name"] if inspect.isclass(plain) and issubclass(plain, Mapping) else []
+    )  # or what no config can say

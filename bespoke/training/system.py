@@ -39,7 +39,13 @@ class BespokeSystem(pl.LightningModule):
         separate: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.stft, self.model, self.loss, self.optimizer, self.seed = stft, model, loss, optimizer, seed
+        self.stft, self.model, self.loss, self.optimizer, self.seed = (
+            stft,
+            model,
+            loss,
+            optimizer,
+            seed,
+        )
         # All that separation needs beside the weights, as plain values: the checkpoint loads without unpickling code.
         self.save_hyperparameters(
             {
@@ -72,7 +78,9 @@ class BespokeSystem(pl.LightningModule):
         # Where the target rests SI-SDR means nothing.
         sounding = batch["target"].square().mean(dim=(1, 2)) > 1e-8
         if sounding.any():
-            si_sdr = scale_invariant_signal_distortion_ratio(estimate[sounding], batch["target"][sounding])
+            si_sdr = scale_invariant_signal_distortion_ratio(
+                estimate[sounding], batch["target"][sounding]
+            )
             self.log("val/si_sdr", si_sdr.mean(), batch_size=int(sounding.sum()))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

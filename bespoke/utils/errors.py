@@ -12,7 +12,9 @@ class BespokeError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message))
+        super().__init__(
+            "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+        )
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,5 +35,9 @@ class Interrupted(KeyboardInterrupt):
 
 def one_sentence(error: BaseException) -> str:
     """A library's message in one line, without the places in its config that it lists."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))]
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if line.strip() and not line.strip().startswith(("full_key", "object_type"))
+    ]
     return " ".join(lines) or type(error).__name__

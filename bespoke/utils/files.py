@@ -29,7 +29,9 @@ def existing(path: str | Path, role: str) -> Path:
     except OSError:  # a name that is too long, a folder that may not be looked into
         is_file = False
     if not is_file:
-        raise BespokeError(f"The {role} {path} does not exist: check the path, which is taken from where the command started.")
+        raise BespokeError(
+            f"The {role} {path} does not exist: check the path, which is taken from where the command started."
+        )
     return path
 
 
@@ -44,7 +46,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -55,7 +59,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~mode)  # mkstemp makes private files; results are ordinary ones
         os.replace(temporary, path)
     except OSError as error:
-        raise BespokeError(f"{path} cannot be written ({error.strerror or error}): free some space or choose another folder.") from error
+        raise BespokeError(
+            f"{path} cannot be written ({error.strerror or error}): free some space or choose another folder."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -81,10 +87,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+def write_csv(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
     """Write a table with a header, atomically; the columns are those of the rows, in order of appearance, unless they are given."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns or list(dict.fromkeys(column for row in rows for column in row)), restval="")
+        writer = csv.DictWriter(
+            file,
+            columns or list(dict.fromkeys(column for row in rows for column in row)),
+            restval="",
+        )
         writer.writeheader()
         writer.writerows(rows)
 

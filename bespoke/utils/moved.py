@@ -27,5 +27,8 @@ def current_name(target: Any) -> Any:
 def with_current_names(config: Any) -> Any:
     """A plain config in which every `_target_` has its present name."""
     if isinstance(config, Mapping):
-        return {key: current_name(value) if key == "_target_" else with_current_names(value) for key, value in config.items()}
+        return {
+            key: current_name(value) if key == "_target_" else with_current_names(value)
+            for key, value in config.items()
+        }
     return [with_current_names(item) for item in config] if isinstance(config, list) else config

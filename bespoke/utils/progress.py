@@ -112,7 +112,9 @@ def track(items: Sequence[Item]) -> Iterator[Item]:
 
 def on_terminal() -> bool:
     """Whether there is somebody to see a line that changes: not in a process that a launcher started."""
-    return _file().isatty() and _is_first() and multiprocessing.current_process().name == "MainProcess"
+    return (
+        _file().isatty() and _is_first() and multiprocessing.current_process().name == "MainProcess"
+    )
 
 
 def _size() -> dict[str, Any]:

@@ -19,17 +19,59 @@ from recipes.prior.instruments import Sampler, oscillate, sing
 from recipes.prior.pieces import FAST, LONG, MEDIUM, SLOW, Piece
 
 # General MIDI programs by role.
-LEADS = (0, 4, 11, 12, 13, 22, *range(24, 31), 40, 41, 42, 46, 52, 53, 56, 57, 59, 60, *range(64, 76), 78, 79, *range(80, 88))
+LEADS = (
+    0,
+    4,
+    11,
+    12,
+    13,
+    22,
+    *range(24, 31),
+    40,
+    41,
+    42,
+    46,
+    52,
+    53,
+    56,
+    57,
+    59,
+    60,
+    *range(64, 76),
+    78,
+    79,
+    *range(80, 88),
+)
 SUSTAINED = (*range(16, 24), *range(40, 44), *range(48, 55), *range(56, 80))
-CHORDS, PADS = (0, 1, 2, 4, 5, 6, 7, 11, 16, 17, 18, *range(24, 31), 62, 63), (16, 18, 19, *range(48, 55), *range(88, 96))
+CHORDS, PADS = (
+    (0, 1, 2, 4, 5, 6, 7, 11, 16, 17, 18, *range(24, 31), 62, 63),
+    (16, 18, 19, *range(48, 55), *range(88, 96)),
+)
 ARPEGGIOS, BASSES = (0, 4, 11, 12, 24, 25, 45, 46, 80, 81, 82, 84, 87), tuple(range(32, 40))
 RIFFS, KITS = (26, 27, 28, 29, 30, 30), (0, 0, 8, 16, 24, 25, 32, 40)
 # The recorded instruments that may take the place of a role's programs. An instrument may have several folders: `cello`, `cello.loud`.
-WINDS_AND_STRINGS = ("bassoon", "cello", "clarinet", "flute", "french-horn", "saxophone", "trombone", "trumpet", "tuba", "violin")
+WINDS_AND_STRINGS = (
+    "bassoon",
+    "cello",
+    "clarinet",
+    "flute",
+    "french-horn",
+    "saxophone",
+    "trombone",
+    "trumpet",
+    "tuba",
+    "violin",
+)
 RECORDED = {
     LEADS: (
         *WINDS_AND_STRINGS,
-        *("guitar-acoustic", "guitar-electric", "guitar-electric", "guitar-electric", "guitar-nylon"),
+        *(
+            "guitar-acoustic",
+            "guitar-electric",
+            "guitar-electric",
+            "guitar-electric",
+            "guitar-nylon",
+        ),
         *("piano", "piano-electric", "organ", "xylophone", "saxophone", "trumpet"),
     ),
     SUSTAINED: (*WINDS_AND_STRINGS, "organ", "harmonium", "contrabass"),
@@ -95,33 +137,59 @@ class Ensembles:
         """Draw one piece, with as many of its parts as targets, each -15 to 3 dB above the rest."""
         while True:
             parts = self._parts(rng)
-            able = [index for index, part in enumerate(parts) if TARGET_WEIGHT[part.role] and len(part.notes) >= 4]
+            able = [
+                index
+                for index, part in enumerate(parts)
+                if TARGET_WEIGHT[part.role] and len(part.notes) >= 4
+            ]
             if len(parts) > 1 and able:
                 break
         weights = np.array([TARGET_WEIGHT[parts[index].role] for index in able])
-        chosen = rng.choice(able, size=min(targets, len(able)), replace=False, p=weights / weights.sum())
+        chosen = rng.choice(
+            able, size=min(targets, len(able)), replace=False, p=weights / weights.sum()
+        )
         return [self._example(parts, index, rng) for index in chosen]
 
     def _example(self, parts: list[_Part], index: int, rng: np.random.Generator) -> Example:
         gains_db = [rng.normal(0, 4) - 3 * (part.role == "chords") for part in parts]
-        others = [10 ** (gain / 20) * part.waveform for gain, part in zip(gains_db, parts, strict=True) if part is not parts[index]]
+        others = [
+            10 ** (gain / 20) * part.waveform
+            for gain, part in zip(gains_db, parts, strict=True)
+            if part is not parts[index]
+        ]
         background, target = np.sum(others, axis=0), parts[index].waveform
-        target = target * np.sqrt(np.mean(background**2) / np.mean(target**2)) * 10 ** (rng.uniform(-15, 3) / 20)
+        target = (
+            target
+            * np.sqrt(np.mean(background**2) / np.mean(target**2))
+            * 10 ** (rng.uniform(-15, 3) / 20)
+        )
         scale = 0.9 / np.abs(target + background).max()
-        return Example((scale * target).astype(np.float32), (scale * background).astype(np.float32), tuple(parts[index].notes))
+        return Example(
+            (scale * target).astype(np.float32),
+            (scale * background).astype(np.float32),
+            tuple(parts[index].notes),
+        )
 
     def _parts(self, rng: np.random.Generator) -> list[_Part]:
         piece = Piece(rng, self.seconds)
         style = str(rng.choice(STYLES))
         parts = []
-        for role, notes, programs in self._chorale(piece, rng) if style == "chorale" else self._arrangement(piece, style, rng):
+        for role, notes, programs in (
+            self._chorale(piece, rng)
+            if style == "chorale"
+            else self._arrangement(piece, style, rng)
+        ):
             played = self._what_sounds(notes, role, rng)
-            waveform = self._play(played, programs, style, piece.beat_seconds, rng) if played else None
+            waveform = (
+                self._play(played, programs, style, piece.beat_seconds, rng) if played else None
+            )
             if waveform is not None:
                 tracked = role in ("chords", "riff") and rng.random() < 0.5
                 parts.append(_Part(role, one_voice(notes) if tracked else notes, waveform))
         if style not in ("chorale", "sparse") and rng.random() < 0.85:
-            drums = self._render(piece.drums(), int(rng.choice(KITS)), rng, self.drummers, is_drum=True)
+            drums = self._render(
+                piece.drums(), int(rng.choice(KITS)), rng, self.drummers, is_drum=True
+            )
             if drums is not None:
                 drums = self._tone(drums, rng) if rng.random() < 0.5 else drums
                 drums = _unit(self._reverb(drums, rng) if rng.random() < 0.5 else drums)
@@ -129,11 +197,18 @@ class Ensembles:
                 parts.append(_Part("drums", [], drums))
         return parts
 
-    def _chorale(self, piece: Piece, rng: np.random.Generator) -> list[tuple[str, list[Note], Sequence[int]]]:
+    def _chorale(
+        self, piece: Piece, rng: np.random.Generator
+    ) -> list[tuple[str, list[Note], Sequence[int]]]:
         semitones = int(rng.integers(-7, 8))
-        return [("lead", list(transpose(voice, semitones)), SUSTAINED) for voice in piece.chorale(int(rng.integers(3, 5)))]
+        return [
+            ("lead", list(transpose(voice, semitones)), SUSTAINED)
+            for voice in piece.chorale(int(rng.integers(3, 5)))
+        ]
 
-    def _arrangement(self, piece: Piece, style: str, rng: np.random.Generator) -> list[tuple[str, list[Note], Sequence[int]]]:
+    def _arrangement(
+        self, piece: Piece, style: str, rng: np.random.Generator
+    ) -> list[tuple[str, list[Note], Sequence[int]]]:
         """Role, notes and programs of each part but the drums."""
         lengths = (SLOW, MEDIUM, MEDIUM, FAST)
         centre = rng.integers(58, 80) if rng.random() < 0.55 else rng.integers(36, 84)
@@ -148,19 +223,47 @@ class Ensembles:
                 parallel = list(transpose(riff, int(rng.choice([0, 0, 12, -12, 7, 5, 4, 3]))))
                 wanted.append(("riff", parallel if rng.random() < 0.4 else piece.riff(), RIFFS))
         if style in ("band", "rock", "sparse") and rng.random() < 0.35:
-            wanted.append(("voice", piece.line(rng.integers(50, 76), lengths[rng.integers(4)], rng.uniform(0.1, 0.5)), ()))
+            wanted.append(
+                (
+                    "voice",
+                    piece.line(
+                        rng.integers(50, 76), lengths[rng.integers(4)], rng.uniform(0.1, 0.5)
+                    ),
+                    (),
+                )
+            )
         kinds = ("chords", "pad", "arpeggio", "counter", "parallel")
-        for kind in rng.choice(kinds, rng.integers(1, 4) - (style == "rock"), p=[0.32, 0.25, 0.15, 0.22, 0.06]):
+        for kind in rng.choice(
+            kinds, rng.integers(1, 4) - (style == "rock"), p=[0.32, 0.25, 0.15, 0.22, 0.06]
+        ):
             if kind == "chords":
-                wanted.append(("chords", piece.chords(rng.integers(52, 68), MEDIUM, rng.integers(2, 5)), CHORDS))
+                wanted.append(
+                    (
+                        "chords",
+                        piece.chords(rng.integers(52, 68), MEDIUM, rng.integers(2, 5)),
+                        CHORDS,
+                    )
+                )
             elif kind == "pad":
-                wanted.append(("chords", piece.chords(rng.integers(40, 70), LONG, rng.integers(1, 5)), PADS))
+                wanted.append(
+                    ("chords", piece.chords(rng.integers(40, 70), LONG, rng.integers(1, 5)), PADS)
+                )
             elif kind == "arpeggio":
                 wanted.append(("chords", piece.arpeggio(rng.integers(55, 76)), ARPEGGIOS))
             elif kind == "counter":
-                wanted.append(("lead", piece.line(rng.integers(40, 82), lengths[rng.integers(4)], rng.uniform(0.1, 0.5)), LEADS))
+                wanted.append(
+                    (
+                        "lead",
+                        piece.line(
+                            rng.integers(40, 82), lengths[rng.integers(4)], rng.uniform(0.1, 0.5)
+                        ),
+                        LEADS,
+                    )
+                )
             else:
-                wanted.append(("lead", list(transpose(lead, int(rng.choice([-12, 0, 12, 4, 3, 7])))), LEADS))
+                wanted.append(
+                    ("lead", list(transpose(lead, int(rng.choice([-12, 0, 12, 4, 3, 7])))), LEADS)
+                )
         return wanted
 
     def _what_sounds(self, notes: list[Note], role: str, rng: np.random.Generator) -> list[Note]:
@@ -174,11 +277,20 @@ class Ensembles:
         for note in notes:
             played += transpose([note], intervals[0])
             if all_along or rng.random() < 0.5:
-                played += [sounding for semitones in intervals[1:] for sounding in transpose([note], semitones)]
+                played += [
+                    sounding
+                    for semitones in intervals[1:]
+                    for sounding in transpose([note], semitones)
+                ]
         return played
 
     def _play(
-        self, notes: list[Note], programs: Sequence[int], style: str, beat_seconds: float, rng: np.random.Generator
+        self,
+        notes: list[Note],
+        programs: Sequence[int],
+        style: str,
+        beat_seconds: float,
+        rng: np.random.Generator,
     ) -> np.ndarray | None:
         """A part's waveform with an RMS of 1 while it sounds; None if no patch that is drawn can play it."""
         for _ in range(4):
@@ -187,17 +299,31 @@ class Ensembles:
                 continue
             if programs is RIFFS and rng.random() < 0.5:  # a rhythm guitar is often played twice
                 late = rng.normal(0, 0.012, len(notes))
-                again = [replace(n, start_seconds=max(0.0, n.start_seconds + d)) for n, d in zip(notes, late, strict=True)]
-                second = self._take([n for n in again if n.end_seconds - n.start_seconds > 0.02], programs, style, rng)
+                again = [
+                    replace(n, start_seconds=max(0.0, n.start_seconds + d))
+                    for n, d in zip(notes, late, strict=True)
+                ]
+                second = self._take(
+                    [n for n in again if n.end_seconds - n.start_seconds > 0.02],
+                    programs,
+                    style,
+                    rng,
+                )
                 waveform = waveform if second is None else waveform + second
             if rng.random() < 0.12:
                 waveform = self._echo(waveform, beat_seconds, rng)
-            waveform = _unit(self._reverb(waveform, rng) if rng.random() < (0.3 if style == "tracker" else 0.75) else waveform)
+            waveform = _unit(
+                self._reverb(waveform, rng)
+                if rng.random() < (0.3 if style == "tracker" else 0.75)
+                else waveform
+            )
             if waveform is not None:
                 return waveform
         return None
 
-    def _take(self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator) -> np.ndarray | None:
+    def _take(
+        self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator
+    ) -> np.ndarray | None:
         """The notes with an expression and a timbre of their own, dry, with an RMS of 1."""
         waveform = self._perform(notes, programs, style, rng)
         if waveform is not None and rng.random() < 0.1:  # two sounds in layers
@@ -216,10 +342,19 @@ class Ensembles:
             waveform = self._overdrive(waveform, rng)
         return _unit(waveform)
 
-    def _perform(self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator) -> np.ndarray | None:
+    def _perform(
+        self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator
+    ) -> np.ndarray | None:
         """The notes on one instrument, drawn from those of a role (no programs: the voice)."""
         if not programs:
-            return _unit(sing(sorted(notes, key=lambda note: note.start_seconds), self.seconds, self.sample_rate, rng))
+            return _unit(
+                sing(
+                    sorted(notes, key=lambda note: note.start_seconds),
+                    self.seconds,
+                    self.sample_rate,
+                    rng,
+                )
+            )
         if rng.random() < {"chip": 0.8, "tracker": 0.25}.get(style, 0.12):
             return _unit(oscillate(notes, self.seconds, self.sample_rate, rng))
         names = [name for name in RECORDED.get(programs, ()) if name in self.recorded]
@@ -230,20 +365,31 @@ class Ensembles:
         return self._render(notes, int(rng.choice(programs)), rng, self.players)
 
     def _render(
-        self, notes: list[Note], program: int, rng: np.random.Generator, players: Sequence[Player], is_drum: bool = False
+        self,
+        notes: list[Note],
+        program: int,
+        rng: np.random.Generator,
+        players: Sequence[Player],
+        is_drum: bool = False,
     ) -> np.ndarray | None:
         stereo = players[rng.integers(len(players))].play(notes, program, is_drum, self.seconds)
         return None if stereo is None else _unit(resample(stereo, SYNTH_RATE, self.sample_rate)[0])
 
     def _vibrato(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         time = np.arange(len(waveform)) / self.sample_rate
-        depth_seconds = rng.uniform(5e-5, 6e-4) * np.interp(time, np.linspace(0, self.seconds, 20), rng.uniform(0, 1, 20))
-        return np.interp(time + depth_seconds * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time), time, waveform)
+        depth_seconds = rng.uniform(5e-5, 6e-4) * np.interp(
+            time, np.linspace(0, self.seconds, 20), rng.uniform(0, 1, 20)
+        )
+        return np.interp(
+            time + depth_seconds * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time), time, waveform
+        )
 
     def _swell(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Louder and softer from one half second to the next, as a player's expression."""
         time, points = np.arange(len(waveform)) / self.sample_rate, int(2 * self.seconds)
-        gains_db = np.interp(time, np.linspace(0, self.seconds, points), rng.normal(0, rng.uniform(1, 5), points))
+        gains_db = np.interp(
+            time, np.linspace(0, self.seconds, points), rng.normal(0, rng.uniform(1, 5), points)
+        )
         return waveform * 10 ** (gains_db / 20)
 
     def _overdrive(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -256,7 +402,12 @@ class Ensembles:
         waveform = np.tanh(waveform) if rng.random() < 0.7 else np.clip(waveform, -1, 1)
         if rng.random() < 0.7:
             edges_hz = (rng.uniform(60, 150), min(rng.uniform(3000, 6500), 0.45 * self.sample_rate))
-            waveform = sosfilt(butter(int(rng.integers(2, 5)), edges_hz, "band", fs=self.sample_rate, output="sos"), waveform)
+            waveform = sosfilt(
+                butter(
+                    int(rng.integers(2, 5)), edges_hz, "band", fs=self.sample_rate, output="sos"
+                ),
+                waveform,
+            )
         return waveform - np.mean(waveform)
 
     def _tone(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -267,14 +418,20 @@ class Ensembles:
     def _formants(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Another timbre: a tilt and random resonances, so that no envelope over the partials is typical."""
         octaves = _OCTAVE_STEP * np.arange(25)
-        gains_db = 1.3 * np.convolve(rng.normal(0, 8, 25), [0.25, 0.5, 0.25], "same") + rng.uniform(-3, 6) * np.minimum(octaves, 5)
+        gains_db = 1.3 * np.convolve(rng.normal(0, 8, 25), [0.25, 0.5, 0.25], "same") + rng.uniform(
+            -3, 6
+        ) * np.minimum(octaves, 5)
         for _ in range(rng.integers(0, 3)):
-            gains_db += rng.uniform(5, 25) * np.exp(-0.5 * ((octaves - rng.uniform(2.5, 6.5)) / rng.uniform(0.2, 0.7)) ** 2)
+            gains_db += rng.uniform(5, 25) * np.exp(
+                -0.5 * ((octaves - rng.uniform(2.5, 6.5)) / rng.uniform(0.2, 0.7)) ** 2
+            )
         if rng.random() < 0.25:  # hardly any fundamental
             gains_db -= rng.uniform(6, 24) * np.maximum(rng.uniform(2, 4.5) - octaves, 0)
         return self._equalize(waveform, octaves, gains_db)
 
-    def _equalize(self, waveform: np.ndarray, octaves: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
+    def _equalize(
+        self, waveform: np.ndarray, octaves: np.ndarray, gains_db: np.ndarray
+    ) -> np.ndarray:
         """Gains at octaves above 30 Hz, joined by lines."""
         frequencies_hz = np.fft.rfftfreq(len(waveform), 1 / self.sample_rate)
         curve_db = np.interp(np.log2(np.maximum(frequencies_hz, 30) / 30), octaves, gains_db)
@@ -284,14 +441,27 @@ class Ensembles:
         """Decaying noise after a pre-delay, beside the dry signal."""
         length = int(rng.uniform(0.15, 1.8) * self.sample_rate)
         tail = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
-        tail = sosfilt(butter(1, min(rng.uniform(2000, 8000), 0.45 * self.sample_rate), fs=self.sample_rate, output="sos"), tail)
+        tail = sosfilt(
+            butter(
+                1,
+                min(rng.uniform(2000, 8000), 0.45 * self.sample_rate),
+                fs=self.sample_rate,
+                output="sos",
+            ),
+            tail,
+        )
         tail *= 10 ** (rng.uniform(-26, -5) / 20) / np.sqrt(np.sum(tail**2))
         response = np.concatenate([np.zeros(int(rng.uniform(0, 0.03) * self.sample_rate)), tail])
         response[0] += 1
         return oaconvolve(waveform, response)[: len(waveform)]
 
-    def _echo(self, waveform: np.ndarray, beat_seconds: float, rng: np.random.Generator) -> np.ndarray:
-        delay, feedback = int(beat_seconds * rng.choice([0.5, 0.75, 1]) * self.sample_rate), rng.uniform(0.1, 0.45)
+    def _echo(
+        self, waveform: np.ndarray, beat_seconds: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        delay, feedback = (
+            int(beat_seconds * rng.choice([0.5, 0.75, 1]) * self.sample_rate),
+            rng.uniform(0.1, 0.45),
+        )
         wet = waveform.copy()
         for repeat in range(1, 5):
             if repeat * delay < len(waveform):
@@ -309,10 +479,16 @@ def one_voice(notes: Sequence[Note], lowest: int = 36) -> list[Note]:
     >>> [note.pitch for note in one_voice([Note(0, 1, 60), Note(0, 1, 67)])]    # a fifth: the second and third partial
     [48]
     """
-    edges = sorted({float(round(edge, 2)) for note in notes for edge in (note.start_seconds, note.end_seconds)})
+    edges = sorted(
+        {float(round(edge, 2)) for note in notes for edge in (note.start_seconds, note.end_seconds)}
+    )
     heard: list[Note] = []
     for start, end in pairwise(edges):
-        sounding = [note for note in notes if note.start_seconds <= start + 0.02 and note.end_seconds >= end - 0.02]
+        sounding = [
+            note
+            for note in notes
+            if note.start_seconds <= start + 0.02 and note.end_seconds >= end - 0.02
+        ]
         if end - start < 0.05 or not sounding:
             continue
         candidates = np.arange(lowest, max(min(note.pitch for note in sounding), lowest) + 1)

@@ -12,7 +12,14 @@ from bespoke.audio.io import read_audio
 from bespoke.score.midi import Note, pitch_hz
 
 # The first three formants of vowels, in Hz (after Peterson & Barney, JASA 1952).
-VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410), (440, 1020, 2240))
+VOWELS_HZ = (
+    (730, 1090, 2440),
+    (270, 2290, 3010),
+    (300, 870, 2240),
+    (530, 1840, 2480),
+    (570, 840, 2410),
+    (440, 1020, 2240),
+)
 _PITCH_CLASSES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
@@ -36,9 +43,13 @@ class Sampler:
                 waveform, rate = read_audio(file)
                 sound = resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)[0]
                 start = int(np.argmax(np.abs(sound) > 0.02 * np.abs(sound).max()))
-                self.recorded.setdefault(pitch, []).append((sound[start:] / np.abs(sound).max()).astype(np.float32))
+                self.recorded.setdefault(pitch, []).append(
+                    (sound[start:] / np.abs(sound).max()).astype(np.float32)
+                )
 
-    def play(self, notes: Sequence[Note], seconds: float, rng: np.random.Generator, single: bool = False) -> np.ndarray:
+    def play(
+        self, notes: Sequence[Note], seconds: float, rng: np.random.Generator, single: bool = False
+    ) -> np.ndarray:
         """Play notes, float32 `[time]`; some start softly, bound to the one before, some slide up to their pitch.
 
         Args:
@@ -53,7 +64,11 @@ class Sampler:
             middle = np.median([note.pitch for note in notes])
             pitches = pitches[np.argsort(np.abs(pitches - middle))][:3]
             pitches = pitches[rng.integers(len(pitches))][None]
-        release_seconds, bound, sliding = rng.uniform(0.02, 0.25), rng.uniform(0, 0.9) * (rng.random() < 0.5), 0.3 * (rng.random() < 0.3)
+        release_seconds, bound, sliding = (
+            rng.uniform(0.02, 0.25),
+            rng.uniform(0, 0.9) * (rng.random() < 0.5),
+            0.3 * (rng.random() < 0.3),
+        )
         sharp, end_before = rng.normal(0, 0.08), -1.0  # semitones
         for note in notes:
             source = int(pitches[np.abs(pitches - note.pitch).argmin()])
@@ -63,13 +78,20 @@ class Sampler:
             time = np.arange(int((held + release_seconds) * self.sample_rate))
             semitones = note.pitch + sharp - source + np.zeros(len(time))
             if rng.random() < sliding:
-                semitones -= rng.uniform(0.3, 2) * np.exp(-time / (rng.uniform(0.02, 0.06) * self.sample_rate))
+                semitones -= rng.uniform(0.3, 2) * np.exp(
+                    -time / (rng.uniform(0.02, 0.06) * self.sample_rate)
+                )
             position = np.cumsum(2 ** (semitones / 12))
             is_bound = note.start_seconds - end_before < 0.05 and rng.random() < bound
             if is_bound:
                 position += rng.uniform(0.05, 0.15) * self.sample_rate
-            sound = np.interp(position, np.arange(len(recorded)), recorded, right=0.0) * (note.velocity / 100) ** 1.5
-            sound *= np.clip((held * self.sample_rate - time) / (release_seconds * self.sample_rate) + 1, 0, 1)
+            sound = (
+                np.interp(position, np.arange(len(recorded)), recorded, right=0.0)
+                * (note.velocity / 100) ** 1.5
+            )
+            sound *= np.clip(
+                (held * self.sample_rate - time) / (release_seconds * self.sample_rate) + 1, 0, 1
+            )
             if is_bound:
                 sound *= np.minimum(time / (0.02 * self.sample_rate), 1)
             first = int(note.start_seconds * self.sample_rate)
@@ -79,15 +101,28 @@ class Sampler:
         return waveform
 
 
-def oscillate(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+def oscillate(
+    notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator
+) -> np.ndarray:
     """Additive and frequency-modulated sounds with an envelope, as of chips and simple synthesizers, `[time]`."""
     samples = int(seconds * sample_rate)
     waveform = np.zeros(samples, np.float32)
-    kind = rng.choice(["pulse", "saw", "triangle", "fm", "detuned", "drawn"], p=[0.15, 0.15, 0.1, 0.15, 0.1, 0.35])
-    duty, cutoff, attack, release = rng.uniform(0.1, 0.5), rng.uniform(2, 24), rng.uniform(0.001, 0.04), rng.uniform(0.01, 0.4)
+    kind = rng.choice(
+        ["pulse", "saw", "triangle", "fm", "detuned", "drawn"], p=[0.15, 0.15, 0.1, 0.15, 0.1, 0.35]
+    )
+    duty, cutoff, attack, release = (
+        rng.uniform(0.1, 0.5),
+        rng.uniform(2, 24),
+        rng.uniform(0.001, 0.04),
+        rng.uniform(0.01, 0.4),
+    )
     decay, sustain = rng.choice([rng.uniform(0.08, 0.5), rng.uniform(0.5, 4)]), rng.uniform(0, 1)
     vibrato, vibrato_hz = rng.uniform(0, 0.2) * (rng.random() < 0.4), rng.uniform(4, 7)  # semitones
-    index, ratio, detune = rng.uniform(0.5, 5), rng.choice([0.5, 1, 1.5, 2, 3]), 2 ** (rng.uniform(0, 12) / 1200)
+    index, ratio, detune = (
+        rng.uniform(0.5, 5),
+        rng.choice([0.5, 1, 1.5, 2, 3]),
+        2 ** (rng.uniform(0, 12) / 1200),
+    )
     drawn = rng.uniform(0, 1, 60) * np.arange(1, 61) ** -rng.uniform(0.5, 2)
     drawn[0] += 0.3
     for note in notes:
@@ -97,15 +132,22 @@ def oscillate(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.r
         frequency_hz = pitch_hz(note.pitch + bend)
         phase = np.cumsum(frequency_hz) / sample_rate
         if kind == "fm":
-            sound = np.sin(2 * np.pi * phase + index * np.exp(-time / 0.5) * np.sin(2 * np.pi * phase * ratio))
+            sound = np.sin(
+                2 * np.pi * phase + index * np.exp(-time / 0.5) * np.sin(2 * np.pi * phase * ratio)
+            )
         else:
             number = np.arange(1, max(2, int(min(40, 0.45 * sample_rate / frequency_hz.mean()))))
-            amplitudes = {"pulse": np.sin(np.pi * number * duty) / number, "triangle": number % 2 / number**2.0}.get(kind, 1 / number)
+            amplitudes = {
+                "pulse": np.sin(np.pi * number * duty) / number,
+                "triangle": number % 2 / number**2.0,
+            }.get(kind, 1 / number)
             amplitudes = drawn[: len(number)] if kind == "drawn" else amplitudes
             amplitudes = amplitudes / np.sqrt(1 + (number / cutoff) ** 4)
             sound = _partials(phase, amplitudes)
             if kind == "detuned":
-                sound = sound + np.interp(np.arange(len(sound)) * detune, np.arange(len(sound)), sound)
+                sound = sound + np.interp(
+                    np.arange(len(sound)) * detune, np.arange(len(sound)), sound
+                )
         envelope = np.minimum(time / attack, 1) * (sustain + (1 - sustain) * np.exp(-time / decay))
         envelope *= np.where(time > held, np.exp(-2 * (time - held) / release), 1)
         length = max(0, min(samples - first, len(time)))
@@ -123,7 +165,9 @@ def _partials(phase: np.ndarray, amplitudes: Sequence[float]) -> np.ndarray:
     return total
 
 
-def sing(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+def sing(
+    notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator
+) -> np.ndarray:
     """One voice, `[time]`: a sawtooth that slides from pitch to pitch, with vibrato, breath, vowels and the hiss of consonants."""
     samples = int(seconds * sample_rate)
     time = np.arange(samples) / sample_rate
@@ -134,29 +178,51 @@ def sing(notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random
     scale = rng.uniform(0.9, 1.25)  # of the throat
     ends = [*(note.start_seconds for note in notes[1:]), seconds]
     for note, end in zip(notes, ends, strict=True):
-        first, last = int(note.start_seconds * sample_rate), int(min(note.end_seconds, end) * sample_rate)
+        first, last = (
+            int(note.start_seconds * sample_rate),
+            int(min(note.end_seconds, end) * sample_rate),
+        )
         semitones[first:] = note.pitch
         loud[first:last] = note.velocity / 100
         formants_hz[first // hop :] = scale * np.array(VOWELS_HZ[rng.integers(len(VOWELS_HZ))])
         if rng.random() < 0.5:
-            hiss[max(0, first - int(rng.uniform(0.03, 0.1) * sample_rate)) : first] = rng.uniform(0.02, 0.25)
+            hiss[max(0, first - int(rng.uniform(0.03, 0.1) * sample_rate)) : first] = rng.uniform(
+                0.02, 0.25
+            )
 
     def smooth(values: np.ndarray, smoothing_seconds: float) -> np.ndarray:
         return sosfilt(butter(1, 0.16 / smoothing_seconds, fs=sample_rate, output="sos"), values)
 
     semitones = np.where(time < notes[0].start_seconds, notes[0].pitch, semitones)
     semitones = notes[0].pitch + smooth(semitones - notes[0].pitch, rng.uniform(0.01, 0.05))
-    depth = rng.uniform(0.1, 0.6) * np.interp(time, np.linspace(0, seconds, 24), rng.uniform(0, 1, 24))
-    semitones += depth * np.sin(2 * np.pi * np.cumsum(rng.uniform(4.5, 6.5) + 0 * time) / sample_rate)
+    depth = rng.uniform(0.1, 0.6) * np.interp(
+        time, np.linspace(0, seconds, 24), rng.uniform(0, 1, 24)
+    )
+    semitones += depth * np.sin(
+        2 * np.pi * np.cumsum(rng.uniform(4.5, 6.5) + 0 * time) / sample_rate
+    )
     semitones += smooth(rng.standard_normal(samples), 0.05) * rng.uniform(0.5, 3)
     phase = np.cumsum(pitch_hz(semitones)) / sample_rate
     breath = rng.uniform(0.01, 0.1) * rng.standard_normal(samples)
     source = (2 * (phase % 1) - 1 + breath) * smooth(loud, 0.03)
-    frequencies_hz, _, spectrogram = stft(source, sample_rate, nperseg=window, noverlap=window - hop)
-    formants_hz = np.apply_along_axis(np.convolve, 0, formants_hz, np.ones(7) / 7, "same")[: spectrogram.shape[1]]
+    frequencies_hz, _, spectrogram = stft(
+        source, sample_rate, nperseg=window, noverlap=window - hop
+    )
+    formants_hz = np.apply_along_axis(np.convolve, 0, formants_hz, np.ones(7) / 7, "same")[
+        : spectrogram.shape[1]
+    ]
     gains = np.full(spectrogram.shape, 0.02)
-    for number, width_hz, height in zip(range(3), (90, 120, 180), (1.0, rng.uniform(0.2, 0.7), rng.uniform(0.05, 0.4)), strict=True):
-        gains += height / (1 + ((frequencies_hz[:, None] - formants_hz[None, :, number]) / width_hz) ** 2)
-    voiced = istft(spectrogram * gains, sample_rate, nperseg=window, noverlap=window - hop)[1][:samples]
-    consonants = sosfilt(butter(2, rng.uniform(2500, 5000), "high", fs=sample_rate, output="sos"), rng.standard_normal(samples) * hiss)
+    for number, width_hz, height in zip(
+        range(3), (90, 120, 180), (1.0, rng.uniform(0.2, 0.7), rng.uniform(0.05, 0.4)), strict=True
+    ):
+        gains += height / (
+            1 + ((frequencies_hz[:, None] - formants_hz[None, :, number]) / width_hz) ** 2
+        )
+    voiced = istft(spectrogram * gains, sample_rate, nperseg=window, noverlap=window - hop)[1][
+        :samples
+    ]
+    consonants = sosfilt(
+        butter(2, rng.uniform(2500, 5000), "high", fs=sample_rate, output="sos"),
+        rng.standard_normal(samples) * hiss,
+    )
     return voiced + consonants * np.abs(voiced).max()

@@ -27,16 +27,24 @@ from bespoke.utils.files import atomic_path
 from recipes.prior.ensembles import Ensembles
 from recipes.prior.instruments import Sampler
 
-STFT_SETTINGS = {"sample_rate": 22050, "window_seconds": 2048 / 22050, "hop_seconds": 512 / 22050}  # as conf/recipe/auto.yaml
+STFT_SETTINGS = {
+    "sample_rate": 22050,
+    "window_seconds": 2048 / 22050,
+    "hop_seconds": 512 / 22050,
+}  # as conf/recipe/auto.yaml
 BINS, FRAMES = 384, 256  # of a crop: to 4 kHz, where the energy is, and 6 s
 STORED_BINS, CROPS_PER_STEP, EQUALIZER_DB, LEARNING_RATE = 512, 3, 5.0, 2e-3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--soundfonts", nargs="+", required=True, help="names or paths; the more unlike, the better")
+    parser.add_argument(
+        "--soundfonts", nargs="+", required=True, help="names or paths; the more unlike, the better"
+    )
     parser.add_argument("--drums", nargs="*", default=[], help="soundfonts with drum kits only")
-    parser.add_argument("--recorded", type=Path, help="a folder with a folder of recorded notes for each instrument")
+    parser.add_argument(
+        "--recorded", type=Path, help="a folder with a folder of recorded notes for each instrument"
+    )
     parser.add_argument("--folder", type=Path, required=True, help="for the examples, 4 MB each")
     parser.add_argument("--examples", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
@@ -46,24 +54,52 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PRIOR)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    pieces = [piece for piece in range(-(-options.examples // 2)) if not (options.folder / f"{piece:05d}_0.npz").exists()]
+    pieces = [
+        piece
+        for piece in range(-(-options.examples // 2))
+        if not (options.folder / f"{piece:05d}_0.npz").exists()
+    ]
     shares = [pieces[job :: options.jobs] for job in range(options.jobs)]
     joblib.Parallel(options.jobs)(joblib.delayed(make_examples)(share, options) for share in shares)
-    train(sorted(options.folder.glob("*.npz")), options.output, options.minutes, options.seed, options.initial)
+    train(
+        sorted(options.folder.glob("*.npz")),
+        options.output,
+        options.minutes,
+        options.seed,
+        options.initial,
+    )
 
 
 def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
     """Draw pieces and keep their signals and features (of notes with errors), two examples a piece."""
     torch.set_num_threads(1)
-    players, drummers = ([Player(SoundFont.find(name)) for name in names] for names in (options.soundfonts, options.drums))
+    players, drummers = (
+        [Player(SoundFont.find(name)) for name in names]
+        for names in (options.soundfonts, options.drums)
+    )
     stft = STFT(**STFT_SETTINGS)
-    recorded = {folder.name: Sampler(folder, stft.sample_rate) for folder in sorted(options.recorded.iterdir())} if options.recorded else {}
-    ensembles, features = Ensembles(players, stft.sample_rate, 20.0, recorded, drummers), ScoreFeatures(stft)
+    recorded = (
+        {
+            folder.name: Sampler(folder, stft.sample_rate)
+            for folder in sorted(options.recorded.iterdir())
+        }
+        if options.recorded
+        else {}
+    )
+    ensembles, features = (
+        Ensembles(players, stft.sample_rate, 20.0, recorded, drummers),
+        ScoreFeatures(stft),
+    )
     for piece in pieces:
         rng = np.random.default_rng([options.seed, piece])
         for number, example in enumerate(ensembles.draw(rng)):
-            channels = features((example.target + example.background)[None], perturb(example.notes, rng))
-            with atomic_path(options.folder / f"{piece:05d}_{number}.npz") as temporary, open(temporary, "wb") as file:
+            channels = features(
+                (example.target + example.background)[None], perturb(example.notes, rng)
+            )
+            with (
+                atomic_path(options.folder / f"{piece:05d}_{number}.npz") as temporary,
+                open(temporary, "wb") as file,
+            ):
                 np.savez(
                     file,
                     target=(example.target * 32767).astype(np.int16),
@@ -72,21 +108,41 @@ def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
                 )
 
 
-def train(files: Sequence[Path], output: Path, minutes: float, seed: int, initial: Path | None) -> None:
+def train(
+    files: Sequence[Path], output: Path, minutes: float, seed: int, initial: Path | None
+) -> None:
     """Train on crops of the examples; the weights' moving average is what counts, and is written every few minutes."""
     torch.manual_seed(seed)
-    rng, features, loss = np.random.default_rng(seed), ScoreFeatures(STFT(**STFT_SETTINGS)), RelativeErrorLoss()
+    rng, features, loss = (
+        np.random.default_rng(seed),
+        ScoreFeatures(STFT(**STFT_SETTINGS)),
+        RelativeErrorLoss(),
+    )
     model = ScoreUNet().to(memory_format=torch.channels_last)
     if initial:
-        model.load_state_dict({name: value.float() for name, value in torch.load(initial, weights_only=True)["weights"].items()})
+        model.load_state_dict(
+            {
+                name: value.float()
+                for name, value in torch.load(initial, weights_only=True)["weights"].items()
+            }
+        )
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-3)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
+    )
     began, step = time.monotonic(), 0
     with tqdm(total=round(60 * minutes), unit="s", mininterval=10) as bar:
         while (done := (time.monotonic() - began) / 60 / minutes) < 1:
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1, (step + 1) / 100) * (0.505 + 0.495 * np.cos(np.pi * done))
-            crops = [_crop(files[index], features, rng) for index in rng.integers(len(files), size=CROPS_PER_STEP)]
+                group["lr"] = (
+                    LEARNING_RATE
+                    * min(1, (step + 1) / 100)
+                    * (0.505 + 0.495 * np.cos(np.pi * done))
+                )
+            crops = [
+                _crop(files[index], features, rng)
+                for index in rng.integers(len(files), size=CROPS_PER_STEP)
+            ]
             channels, target, mixture = (torch.stack(parts) for parts in zip(*crops, strict=True))
             with torch.autocast("cpu", torch.bfloat16):
                 mask = model(mixture.abs(), channels)
@@ -106,20 +162,31 @@ def train(files: Sequence[Path], output: Path, minutes: float, seed: int, initia
 
 def save(model: ScoreUNet, output: Path) -> None:
     """Write the weights, in half precision but for biases and statistics, which lose by it."""
-    weights = {name: value.half() if value.ndim > 1 else value for name, value in model.state_dict().items()}
+    weights = {
+        name: value.half() if value.ndim > 1 else value
+        for name, value in model.state_dict().items()
+    }
     with atomic_path(output) as temporary:
         torch.save({"channels": model.hyperparameters["channels"], "weights": weights}, temporary)
 
 
-def _crop(file: Path, features: ScoreFeatures, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _crop(
+    file: Path, features: ScoreFeatures, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Features, target and mixture of a segment of an example, rather where the target plays, with an equalizer: timbre must not matter."""
     stft = features.stft
-    margin = stft.window_samples // 2 // stft.hop_samples  # frames, so that no window reaches over the edge
+    margin = (
+        stft.window_samples // 2 // stft.hop_samples
+    )  # frames, so that no window reaches over the edge
     with np.load(file) as stored:
-        target, background, channels = (stored[name] for name in ("target", "background", "features"))
+        target, background, channels = (
+            stored[name] for name in ("target", "background", "features")
+        )
     for _ in range(5):
         start = int(rng.integers(margin, channels.shape[-1] - FRAMES - margin))
-        part = slice((start - margin) * stft.hop_samples, (start + FRAMES - 1 + margin) * stft.hop_samples)
+        part = slice(
+            (start - margin) * stft.hop_samples, (start + FRAMES - 1 + margin) * stft.hop_samples
+        )
         signals = np.stack([target[part], background[part]]).astype(np.float32) / 32767
         if np.sum(signals[0] ** 2) > 1e-3 * np.sum(signals[1] ** 2):
             break
@@ -128,7 +195,9 @@ def _crop(file: Path, features: ScoreFeatures, rng: np.random.Generator) -> tupl
     target, mixture = stft(signals[None])[0, :, :BINS, frames]
     octaves = np.log2(np.maximum(stft.frequencies_hz[:BINS].numpy(), 30) / 30)
     gains = 10 ** (np.interp(octaves, np.arange(0, 9, 0.5), rng.normal(0, EQUALIZER_DB, 18)) / 20)
-    gains = torch.from_numpy(gains.astype(np.float32))[:, None] / mixture.abs().square().mean().sqrt()
+    gains = (
+        torch.from_numpy(gains.astype(np.float32))[:, None] / mixture.abs().square().mean().sqrt()
+    )
     short = gains * torch.from_numpy(features.short_magnitude(signals[None, 1:])[:BINS, frames])
     channels = torch.from_numpy(channels[:, :BINS, start : start + FRAMES].astype(np.float32) / 255)
     return torch.cat([channels, short[None]]), target * gains, mixture * gains

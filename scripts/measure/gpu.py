@@ -29,11 +29,19 @@ def measure(options: Options) -> Section:
     settings = ["recipe=paper", f"trainer.max_steps={2 * steps}", f"curve_steps={steps}"]
     alone = next(figure.value for figure in figures if "chooses" in figure.what)
     for policy in ("paper", "heavy"):
-        fed = step_seconds(train(options.work / policy, *settings, f"aug={policy}", "trainer=gpu").curve)
+        fed = step_seconds(
+            train(options.work / policy, *settings, f"aug={policy}", "trainer=gpu").curve
+        )
         what = f"A step of train.py with aug={policy} over the step alone: what data and Lightning cost"
         figures.append(Figure(what, fed / alone, " ×", 1.2, detail=f"{fed:.4f} s"))
     count = torch.cuda.device_count()
     if count > 1:
         each = step_seconds(train(options.work / "several", *settings, "trainer=ddp").curve)
-        figures.append(Figure(f"trainer=ddp on {count} GPUs: mixes a second over one GPU's", count * fed / each, " ×"))
+        figures.append(
+            Figure(
+                f"trainer=ddp on {count} GPUs: mixes a second over one GPU's",
+                count * fed / each,
+                " ×",
+            )
+        )
     return Section(figures)

@@ -31,17 +31,41 @@ def measure(options: Options) -> Section:
     torch.set_num_threads(1)
     rates = {name: policy_rate(name, seconds) for name in POLICIES}
     source = stream(config("recipe=quick", "aug=paper"))
-    usual = {"ffmpeg, a process a mix": by_ffmpeg(source, options.work), "pedalboard, one by one": by_pedalboard(source)}
+    usual = {
+        "ffmpeg, a process a mix": by_ffmpeg(source, options.work),
+        "pedalboard, one by one": by_pedalboard(source),
+    }
     usual = {name: rate(make, seconds) if make else None for name, make in usual.items()}
     torch.set_num_threads(threads)
     slowest = min(rates, key=rates.get)
     figures = [Figure(f"Mixes of aug={name}", rates[name], "/s a core") for name in POLICIES]
     for (name, other), goal in zip(usual.items(), (10, None), strict=True):
         if other is not None:
-            figures.append(Figure(f"aug=paper against {name}", rates["paper"] / other, " ×", goal, at_least=True, detail=f"{other:.0f}/s"))
+            figures.append(
+                Figure(
+                    f"aug=paper against {name}",
+                    rates["paper"] / other,
+                    " ×",
+                    goal,
+                    at_least=True,
+                    detail=f"{other:.0f}/s",
+                )
+            )
     wanted = source.batch_size / V100_STEP_SECONDS
-    figures.append(Figure(f"The slowest policy ({slowest}) on four cores", 4 * rates[slowest], "/s", round(wanted, 1), at_least=True))
-    missing = [f"{name}: not measured, as it is not installed." for name, other in usual.items() if other is None]
+    figures.append(
+        Figure(
+            f"The slowest policy ({slowest}) on four cores",
+            4 * rates[slowest],
+            "/s",
+            round(wanted, 1),
+            at_least=True,
+        )
+    )
+    missing = [
+        f"{name}: not measured, as it is not installed."
+        for name, other in usual.items()
+        if other is None
+    ]
     return Section(figures, "\n\n".join(missing))
 
 
@@ -72,7 +96,11 @@ def by_ffmpeg(source: MixStream, folder: Path) -> Callable[[], np.ndarray] | Non
     if program is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    draws, sample_rate, length = _draws(source), source.sample_rate, source.samples / source.sample_rate
+    draws, sample_rate, length = (
+        _draws(source),
+        source.sample_rate,
+        source.samples / source.sample_rate,
+    )
     files = folder / "ffmpeg_target.wav", folder / "ffmpeg_background.wav"
     for file, waveform in zip(files, _whole(source), strict=True):
         write_wav(file, waveform, sample_rate)
@@ -81,13 +109,33 @@ def by_ffmpeg(source: MixStream, folder: Path) -> Callable[[], np.ndarray] | Non
         draw = next(draws)
         inputs = []
         for file, start in zip(files, (draw.start, draw.background.start), strict=True):
-            inputs += ["-ss", f"{max(0, start) / sample_rate:.4f}", "-t", f"{length}", "-i", str(file)]
+            inputs += [
+                "-ss",
+                f"{max(0, start) / sample_rate:.4f}",
+                "-t",
+                f"{length}",
+                "-i",
+                str(file),
+            ]
         chain = (
             f"[0]volume={draw.params.target_gain_db}dB[t];[1]volume={draw.params.background_gain_db}dB[b];[t][b]amix=inputs=2:normalize=0,"
             f"acompressor=threshold=0.125:ratio={draw.params.compressor.ratio}:attack=20:release=250:detection=rms"
         )
-        command = [program, "-v", "error", "-nostdin", *inputs, "-filter_complex", chain, "-f", "f32le", "-"]
-        mixture = np.frombuffer(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout, np.float32)
+        command = [
+            program,
+            "-v",
+            "error",
+            "-nostdin",
+            *inputs,
+            "-filter_complex",
+            chain,
+            "-f",
+            "f32le",
+            "-",
+        ]
+        mixture = np.frombuffer(
+            subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout, np.float32
+        )
         return mixture / (peak(mixture) or 1)
 
     return make
@@ -108,9 +156,21 @@ def by_pedalboard(source: MixStream) -> Callable[[], np.ndarray] | None:
             for waveform, start in ((target, draw.start), (background, draw.background.start))
         )
         gains = (draw.params.target_gain_db, draw.params.background_gain_db)
-        parts = [Gain(gain_db)(part, source.sample_rate) for gain_db, part in zip(gains, cuts, strict=True)]
+        parts = [
+            Gain(gain_db)(part, source.sample_rate)
+            for gain_db, part in zip(gains, cuts, strict=True)
+        ]
         samples = min(part.shape[-1] for part in parts)
-        board = Pedalboard([Compressor(threshold_db=-18, ratio=draw.params.compressor.ratio, attack_ms=20, release_ms=250)])
+        board = Pedalboard(
+            [
+                Compressor(
+                    threshold_db=-18,
+                    ratio=draw.params.compressor.ratio,
+                    attack_ms=20,
+                    release_ms=250,
+                )
+            ]
+        )
         mixture = board(parts[0][:, :samples] + parts[1][:, :samples], source.sample_rate)
         return mixture / (peak(mixture) or 1)
 

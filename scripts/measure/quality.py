@@ -20,16 +20,28 @@ NEVER = float("inf")
 def measure(options: Options) -> Section:
     """Run `auto` and the first steps of `paper` on every case, in turns."""
     if options.cases is None:
-        return Section([], "Not measured: it wants `--cases`, a folder of cases as scripts/benchmark.py takes them.")
+        return Section(
+            [],
+            "Not measured: it wants `--cases`, a folder of cases as scripts/benchmark.py takes them.",
+        )
     cases, broken = read_cases(options.cases, options.names)
     cases = cases[:1] if options.is_quick else cases
     best = paper_best(RESULTS)
     rows = [one(case, best.get(case.name), options) for case in cases]
     known = [row for row in rows if row["bar"] is not None]
-    figures = [_median("Time to the paper's best, as a share of its 2,000 steps", known, "ratio", 1 / 20)] if known else []
+    figures = (
+        [_median("Time to the paper's best, as a share of its 2,000 steps", known, "ratio", 1 / 20)]
+        if known
+        else []
+    )
     figures += [
         _median("Time to 90 % of auto's own gain, as a share of the same", rows, "own_ratio", None),
-        Figure("python train.py, start to stems", statistics.median(row["total"] for row in rows), " s", detail=f"median of {len(rows)}"),
+        Figure(
+            "python train.py, start to stems",
+            statistics.median(row["total"] for row in rows),
+            " s",
+            detail=f"median of {len(rows)}",
+        ),
         *against_committed(rows, cases, options),
     ]
     return Section(figures, _text(rows, broken), {"cases": rows})
@@ -40,12 +52,19 @@ def one(case: Case, bar: tuple[float, float] | None, options: Options) -> dict[s
     song, trainer = song_of(case), f"trainer={options.trainer}"
     steps = 4 if options.is_quick else 10
     paper = train(
-        options.work / case.name / "paper", *song, trainer, "recipe=paper", f"trainer.max_steps={steps}", f"curve_steps={steps // 2}"
+        options.work / case.name / "paper",
+        *song,
+        trainer,
+        "recipe=paper",
+        f"trainer.max_steps={steps}",
+        f"curve_steps={steps // 2}",
     )
     auto = train(options.work / case.name / "auto", *song, trainer, "recipe=auto", "curve_steps=5")
     whole, metrics = paper_seconds(paper), auto.metrics
     own = metrics["si_sdr_mixture"] + 0.9 * (metrics["si_sdr"] - metrics["si_sdr_mixture"])
-    reached, own_reached = (None if level is None else seconds_to(auto, level) for level in (bar and bar[0], own))
+    reached, own_reached = (
+        None if level is None else seconds_to(auto, level) for level in (bar and bar[0], own)
+    )
     return {
         "case": case.name,
         "bar": bar and bar[0],
@@ -81,7 +100,14 @@ def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
     >>> time_to([{"seconds": 3.0, "si_sdr": 1.0}, {"seconds": 5.0, "si_sdr": 2.5}, {"seconds": 9.0, "si_sdr": 2.0}], 2.0)
     5.0
     """
-    return next((row["seconds"] for row in curve if row["si_sdr"] is not None and row["si_sdr"] >= level_db), NEVER)
+    return next(
+        (
+            row["seconds"]
+            for row in curve
+            if row["si_sdr"] is not None and row["si_sdr"] >= level_db
+        ),
+        NEVER,
+    )
 
 
 def scoring_seconds(run: TrainingRun) -> float:
@@ -113,29 +139,68 @@ def _training_seconds(run: TrainingRun) -> float:
     return run.metrics["seconds"]["train"] + run.metrics["seconds"].get("agreement", 0.0)
 
 
-def against_committed(rows: list[dict[str, Any]], cases: Sequence[Case], options: Options) -> list[Figure]:
+def against_committed(
+    rows: list[dict[str, Any]], cases: Sequence[Case], options: Options
+) -> list[Figure]:
     """What auto gives now less what docs/results has of it, paired by case and seed; seeds beyond the first are run for this alone."""
-    now = [{"case": row["case"], "method": "now", "seed": options.seeds[0], "si_sdr": row["si_sdr"], "steps": 1} for row in rows]
+    now = [
+        {
+            "case": row["case"],
+            "method": "now",
+            "seed": options.seeds[0],
+            "si_sdr": row["si_sdr"],
+            "steps": 1,
+        }
+        for row in rows
+    ]
     for seed in options.seeds[1:]:
         for case in cases:
-            run = train(options.work / case.name / f"auto_{seed}", *song_of(case), f"trainer={options.trainer}", f"seed={seed}")
-            now.append({"case": case.name, "method": "now", "seed": seed, "si_sdr": run.metrics["si_sdr"], "steps": 1})
+            run = train(
+                options.work / case.name / f"auto_{seed}",
+                *song_of(case),
+                f"trainer={options.trainer}",
+                f"seed={seed}",
+            )
+            now.append(
+                {
+                    "case": case.name,
+                    "method": "now",
+                    "seed": seed,
+                    "si_sdr": run.metrics["si_sdr"],
+                    "steps": 1,
+                }
+            )
     committed = RESULTS / "auto.csv"
     if not committed.is_file():
         return []
-    result = compare([*now, *(row for row in read_csv(committed) if row["method"] == "auto")], "now", "auto")
+    result = compare(
+        [*now, *(row for row in read_csv(committed) if row["method"] == "auto")], "now", "auto"
+    )
     low, high = result["interval"]
     detail = f"mean {result['mean']:+.3f}, {result['cases']} cases, {len(options.seeds)} seed{'s' * (len(options.seeds) > 1)}"
     if np.isnan(low):
-        return [Figure("auto's SI-SDR now less docs/results'", result["mean"], " dB", detail=detail)]
+        return [
+            Figure("auto's SI-SDR now less docs/results'", result["mean"], " dB", detail=detail)
+        ]
     detail += f", 95 % interval {low:+.3f} to {high:+.3f}"
-    return [Figure("auto's SI-SDR now less docs/results', low end of the interval", low, " dB", -0.3, at_least=True, detail=detail)]
+    return [
+        Figure(
+            "auto's SI-SDR now less docs/results', low end of the interval",
+            low,
+            " dB",
+            -0.3,
+            at_least=True,
+            detail=detail,
+        )
+    ]
 
 
 def _median(what: str, rows: Sequence[Mapping[str, Any]], key: str, goal: float | None) -> Figure:
     values = [row[key] for row in rows]
     middle = statistics.median(values)
-    detail = f"{_share(middle)}, median of {len(values)}; {_share(max(values))} to {_share(min(values))}"
+    detail = (
+        f"{_share(middle)}, median of {len(values)}; {_share(max(values))} to {_share(min(values))}"
+    )
     return Figure(what, middle, "", goal, detail=detail)
 
 
@@ -151,9 +216,23 @@ def _text(rows: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> str:
     ]
     for row in rows:
         bar = "" if row["bar"] is None else f"{row['bar']:.2f} dB ({row['bar_steps']:.0f})"
-        reached = "" if row["seconds"] is None else "never" if row["seconds"] == NEVER else f"{row['seconds']:.1f} s"
+        reached = (
+            ""
+            if row["seconds"] is None
+            else "never"
+            if row["seconds"] == NEVER
+            else f"{row['seconds']:.1f} s"
+        )
         share = "" if row["ratio"] is None else _share(row["ratio"])
-        cells = (bar, f"{row['si_sdr']:.2f} dB", reached, f"{row['own_seconds']:.1f} s", f"{row['step_seconds']:.3f} s")
-        lines.append(f"| {row['case']} | {' | '.join(cells)} | {row['paper_seconds']:.0f} s | {share} |")
+        cells = (
+            bar,
+            f"{row['si_sdr']:.2f} dB",
+            reached,
+            f"{row['own_seconds']:.1f} s",
+            f"{row['step_seconds']:.3f} s",
+        )
+        lines.append(
+            f"| {row['case']} | {' | '.join(cells)} | {row['paper_seconds']:.0f} s | {share} |"
+        )
     skipped = [f"\nSkipped {name}: {reason}" for name, reason in broken.items()]
     return "\n".join([*lines, *skipped])

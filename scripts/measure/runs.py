@@ -55,8 +55,12 @@ def run(arguments: Sequence[str | Path], folder: Path, **environment: str) -> Fi
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         last = (folder / "log.txt").read_text(errors="replace").strip().splitlines()[-1:]
-        raise BespokeError(f"{' '.join(map(str, arguments))} ended with {process.returncode}: {' '.join(last)}")
-    return Finished(began, seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+        raise BespokeError(
+            f"{' '.join(map(str, arguments))} ended with {process.returncode}: {' '.join(last)}"
+        )
+    return Finished(
+        began, seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    )
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ class TrainingRun:
 def train(folder: Path, *overrides: str) -> TrainingRun:
     """Run train.py into a folder that is not there yet."""
     fixed = ("logger=none", "report=false", setting("hydra.run.dir", str(folder)))
-    return TrainingRun(folder, run([ROOT / "train.py", *fixed, *overrides], folder.with_name(f"{folder.name}.log")))
+    return TrainingRun(
+        folder, run([ROOT / "train.py", *fixed, *overrides], folder.with_name(f"{folder.name}.log"))
+    )
 
 
 def song_of(case: Case) -> list[str]:
@@ -106,7 +112,10 @@ def long_song(folder: Path, times: int, sample_rate: int = 44100) -> tuple[Path,
     once = resample(waveform, rate, sample_rate)
     mixture, score = folder / f"long_{times}.wav", folder / f"long_{times}.mid"
     folder.mkdir(parents=True, exist_ok=True)
-    stereo = np.tile(once + np.random.default_rng(0).normal(0, 1e-4, (2, once.shape[-1])).astype(np.float32), (1, times))
+    stereo = np.tile(
+        once + np.random.default_rng(0).normal(0, 1e-4, (2, once.shape[-1])).astype(np.float32),
+        (1, times),
+    )
     write_wav(mixture, stereo, sample_rate)
     part = choose_part(read_score(SHIPPED / "target.mid"), None, SHIPPED / "target.mid")
     seconds = once.shape[-1] / sample_rate

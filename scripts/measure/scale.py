@@ -16,7 +16,14 @@ from measure.runs import ROOT, SHIPPED, long_song, run, train
 from measure.setup import config, stream
 from measure.table import Figure, Options, Section
 
-TINY = ("recipe=quick", "model.hidden_size=8", "model.layers=1", "data.batch_size=2", "data.validation_batches=1", "trainer.max_steps=3")
+TINY = (
+    "recipe=quick",
+    "model.hidden_size=8",
+    "model.layers=1",
+    "data.batch_size=2",
+    "data.validation_batches=1",
+    "trainer.max_steps=3",
+)
 PANELS = {
     "length of the song, s": "separation, s",
     "patches": "rendering and loading, s",
@@ -31,7 +38,10 @@ def measure(options: Options) -> Section:
     found = [length(options), patches(options), parts(options), workers(options), jobs(options)]
     picture = options.out / "speed" / f"scale{'_gpu' * options.on_gpu}.png"
     draw(found, picture)
-    lines = ["| cost of | sizes | seconds | exponent | one more costs |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| cost of | sizes | seconds | exponent | one more costs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     figures = []
     for (what, _), (sizes, seconds) in zip(PANELS.items(), found, strict=True):
         power, slope = exponent(sizes, seconds), float(np.polyfit(sizes, seconds, 1)[0])
@@ -58,7 +68,11 @@ def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
 
 def length(options: Options) -> tuple[list[float], list[float]]:
     folder = options.work / "for_scale"
-    checkpoint = train(folder, "recipe=auto", "trainer.max_steps=1", f"trainer={options.trainer}").folder / "checkpoints" / "last.ckpt"
+    checkpoint = (
+        train(folder, "recipe=auto", "trainer.max_steps=1", f"trainer={options.trainer}").folder
+        / "checkpoints"
+        / "last.ckpt"
+    )
     sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4, 8], []
     for times in sizes:
         mixture, score = long_song(options.work, times)
@@ -94,21 +108,45 @@ def parts(options: Options) -> tuple[list[float], list[float]]:
     for count in sizes:
         folder = options.work / f"parts_{count}"
         folder.mkdir(parents=True)
-        write_midi(folder / "band.mid", [Part(f"Part {index}", 24 + index, False, melody.notes) for index in range(count)])
-        command = ["-m", "bespoke", "separate", SHIPPED / "mix.flac", "band.mid", "--instrument", "all", "--jobs", "1"]
+        write_midi(
+            folder / "band.mid",
+            [Part(f"Part {index}", 24 + index, False, melody.notes) for index in range(count)],
+        )
+        command = [
+            "-m",
+            "bespoke",
+            "separate",
+            SHIPPED / "mix.flac",
+            "band.mid",
+            "--instrument",
+            "all",
+            "--jobs",
+            "1",
+        ]
         settings = ["trainer.max_steps=1", "report=false", f"trainer={options.trainer}"]
-        seconds.append(run([*command, *(word for value in settings for word in ("--set", value))], folder).seconds)
+        seconds.append(
+            run(
+                [*command, *(word for value in settings for word in ("--set", value))], folder
+            ).seconds
+        )
     return sizes, seconds
 
 
 def workers(options: Options) -> tuple[list[float], list[float]]:
-    source, batches = stream(config("recipe=quick", "aug=heavy")), 5 if options.is_quick else 500 // 8
+    source, batches = (
+        stream(config("recipe=quick", "aug=heavy")),
+        5 if options.is_quick else 500 // 8,
+    )
     source.batch(0)
     sizes, seconds = [0, 1, 2], []
     for count in sizes:
 
         def consume(count: int = count) -> None:
-            iterator = iter(DataLoader(source, batch_size=None, num_workers=count, prefetch_factor=4 if count else None))
+            iterator = iter(
+                DataLoader(
+                    source, batch_size=None, num_workers=count, prefetch_factor=4 if count else None
+                )
+            )
             for _ in range(batches):
                 next(iterator)
 
@@ -120,9 +158,19 @@ def jobs(options: Options) -> tuple[list[float], list[float]]:
     sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4], []
     for count in sizes:
         folder = options.work / f"jobs_{count}"
-        fixed = ["report=false", "logger=none", f"trainer={options.trainer}", f"hydra.sweep.dir={folder / 'sweep'}"]
+        fixed = [
+            "report=false",
+            "logger=none",
+            f"trainer={options.trainer}",
+            f"hydra.sweep.dir={folder / 'sweep'}",
+        ]
         seeds = ",".join(map(str, range(count)))
-        seconds.append(run([ROOT / "train.py", "-m", *TINY, "trainer.max_steps=3", *fixed, f"seed={seeds}"], folder).seconds)
+        seconds.append(
+            run(
+                [ROOT / "train.py", "-m", *TINY, "trainer.max_steps=3", *fixed, f"seed={seeds}"],
+                folder,
+            ).seconds
+        )
     return sizes, seconds
 
 
@@ -133,7 +181,10 @@ def draw(found: Sequence[tuple[Sequence[float], Sequence[float]]], picture: Path
     for panel, (what, cost), (sizes, seconds) in zip(axes, PANELS.items(), found, strict=True):
         panel.plot(sizes, seconds, "o-", color="tab:blue")
         panel.set(
-            xlabel=what, ylabel=cost, ylim=(0, None), title=f"size^{exponent(sizes, seconds):.2f}" if sum(n > 0 for n in sizes) > 1 else ""
+            xlabel=what,
+            ylabel=cost,
+            ylim=(0, None),
+            title=f"size^{exponent(sizes, seconds):.2f}" if sum(n > 0 for n in sizes) > 1 else "",
         )
         panel.grid(alpha=0.3)
     picture.parent.mkdir(parents=True, exist_ok=True)

@@ -19,4 +19,11 @@ def stream(cfg: DictConfig) -> MixStream:
     background = instantiate(cfg.background)(song, cfg.data.sample_rate)
     policy = instantiate(cfg.aug, _convert_="all")
     targets = song.render_target(cfg.data.sample_rate)
-    return MixStream(targets, background, policy, cfg.data.sample_rate, cfg.data.segment_seconds, cfg.data.batch_size)
+    return MixStream(
+        targets,
+        background,
+        policy,
+        cfg.data.sample_rate,
+        cfg.data.segment_seconds,
+        cfg.data.batch_size,
+    )

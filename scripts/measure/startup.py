@@ -10,15 +10,30 @@ def measure(options: Options) -> Section:
     """Ask for help, and train one step; the first run of a recipe, which renders, does not count."""
     times = 1 if options.is_quick else 5
     figures = []
-    for name, arguments in {"python train.py --help": [ROOT / "train.py", "--help"], "bespoke --help": ["-m", "bespoke", "--help"]}.items():
+    for name, arguments in {
+        "python train.py --help": [ROOT / "train.py", "--help"],
+        "bespoke --help": ["-m", "bespoke", "--help"],
+    }.items():
         seconds = [run(arguments, options.work / "help").seconds for _ in range(times)]
-        figures.append(Figure(name, statistics.median(seconds), " s", 1.5, detail=f"median of {times}"))
+        figures.append(
+            Figure(name, statistics.median(seconds), " s", 1.5, detail=f"median of {times}")
+        )
     for recipe in ("paper", "auto"):
         seconds = []
         for turn in range(2 if options.is_quick else 3):
             folder = options.work / f"first_{recipe}_{turn}"
-            step = train(folder, f"recipe={recipe}", "trainer.max_steps=1", f"trainer={options.trainer}")
+            step = train(
+                folder, f"recipe={recipe}", "trainer.max_steps=1", f"trainer={options.trainer}"
+            )
             seconds.append(step.until("checkpoints/last.ckpt"))
         warm = seconds[1:]
-        figures.append(Figure(f"First step of recipe={recipe}", statistics.median(warm), " s", 10, detail=f"median of {len(warm)}"))
+        figures.append(
+            Figure(
+                f"First step of recipe={recipe}",
+                statistics.median(warm),
+                " s",
+                10,
+                detail=f"median of {len(warm)}",
+            )
+        )
     return Section(figures)

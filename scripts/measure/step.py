@@ -28,7 +28,12 @@ from measure.setup import config, stream
 from measure.table import Figure, Options, Section
 
 RECIPE = "recipe=paper"
-SHAPES = ((32, 0.5), (16, 1.0), (4, 4.0), (2, 8.0))  # mixes and seconds, 16 s of audio a step as 8 of 2 s
+SHAPES = (
+    (32, 0.5),
+    (16, 1.0),
+    (4, 4.0),
+    (2, 8.0),
+)  # mixes and seconds, 16 s of audio a step as 8 of 2 s
 FLAME_BYTES = 1_000_000
 
 
@@ -41,15 +46,26 @@ def measure(options: Options) -> Section:
     minimum = 0.3 if options.is_quick else 1.5
     seconds = time_of(lambda: step(batches[0]), minimum)
     frames = 1 + source.samples // step.stft.hop_samples
-    peak, peaks = matmul_peak(cfg.data.batch_size * frames, step.stft.bins, options.device, minimum / 3)
+    peak, peaks = matmul_peak(
+        cfg.data.batch_size * frames, step.stft.bins, options.device, minimum / 3
+    )
     layers = flops_of(step.model, cfg.data.batch_size, frames)
     magnitude = step.stft(batches[0]["mixture"])[:, 0].abs()
     network = time_of(lambda: step.model(magnitude).sum().backward(), minimum)
     turns, count = (1, 3) if options.is_quick else (5, 10)
-    ratios = [lightning_seconds(cfg, batches, count, options) / bare_seconds(cfg, batches, count, options) for _ in range(turns)]
+    ratios = [
+        lightning_seconds(cfg, batches, count, options) / bare_seconds(cfg, batches, count, options)
+        for _ in range(turns)
+    ]
     figures = [
         Figure("A step of recipe=paper (8 mixes of 2 s)", seconds, " s"),
-        Figure("Lightning's loop over the bare one", statistics.median(ratios), " ×", 1.05, detail=_spread(ratios)),
+        Figure(
+            "Lightning's loop over the bare one",
+            statistics.median(ratios),
+            " ×",
+            1.05,
+            detail=_spread(ratios),
+        ),
         Figure("float32 matrix throughput", peak / 1e9, " GFLOP/s"),
         Figure(
             "The network's share of it, forward and backward",
@@ -62,7 +78,9 @@ def measure(options: Options) -> Section:
     ]
     text = "\n\n".join(
         [
-            _markdown(("float32 and bfloat16 products of matrices, in GFLOP/s", *peaks[0]), peaks[1:]),
+            _markdown(
+                ("float32 and bfloat16 products of matrices, in GFLOP/s", *peaks[0]), peaks[1:]
+            ),
             "What may be cheaper, each in turns with the step as it is (median):",
             _markdown(("variant", "seconds", "of the step's"), variants(options, minimum)),
             "The step by operation (torch.profiler):",
@@ -76,16 +94,26 @@ def measure(options: Options) -> Section:
 class Step:
     """The bare training step of a config: transform, network, loss, gradients, clipping, optimizer."""
 
-    def __init__(self, cfg: DictConfig, device: str = "cpu", precision: str = "32-true", compiled: bool = False):
+    def __init__(
+        self,
+        cfg: DictConfig,
+        device: str = "cpu",
+        precision: str = "32-true",
+        compiled: bool = False,
+    ):
         torch.manual_seed(0)
         self.stft = STFT(cfg.data.sample_rate, **cfg.stft).to(device)
         self.model: nn.Module = instantiate(cfg.model, bins=self.stft.bins).to(device).train()
         self.loss = instantiate(cfg.loss)
         self.optimizer = instantiate(cfg.optimizer)(self.model.parameters())
         self.device, self.clip = device, cfg.trainer.gradient_clip_val
-        self.dtype = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+        self.dtype = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[
+            precision
+        ]
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "16-mixed")
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if compiled else self.model
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.model) if compiled else self.model
+        )
 
     def __call__(self, batch: dict[str, Any]) -> None:
         mixture, target = self.stft(batch["mixture"])[:, 0], self.stft(batch["target"])[:, 0]
@@ -116,7 +144,9 @@ def flops_of(model: nn.Module, batch: int, frames: int) -> int:
     return 3 * (blstm + 2 * batch * frames * 2 * shape["hidden_size"] * shape["bins"])
 
 
-def matmul_peak(rows: int, bins: int, device: str, minimum: float) -> tuple[float, list[tuple[str, ...]]]:
+def matmul_peak(
+    rows: int, bins: int, device: str, minimum: float
+) -> tuple[float, list[tuple[str, ...]]]:
     """The best float32 throughput in FLOP/s of any library here, and all figures as a table whose first row is the heads."""
     shapes = {
         "2048³": (2048, 2048, 2048),
@@ -136,7 +166,10 @@ def matmul_peak(rows: int, bins: int, device: str, minimum: float) -> tuple[floa
         half = one.bfloat16(), other.bfloat16()
         products["bfloat16"] = lambda half=half: half[0] @ half[1]
         with torch.inference_mode():
-            rates = {kind: 2 * m * k * n / time_of(product, minimum / 4) for kind, product in products.items()}
+            rates = {
+                kind: 2 * m * k * n / time_of(product, minimum / 4)
+                for kind, product in products.items()
+            }
         best = max(best, *(value for kind, value in rates.items() if kind != "bfloat16"))
         lines.append((name, *(f"{value / 1e9:.0f}" for value in rates.values())))
     return best, [tuple(products), *lines]
@@ -145,18 +178,29 @@ def matmul_peak(rows: int, bins: int, device: str, minimum: float) -> tuple[floa
 def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
     """Seconds of a step in other precisions, compiled, and in other shapes, each beside the step as it is."""
     base = config(RECIPE)
-    shapes = {f"{size} mixes of {length:g} s": [f"data.batch_size={size}", f"data.segment_seconds={length}"] for size, length in SHAPES}
+    shapes = {
+        f"{size} mixes of {length:g} s": [
+            f"data.batch_size={size}",
+            f"data.segment_seconds={length}",
+        ]
+        for size, length in SHAPES
+    }
     tried = {
         "bf16-mixed": lambda: Step(base, options.device, "bf16-mixed"),
         "16-mixed": lambda: Step(base, options.device, "16-mixed") if options.on_gpu else None,
         "torch.compile": lambda: Step(base, options.device, compiled=True),
-        **{name: lambda extra=extra: Step(config(RECIPE, *extra), options.device) for name, extra in shapes.items()},
+        **{
+            name: lambda extra=extra: Step(config(RECIPE, *extra), options.device)
+            for name, extra in shapes.items()
+        },
     }
     found = []
     for name, make in tried.items():
         if options.is_quick and name == "torch.compile":
             continue
-        batch = move_data_to_device(stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device)
+        batch = move_data_to_device(
+            stream(config(RECIPE, *shapes.get(name, []))).batch(0), options.device
+        )
         usual = move_data_to_device(stream(base).batch(0), options.device)
         step, reference = make(), Step(base, options.device)
         if step is None:
@@ -166,27 +210,41 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
         except Exception as error:  # a compiler that is missing or fails: any
             found.append((name, f"fails here: {type(error).__name__}", ""))
             continue
-        pairs = [(time_of(step, minimum / 3, batch), time_of(reference, minimum / 3, usual)) for _ in range(3)]
+        pairs = [
+            (time_of(step, minimum / 3, batch), time_of(reference, minimum / 3, usual))
+            for _ in range(3)
+        ]
         ratio = statistics.median(one / other for one, other in pairs)
         found.append((name, f"{statistics.median(one for one, _ in pairs):.3f}", f"{ratio:.2f}"))
     return found
 
 
-def bare_seconds(cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options) -> float:
+def bare_seconds(
+    cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options
+) -> float:
     """Seconds a step of a plain loop over the same batches."""
     step = Step(cfg, options.device, precision(options.trainer))
     step(batches[0])
     timer = Timer(
-        "for batch in batches: step(batch)", globals={"step": step, "batches": _repeat(batches, steps)}, num_threads=torch.get_num_threads()
+        "for batch in batches: step(batch)",
+        globals={"step": step, "batches": _repeat(batches, steps)},
+        num_threads=torch.get_num_threads(),
     )
     return timer.timeit(1).mean / steps
 
 
-def lightning_seconds(cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options) -> float:
+def lightning_seconds(
+    cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options
+) -> float:
     """Seconds a step of Lightning's loop, as train.py sets it up, the first left out."""
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(0)
-    system = BespokeSystem(stft, instantiate(cfg.model, bins=stft.bins), instantiate(cfg.loss), instantiate(cfg.optimizer))
+    system = BespokeSystem(
+        stft,
+        instantiate(cfg.model, bins=stft.bins),
+        instantiate(cfg.loss),
+        instantiate(cfg.optimizer),
+    )
     clock = _Clock()
     settings = OmegaConf.to_container(cfg.trainer) | {"max_steps": steps + 1}
     settings["precision"] = precision(options.trainer)
@@ -215,13 +273,30 @@ def profile_table(step: Step, batches: Sequence[dict[str, Any]], rows: int = 14)
             step(batch)
     events = found.key_averages()
     if is_gpu:  # a kernel's time is also that of the operation which launched it
-        events = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation]
-    events = sorted(events, key=lambda event: event.self_device_time_total if is_gpu else event.self_cpu_time_total, reverse=True)
-    times = [(event.key, event.count, (event.self_device_time_total if is_gpu else event.self_cpu_time_total) / 1000) for event in events]
+        events = [
+            event
+            for event in events
+            if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+        ]
+    events = sorted(
+        events,
+        key=lambda event: event.self_device_time_total if is_gpu else event.self_cpu_time_total,
+        reverse=True,
+    )
+    times = [
+        (
+            event.key,
+            event.count,
+            (event.self_device_time_total if is_gpu else event.self_cpu_time_total) / 1000,
+        )
+        for event in events
+    ]
     whole = sum(milliseconds for _, _, milliseconds in times)
     lines = [f"{'operation':42}{'calls a step':>14}{'ms a step':>12}{'share':>8}"]
     for name, calls, milliseconds in times[:rows]:
-        lines.append(f"{name[:41]:42}{calls / len(batches):14.1f}{milliseconds / len(batches):12.1f}{milliseconds / whole:8.1%}")
+        lines.append(
+            f"{name[:41]:42}{calls / len(batches):14.1f}{milliseconds / len(batches):12.1f}{milliseconds / whole:8.1%}"
+        )
     return "\n".join(lines)
 
 
@@ -234,13 +309,27 @@ def flame(options: Options) -> str:
         return "No flame graph: `pip install py-spy` first."
     run = f"train.py recipe=paper trainer.max_steps={steps} logger=none report=false"
     for rate in (20, 5):  # samples a second: the slower the machine, the larger the file
-        command = [program, "record", "--rate", rate, "-o", file, "--", sys.executable, *run.split()]
+        command = [
+            program,
+            "record",
+            "--rate",
+            rate,
+            "-o",
+            file,
+            "--",
+            sys.executable,
+            *run.split(),
+        ]
         command.append(f"hydra.run.dir={options.work / f'flame_{rate}'}")
-        result = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         if not file.is_file() or result.returncode:
             return f"No flame graph: py-spy ended with {(result.stderr.strip().splitlines() or ['nothing'])[-1]}"
         if file.stat().st_size <= FLAME_BYTES:
-            title = re.sub(r'(id="title"[^>]*>)[^<]*', rf"\g<1>{run}", file.read_text(encoding="utf-8"))  # py-spy's is full of places here
+            title = re.sub(
+                r'(id="title"[^>]*>)[^<]*', rf"\g<1>{run}", file.read_text(encoding="utf-8")
+            )  # py-spy's is full of places here
             file.write_text(title, encoding="utf-8")
             return f"The flame graph of `{run}`, sampled {rate} times a second by py-spy: [flame.svg](speed/flame.svg)."
     file.unlink()
@@ -250,7 +339,11 @@ def flame(options: Options) -> str:
 def time_of(function: Callable[..., object], minimum: float, *arguments: object) -> float:
     """The median of many calls, in seconds; before, one that warms up."""
     function(*arguments)
-    timer = Timer("function(*arguments)", globals={"function": function, "arguments": arguments}, num_threads=torch.get_num_threads())
+    timer = Timer(
+        "function(*arguments)",
+        globals={"function": function, "arguments": arguments},
+        num_threads=torch.get_num_threads(),
+    )
     return timer.blocked_autorange(min_run_time=minimum).median
 
 

@@ -74,7 +74,9 @@ def machine() -> dict[str, Any]:
     """The machine and the moment, as the page states them."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
-        name = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text() + "\nmodel name: unknown")[1].strip()
+        name = re.search(
+            r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text() + "\nmodel name: unknown"
+        )[1].strip()
     return {
         "cpu": name,
         "cores": os.cpu_count(),
@@ -88,63 +90,122 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(section: Section, name: str, options: Options, place: Mapping[str, Any], seconds: float, command: str) -> None:
+def save(
+    section: Section,
+    name: str,
+    options: Options,
+    place: Mapping[str, Any],
+    seconds: float,
+    command: str,
+) -> None:
     """Keep a section beside the pictures, for the page: what was measured before stays until it is measured again."""
     file = options.out / "speed" / f"{name}{'_gpu' if options.on_gpu else ''}.json"
-    label = {"quick": options.is_quick, "command": command, "seconds": round(seconds, 1), "machine": dict(place)}
-    write_json(file, {**label, "figures": [asdict(figure) for figure in section.figures], "text": section.text, "facts": section.facts})
+    label = {
+        "quick": options.is_quick,
+        "command": command,
+        "seconds": round(seconds, 1),
+        "machine": dict(place),
+    }
+    write_json(
+        file,
+        {
+            **label,
+            "figures": [asdict(figure) for figure in section.figures],
+            "text": section.text,
+            "facts": section.facts,
+        },
+    )
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """All sections that were saved in a folder, by name; a GPU's have `_gpu` after it."""
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*.json"))
+    }
 
 
 def table(figures: Sequence[Figure], on_gpu: Sequence[Figure] = ()) -> str:
     """A Markdown table: figure, goal, measured, how many times better than the goal, verdict, and the same figure on a GPU."""
     other = {figure.what: figure for figure in on_gpu}
-    lines = ["| | goal | measured | × better than the goal | | on a GPU |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| | goal | measured | × better than the goal | | on a GPU |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for what in dict.fromkeys([figure.what for figure in (*figures, *on_gpu)]):
         figure = next((figure for figure in figures if figure.what == what), None)
         shown = figure or other[what]
-        goal = "" if shown.goal is None else f"{'≥' if shown.at_least else '≤'} {_number(shown.goal)}{shown.unit}"
-        cells = [what, goal, *(_cells(figure) if figure else ("not measured", "", "")), _gpu_cell(other.get(what))]
+        goal = (
+            ""
+            if shown.goal is None
+            else f"{'≥' if shown.at_least else '≤'} {_number(shown.goal)}{shown.unit}"
+        )
+        cells = [
+            what,
+            goal,
+            *(_cells(figure) if figure else ("not measured", "", "")),
+            _gpu_cell(other.get(what)),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _cells(figure: Figure) -> tuple[str, str, str]:
-    measured = f"{_number(figure.value)}{figure.unit}" + (f" ({figure.detail})" if figure.detail else "")
+    measured = f"{_number(figure.value)}{figure.unit}" + (
+        f" ({figure.detail})" if figure.detail else ""
+    )
     verdict = {None: "", True: "met", False: "**missed**"}[figure.is_met]
     return measured, "" if figure.ratio is None else f"{figure.ratio:.2f}", verdict
 
 
 def _gpu_cell(figure: Figure | None) -> str:
-    return "not measured" if figure is None else " ".join(cell for cell in _cells(figure)[::2] if cell)
+    return (
+        "not measured" if figure is None else " ".join(cell for cell in _cells(figure)[::2] if cell)
+    )
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_page(page: Path, template: Path, found: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> None:
+def write_page(
+    page: Path, template: Path, found: Mapping[str, Mapping[str, Any]], order: Sequence[str]
+) -> None:
     """Fill what stands between `<!-- NAME -->` and `<!-- end -->`; `table` is all figures. Words outside are written by hand."""
     rows, gpu_rows = (
-        [Figure(**row) for name in order for row in found.get(f"{name}{suffix}", {}).get("figures", ())] for suffix in ("", "_gpu")
+        [
+            Figure(**row)
+            for name in order
+            for row in found.get(f"{name}{suffix}", {}).get("figures", ())
+        ]
+        for suffix in ("", "_gpu")
     )
     texts = {"table": table(rows, gpu_rows)}
     for name in order:
-        parts = [_headed(found[key], " on a GPU" * key.endswith("_gpu")) for key in (name, f"{name}_gpu") if key in found]
+        parts = [
+            _headed(found[key], " on a GPU" * key.endswith("_gpu"))
+            for key in (name, f"{name}_gpu")
+            if key in found
+        ]
         texts[name] = "\n\n".join(parts) or "Not measured yet."
     text = (page if page.is_file() else template).read_text(encoding="utf-8")
     pattern = rf"(<!-- ({'|'.join(texts)}) -->\n).*?(<!-- end -->)"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(re.sub(pattern, lambda at: f"{at[1]}{texts[at[2]]}\n{at[3]}", text, flags=re.S), encoding="utf-8")
+    page.write_text(
+        re.sub(pattern, lambda at: f"{at[1]}{texts[at[2]]}\n{at[3]}", text, flags=re.S),
+        encoding="utf-8",
+    )
 
 
 def _headed(section: Mapping[str, Any], where: str) -> str:
     place = section["machine"]
-    device = place["gpu"] if where else f"{place['cpu']}, {place['cores']} cores, {place['threads']} threads"
-    quick = " **In quick mode: to see that it works, not to be quoted.**" if section["quick"] else ""
+    device = (
+        place["gpu"]
+        if where
+        else f"{place['cpu']}, {place['cores']} cores, {place['threads']} threads"
+    )
+    quick = (
+        " **In quick mode: to see that it works, not to be quoted.**" if section["quick"] else ""
+    )
     head = f"`{section['command']}`{where}: {device}, torch {place['torch']}, {place['date']}, load {place['load']} before; took"
     return f"{head} {section['seconds']:.0f} s.{quick}\n\n{section['text']}".strip()

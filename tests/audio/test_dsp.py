@@ -13,7 +13,10 @@ RATE = 16000
 
 
 def tone(frequency_hz, seconds, amplitude=0.5, sample_rate=RATE):
-    return (amplitude * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * sample_rate)) / sample_rate))[None].astype(np.float32)
+    return (
+        amplitude
+        * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * sample_rate)) / sample_rate)
+    )[None].astype(np.float32)
 
 
 def test_gain_is_in_decibels():
@@ -24,11 +27,17 @@ def test_gain_is_in_decibels():
 def test_equalizer_gives_each_octave_its_gain_without_delay():
     gains_db = [6, 0, -6, 3, 0, 12, 6, -3]
     middle = slice(2000, 14000)
-    for frequency_hz, gain_db in zip(OCTAVES_HZ[2:7], gains_db[2:7], strict=True):  # those below are blurred, 8 kHz is half the rate
+    for frequency_hz, gain_db in zip(
+        OCTAVES_HZ[2:7], gains_db[2:7], strict=True
+    ):  # those below are blurred, 8 kHz is half the rate
         played = tone(frequency_hz, 1, 0.1)
         equalized = equalize(played, RATE, gains_db)
         assert equalized.shape == played.shape
-        np.testing.assert_allclose(equalized[:, middle], gain(played, gain_db)[:, middle], atol=0.1 * 10 ** (gain_db / 20) * 0.15)
+        np.testing.assert_allclose(
+            equalized[:, middle],
+            gain(played, gain_db)[:, middle],
+            atol=0.1 * 10 ** (gain_db / 20) * 0.15,
+        )
     between = equalize(tone(2000 * 2**0.5, 1, 0.1), RATE, gains_db)  # half way between 12 and 6 dB
     assert 20 * np.log10(peak(between[:, middle]) / 0.1) == pytest.approx(9, abs=0.3)
 
@@ -81,13 +90,19 @@ def test_compressor_leaves_quiet_signals_alone_and_never_amplifies():
 
 
 def test_compressor_attacks_faster_than_it_releases():
-    burst = np.concatenate([np.zeros(RATE // 2), np.ones(RATE // 2), np.zeros(RATE // 2)])[None].astype(np.float32)
+    burst = np.concatenate([np.zeros(RATE // 2), np.ones(RATE // 2), np.zeros(RATE // 2)])[
+        None
+    ].astype(np.float32)
     curve = compressor_gain(burst, RATE, 10, attack_ms=20, release_ms=250)
     final = curve[RATE - 1]
     # After the attack time the detector stands at 1 - exp(-4) = 98 % of the power.
     after_attack = curve[RATE // 2 + round(0.020 * RATE)]
-    assert 20 * np.log10(after_attack / final) == pytest.approx(0.9 * -10 * np.log10(1 - np.exp(-4)), abs=0.02)
-    assert curve[RATE + round(0.020 * RATE)] < 0.5  # the same time after the end it is still far from open
+    assert 20 * np.log10(after_attack / final) == pytest.approx(
+        0.9 * -10 * np.log10(1 - np.exp(-4)), abs=0.02
+    )
+    assert (
+        curve[RATE + round(0.020 * RATE)] < 0.5
+    )  # the same time after the end it is still far from open
 
 
 def test_compressor_detects_the_mean_power_over_channels():
@@ -99,8 +114,15 @@ def test_compressor_detects_the_mean_power_over_channels():
 def filtered_by_ffmpeg(signal, name, settings):
     """What FFmpeg's filter makes of `[1, time]`; PyAV's wheels hold its libraries."""
     graph = av.filter.Graph()
-    source = graph.add_abuffer(format="flt", sample_rate=RATE, layout="mono", time_base=Fraction(1, RATE))
-    graph.link_nodes(source, graph.add(name, settings), graph.add("aformat", "sample_fmts=flt"), graph.add("abuffersink")).configure()
+    source = graph.add_abuffer(
+        format="flt", sample_rate=RATE, layout="mono", time_base=Fraction(1, RATE)
+    )
+    graph.link_nodes(
+        source,
+        graph.add(name, settings),
+        graph.add("aformat", "sample_fmts=flt"),
+        graph.add("abuffersink"),
+    ).configure()
     frame = av.AudioFrame.from_ndarray(signal, format="flt", layout="mono")
     frame.sample_rate = RATE
     source.push(frame)
@@ -119,6 +141,14 @@ def test_compressor_agrees_with_ffmpeg(ratio):
     signal = (rng.normal(size=steps.size) * steps * 0.4).clip(-1, 1).astype(np.float32)[None]
     settings = f"ratio={ratio}:threshold=0.1258925:attack=20:release=250:knee=2.828427:detection=rms:makeup=1"
     theirs = filtered_by_ffmpeg(signal, "acompressor", settings)
-    curve = compressor_gain(signal, RATE, ratio, threshold_db=-18, attack_ms=20, release_ms=250, knee_db=20 * np.log10(2.828427))
+    curve = compressor_gain(
+        signal,
+        RATE,
+        ratio,
+        threshold_db=-18,
+        attack_ms=20,
+        release_ms=250,
+        knee_db=20 * np.log10(2.828427),
+    )
     assert np.abs(curve).min() < 0.8  # it does compress here
     assert np.abs(signal * curve - theirs).max() < 1e-5 * peak(signal)

@@ -23,7 +23,11 @@ def test_wav_keeps_every_bit_beyond_full_scale(stereo, tmp_path):
     write_wav(tmp_path / "loud.wav", 3 * stereo, 44100)
     again, sample_rate = read_audio(tmp_path / "loud.wav")
     assert np.array_equal(again, 3 * stereo)
-    assert (again.dtype, sample_rate, soundfile.info(tmp_path / "loud.wav").subtype) == (np.float32, 44100, "FLOAT")
+    assert (again.dtype, sample_rate, soundfile.info(tmp_path / "loud.wav").subtype) == (
+        np.float32,
+        44100,
+        "FLOAT",
+    )
 
 
 def test_same_waveform_is_the_same_bytes(stereo, tmp_path):
@@ -37,10 +41,17 @@ def test_mono_is_read_as_one_channel(tmp_path):
     assert read_audio(tmp_path / "mono.wav")[0].tolist() == [[0.5, -0.25]]
 
 
-@pytest.mark.parametrize(("ending", "tolerance"), [("flac", 1e-6), ("aiff", 1e-6), ("ogg", 0.5), ("mp3", 0.5)])
+@pytest.mark.parametrize(
+    ("ending", "tolerance"), [("flac", 1e-6), ("aiff", 1e-6), ("ogg", 0.5), ("mp3", 0.5)]
+)
 def test_other_formats_are_read(ending, tolerance, tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
-    soundfile.write(tmp_path / f"tone.{ending}", tone, RATE, **({"subtype": "PCM_24"} if ending in ("flac", "aiff") else {}))
+    soundfile.write(
+        tmp_path / f"tone.{ending}",
+        tone,
+        RATE,
+        **({"subtype": "PCM_24"} if ending in ("flac", "aiff") else {}),
+    )
     waveform, sample_rate = read_audio(tmp_path / f"tone.{ending}")
     assert sample_rate == RATE
     assert waveform.shape[0] == 1
@@ -64,7 +75,9 @@ def test_unusable_samples_are_refused(samples, complaint, tmp_path):
         read_audio(tmp_path / "bad.wav", "reference")
 
 
-@pytest.mark.parametrize("content", [b"", b"not audio", b"RIFF\x24\x00\x00\x00WAVE", bytes(range(256)) * 20])
+@pytest.mark.parametrize(
+    "content", [b"", b"not audio", b"RIFF\x24\x00\x00\x00WAVE", bytes(range(256)) * 20]
+)
 def test_what_is_no_audio_is_refused(content, tmp_path):
     (tmp_path / "bad.wav").write_bytes(content)
     with pytest.raises(BespokeError, match=r"bad\.wav cannot be read as audio: convert it"):
@@ -103,7 +116,10 @@ def test_failure_leaves_the_file_before(tmp_path):
             temporary.write_text("half of the n")
             raise KeyboardInterrupt
 
-    with pytest.raises(BespokeError, match=r"result\.txt cannot be written \(No space left on device\): free some space"):
+    with pytest.raises(
+        BespokeError,
+        match=r"result\.txt cannot be written \(No space left on device\): free some space",
+    ):
         fill_up()
     with pytest.raises(KeyboardInterrupt):
         interrupt()
@@ -146,19 +162,28 @@ def tagged(path, stereo, subtype, sample_rate=44100):
         file.write(stereo.T)
 
 
-@pytest.mark.parametrize(("like", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_16"), ("ogg", "VORBIS")])
+@pytest.mark.parametrize(
+    ("like", "subtype"),
+    [("wav", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_16"), ("ogg", "VORBIS")],
+)
 @pytest.mark.parametrize("ending", ["wav", "flac", "aiff", "ogg", "mp3", "m4a"])
 def test_stems_are_written_like_the_recording(like, subtype, ending, tmp_path):
     time = np.arange(22050) / 44100
-    stereo = np.stack([0.4 * np.sin(2 * np.pi * 441 * time), 0.2 * np.sin(2 * np.pi * 882 * time)]).astype(np.float32)
+    stereo = np.stack(
+        [0.4 * np.sin(2 * np.pi * 441 * time), 0.2 * np.sin(2 * np.pi * 882 * time)]
+    ).astype(np.float32)
     tagged(tmp_path / f"song.{like}", stereo, subtype)
     write_wav(tmp_path / "target.wav", stereo, 44100)
-    write_like(tmp_path / f"song.target.{ending}", tmp_path / "target.wav", tmp_path / f"song.{like}")
+    write_like(
+        tmp_path / f"song.target.{ending}", tmp_path / "target.wav", tmp_path / f"song.{like}"
+    )
     recording = open_audio(tmp_path / f"song.target.{ending}")
     assert (recording.sample_rate, recording.channels) == (44100, 2)
     is_lossy = ending in ("ogg", "mp3", "m4a")
     middle = slice(6000, 16000)  # an encoder takes a while for a sudden start
-    assert np.abs(recording.read()[:, middle] - stereo[:, middle]).max() < (0.03 if is_lossy else 1e-4)
+    assert np.abs(recording.read()[:, middle] - stereo[:, middle]).max() < (
+        0.03 if is_lossy else 1e-4
+    )
     if not is_lossy:
         info = soundfile.info(tmp_path / f"song.target.{ending}")
         assert (info.subtype, info.frames) == (subtype if subtype != "VORBIS" else "PCM_24", 22050)
@@ -177,7 +202,10 @@ def test_tags_go_in_and_out_of_m4a(stereo, tmp_path):
         assert (file.title, file.artist, file.subtype) == ("Größe 🎸", "Nobody", "PCM_24")
 
 
-@pytest.mark.parametrize(("name", "complaint"), [("out.opus", "cannot hold 2 channels at 44100 Hz"), ("out.doc", "ends in no format")])
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("out.opus", "cannot hold 2 channels at 44100 Hz"), ("out.doc", "ends in no format")],
+)
 def test_format_that_cannot_hold_the_stem_is_refused(name, complaint, stereo, tmp_path):
     write_wav(tmp_path / "target.wav", stereo, 44100)
     with pytest.raises(BespokeError, match=complaint):
@@ -186,7 +214,10 @@ def test_format_that_cannot_hold_the_stem_is_refused(name, complaint, stereo, tm
 
 
 def test_a_table_comes_back_with_numbers_words_and_gaps(tmp_path):
-    rows = [{"case": "a, b", "step": 1, "si_sdr": -0.25}, {"case": "c", "step": 2, "agreement": 3.5}]
+    rows = [
+        {"case": "a, b", "step": 1, "si_sdr": -0.25},
+        {"case": "c", "step": 2, "agreement": 3.5},
+    ]
     write_csv(tmp_path / "rows.csv", rows)
     first, second = read_csv(tmp_path / "rows.csv")
     assert first == {"case": "a, b", "step": 1.0, "si_sdr": -0.25, "agreement": None}

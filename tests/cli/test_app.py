@@ -55,14 +55,20 @@ def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def band(tmp_path):
     """A score with two pitched parts and drums."""
-    parts = [Part("Lead Guitar", 29, False, MELODY), Part("Bass", 33, False, LOW), Part("", 0, True, MELODY)]
+    parts = [
+        Part("Lead Guitar", 29, False, MELODY),
+        Part("Bass", 33, False, LOW),
+        Part("", 0, True, MELODY),
+    ]
     write_midi(tmp_path / "band.mid", parts)
     return tmp_path / "band.mid"
 
 
 def files(folder):
     """Its files, without those of the runs."""
-    return sorted(file.name for file in folder.iterdir() if file.is_file() and file.suffix != ".mid")
+    return sorted(
+        file.name for file in folder.iterdir() if file.is_file() and file.suffix != ".mid"
+    )
 
 
 def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
@@ -70,10 +76,15 @@ def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
     assert (code, out.splitlines()) == (0, ["song.target.wav", "song.residual.wav"]), err
     assert "synthesized with that sound" in err
     assert files(tmp_path) == ["song.residual.wav", "song.target.wav", "song.wav"]
-    target, residual, mixture = (read_audio(f"song.{name}wav")[0] for name in ("target.", "residual.", ""))
+    target, residual, mixture = (
+        read_audio(f"song.{name}wav")[0] for name in ("target.", "residual.", "")
+    )
     assert np.abs(target + residual - mixture).max() <= 1e-6 * np.abs(mixture).max()
     checkpoint = tmp_path / "song.bespoke" / "checkpoints" / "last.ckpt"
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in (tmp_path / "song.target.wav", checkpoint)}
+    before = {
+        file: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in (tmp_path / "song.target.wav", checkpoint)
+    }
 
     code, out, err = bespoke("separate", "song.wav", "melody.mid", *FAST)
     assert (code, out.splitlines()) == (0, ["song.target.wav", "song.residual.wav"]), err
@@ -85,7 +96,11 @@ def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
     # What is done is not done again, for another format say, until the recording is another.
     code, out, err = bespoke("separate", "song.wav", "melody.mid", *FAST, "--format=flac", "--json")
     result = json.loads(out)
-    assert (code, result["stems"], result["residual"]) == (0, {"target": "song.target.flac"}, "song.residual.flac")
+    assert (code, result["stems"], result["residual"]) == (
+        0,
+        {"target": "song.target.flac"},
+        "song.residual.flac",
+    )
     assert result["metrics"]["target"]["steps"] == 3
     assert soundfile.info("song.target.flac").subtype == "PCM_24"
     assert read_audio("song.target.flac")[0] == pytest.approx(target, abs=2e-7)
@@ -98,8 +113,13 @@ def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
     assert checkpoint.stat().st_mtime_ns != before[checkpoint][1]
 
     # Another recording, without training.
-    code, out, err = bespoke("apply", checkpoint, "song.wav", "melody.mid", "--out=again", "--format=mp3")
-    assert (code, out.splitlines()) == (0, [os.path.join("again", f"song.{name}.mp3") for name in ("target", "residual")]), err
+    code, out, err = bespoke(
+        "apply", checkpoint, "song.wav", "melody.mid", "--out=again", "--format=mp3"
+    )
+    assert (code, out.splitlines()) == (
+        0,
+        [os.path.join("again", f"song.{name}.mp3") for name in ("target", "residual")],
+    ), err
     assert "The score is aligned" in err
     assert soundfile.info("again/song.target.mp3").format == "MP3"
     assert bespoke("apply", checkpoint, "song.wav", "--out=again", "--format=mp3")[0] == 2
@@ -167,22 +187,31 @@ def test_apply_leaves_notes_that_fit_and_moves_those_that_are_elsewhere(bespoke,
     assert "The score covers 0:15 to 0:17 of 0:18; the target is silent elsewhere." in err
 
 
-def test_apply_refuses_notes_of_another_song_unless_they_are_to_be_trusted(bespoke, separator, monkeypatch):
+def test_apply_refuses_notes_of_another_song_unless_they_are_to_be_trusted(
+    bespoke, separator, monkeypatch
+):
     separator.notes = OTHER_SONG
     code, out, err = bespoke("apply", "melody.mid", "song.wav", "--out", "stems")
     assert (code, out, os.path.exists("stems")) == (2, "", False)
-    assert [word for word in ("song.wav", "MIDI", "--trust-notes") if word not in err.splitlines()[-1]] == []
+    assert [
+        word for word in ("song.wav", "MIDI", "--trust-notes") if word not in err.splitlines()[-1]
+    ] == []
     code, _, err = bespoke("apply", "melody.mid", "song.wav", "--out", "stems", "--trust-notes")
     assert (code, separator.notes) == (0, OTHER_SONG), err
     code, _, err = bespoke("apply", "melody.mid", "song.wav", "melody.mid", "--out", "aligned")
-    assert (code, [note.pitch for note in separator.notes]) == (0, [note.pitch for note in MELODY]), err
+    assert (code, [note.pitch for note in separator.notes]) == (
+        0,
+        [note.pitch for note in MELODY],
+    ), err
 
     separator.notes = anywhere(MELODY, 3.0)  # of a run whose score did not fit its own recording
     code, _, err = bespoke("apply", "melody.mid", "song.wav", "--out", "pitches")
     assert (code, "MIDI" in err, os.path.exists("pitches")) == (2, True, False)
 
     separator.notes = ()  # of a network that uses none
-    monkeypatch.setattr("bespoke.score.align.find_offset", lambda *_: pytest.fail("there is nothing to look for"))
+    monkeypatch.setattr(
+        "bespoke.score.align.find_offset", lambda *_: pytest.fail("there is nothing to look for")
+    )
     assert bespoke("apply", "melody.mid", "song.wav", "--out", "free")[0] == 0
 
 
@@ -197,25 +226,38 @@ def test_separate_says_what_it_does_and_where_the_target_is(bespoke):
         "report=false",
         "data.validation_batches=1",
     ]
-    code, out, err = bespoke("separate", "late.wav", "melody.mid", "--patch=80", *(f"--set={one}" for one in small))
+    code, out, err = bespoke(
+        "separate", "late.wav", "melody.mid", "--patch=80", *(f"--set={one}" for one in small)
+    )
     assert (code, out.splitlines()) == (0, ["late.target.wav", "late.residual.wav"]), err
     lines = err.splitlines()
     stages = ["load", "align", "estimate", "render", "train", "separate", "publish"]
-    assert [line for line in lines if line.endswith(" ...")] == [f"{progress.STAGES[stage]} ..." for stage in stages]
+    assert [line for line in lines if line.endswith(" ...")] == [
+        f"{progress.STAGES[stage]} ..." for stage in stages
+    ]
     notice = "The score covers 0:12 to 0:14 of 0:15; the target is silent elsewhere."
     assert sum(notice in line for line in lines) == 2  # as it is found, and in the summary
     metrics = json.loads(Path("late.bespoke", "metrics.json").read_text())
     assert (metrics["alignment"]["notice"], metrics["warnings"]) == (notice, [notice])
-    assert [line for line in lines if re.search(r"\b(song|hydra|trainer|data)\.(?!wav)[a-z]|ckpt=|another mastering", line)] == []
+    assert [
+        line
+        for line in lines
+        if re.search(r"\b(song|hydra|trainer|data)\.(?!wav)[a-z]|ckpt=|another mastering", line)
+    ] == []
     assert "0 s left" not in err
 
 
 def test_every_part_becomes_a_stem_and_all_add_up(bespoke, band, tmp_path):
     code, out, err = bespoke("separate", "song.wav", band, "--instrument=all", "--jobs=2", *FAST)
-    assert (code, out.splitlines()) == (0, ["song.lead-guitar.wav", "song.bass.wav", "song.residual.wav"]), err
+    assert (code, out.splitlines()) == (
+        0,
+        ["song.lead-guitar.wav", "song.bass.wav", "song.residual.wav"],
+    ), err
     assert "The drums stay in the residual" in err
     assert "[bass] " in err
-    mixture, *parts = (read_audio(f"song.{name}wav")[0] for name in ("", "lead-guitar.", "bass.", "residual."))
+    mixture, *parts = (
+        read_audio(f"song.{name}wav")[0] for name in ("", "lead-guitar.", "bass.", "residual.")
+    )
     assert all(part.any() for part in parts)
     assert np.abs(sum(parts) - mixture).max() <= 1e-6 * np.abs(mixture).max()
     runs = tmp_path / "song.bespoke-parts"
@@ -230,9 +272,17 @@ def test_parts_share_what_they_claim_together_whatever_the_blocks(tmp_path, monk
         write_wav(tmp_path / name / "target.wav", estimate, rate)
         write_wav(tmp_path / name / "residual.wav", mixture - estimate, rate)
     runs = {name: tmp_path / name for name in estimates}
-    whole = {label: read_raw(file) for label, file in stems.write_shared(runs, tmp_path / "whole").items()}
+    whole = {
+        label: read_raw(file)
+        for label, file in stems.write_shared(runs, tmp_path / "whole").items()
+    }
     # They want one and a half times what is there: each gets two thirds.
-    expected = {"one": 0.6 * mixture, "other": 0.4 * mixture, "nothing": 0 * mixture, "residual": 0 * mixture}
+    expected = {
+        "one": 0.6 * mixture,
+        "other": 0.4 * mixture,
+        "nothing": 0 * mixture,
+        "residual": 0 * mixture,
+    }
     assert list(whole) == list(expected)
     for label, stem in whole.items():
         assert stem == pytest.approx(expected[label], abs=1e-5)
@@ -255,9 +305,23 @@ def test_parts_that_do_not_meet_stay_as_they_are():
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
 def test_interrupted_it_leaves_no_stem_and_goes_on(bespoke, tmp_path, name):
-    command = ["separate", "song.wav", "melody.mid", *FAST, "--set=trainer.max_steps=60", "--set=checkpoint_steps=2"]
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has its background jobs ignore it
-    process = subprocess.Popen([sys.executable, "-m", "bespoke", *command], text=True, stderr=subprocess.PIPE, preexec_fn=heeded)
+    command = [
+        "separate",
+        "song.wav",
+        "melody.mid",
+        *FAST,
+        "--set=trainer.max_steps=60",
+        "--set=checkpoint_steps=2",
+    ]
+    heeded = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell has its background jobs ignore it
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bespoke", *command],
+        text=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=heeded,
+    )
     checkpoint = tmp_path / "song.bespoke" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -266,7 +330,9 @@ def test_interrupted_it_leaves_no_stem_and_goes_on(bespoke, tmp_path, name):
     err = process.communicate(timeout=60)[1]
     if name == "SIGINT":
         assert process.returncode == 130
-        assert "give the same command again to go on from the last checkpoint" in err.splitlines()[-1]
+        assert (
+            "give the same command again to go on from the last checkpoint" in err.splitlines()[-1]
+        )
         assert "Traceback" not in err
     assert files(tmp_path) == ["song.wav"]
     step = torch.load(checkpoint, weights_only=True)["global_step"]
@@ -293,7 +359,9 @@ def test_a_full_disk_leaves_no_half_stem_and_no_second_training(bespoke, tmp_pat
         patch.setattr(os, "link", no_links)
         code, _, err = bespoke("separate", "song.wav", "melody.mid", *FAST)
     assert code == 2
-    assert err.splitlines()[-1].startswith("error: song.residual.wav cannot be written (No space left on device): free some space")
+    assert err.splitlines()[-1].startswith(
+        "error: song.residual.wav cannot be written (No space left on device): free some space"
+    )
     assert files(tmp_path) == ["song.wav"]
     code, _, err = bespoke("separate", "song.wav", "melody.mid", *FAST)
     assert (code, "steps, into" in err) == (0, False)
@@ -301,20 +369,50 @@ def test_a_full_disk_leaves_no_half_stem_and_no_second_training(bespoke, tmp_pat
 
 
 WRONG = {
-    "no such file": (["separate", "nosuch.mp3", "melody.mid"], ["File 'nosuch.mp3' does not exist"]),
-    "several parts": (["separate", "song.wav", "band.mid"], ["has several instruments; set --instrument", "0: Lead Guitar", "2: unnamed"]),
-    "no such part": (["separate", "song.wav", "band.mid", "--instrument=oboe"], ["no instrument 'oboe'", "1: Bass"]),
-    "no such time": (["separate", "song.wav", "melody.mid", "--start=1.02.3"], ["'1.02.3' is not a time", "1:02.5"]),
+    "no such file": (
+        ["separate", "nosuch.mp3", "melody.mid"],
+        ["File 'nosuch.mp3' does not exist"],
+    ),
+    "several parts": (
+        ["separate", "song.wav", "band.mid"],
+        ["has several instruments; set --instrument", "0: Lead Guitar", "2: unnamed"],
+    ),
+    "no such part": (
+        ["separate", "song.wav", "band.mid", "--instrument=oboe"],
+        ["no instrument 'oboe'", "1: Bass"],
+    ),
+    "no such time": (
+        ["separate", "song.wav", "melody.mid", "--start=1.02.3"],
+        ["'1.02.3' is not a time", "1:02.5"],
+    ),
     "time beyond the song": (
         ["separate", "song.wav", "melody.mid", "--start=1:02"],
         ["Nothing of song.wav is between --start and --end", "0:03.0"],
     ),
-    "several patches fit": (["separate", "song.wav", "melody.mid", "--patch=electric guitar"], ["26: Electric Guitar (jazz)", "28: "]),
-    "no such patch": (["separate", "song.wav", "melody.mid", "--patch=kazoo"], ["no patch has that number or name", "bespoke patches"]),
-    "patch for several": (["separate", "song.wav", "band.mid", "--instrument=all", "--patch=1"], ["--patch and --reference are for one"]),
-    "no such device": (["separate", "song.wav", "melody.mid", "--device=mps"], ["no device mps here", "--device auto or cpu"]),
-    "no such setting": (["separate", "song.wav", "melody.mid", "--set=trainr.max_steps=3"], ["trainr.max_steps"]),
-    "a quality misspelt": (["separate", "song.wav", "melody.mid", "--quality=hifi"], ["'quick', 'standard', 'best'"]),
+    "several patches fit": (
+        ["separate", "song.wav", "melody.mid", "--patch=electric guitar"],
+        ["26: Electric Guitar (jazz)", "28: "],
+    ),
+    "no such patch": (
+        ["separate", "song.wav", "melody.mid", "--patch=kazoo"],
+        ["no patch has that number or name", "bespoke patches"],
+    ),
+    "patch for several": (
+        ["separate", "song.wav", "band.mid", "--instrument=all", "--patch=1"],
+        ["--patch and --reference are for one"],
+    ),
+    "no such device": (
+        ["separate", "song.wav", "melody.mid", "--device=mps"],
+        ["no device mps here", "--device auto or cpu"],
+    ),
+    "no such setting": (
+        ["separate", "song.wav", "melody.mid", "--set=trainr.max_steps=3"],
+        ["trainr.max_steps"],
+    ),
+    "a quality misspelt": (
+        ["separate", "song.wav", "melody.mid", "--quality=hifi"],
+        ["'quick', 'standard', 'best'"],
+    ),
     "a rate that MP3 has not": (
         ["separate", "high.wav", "melody.mid", "--format=mp3"],
         ["at most 2 channels at 48000 Hz", "1 at 96000 Hz"],
@@ -324,7 +422,10 @@ WRONG = {
     "no checkpoint": (["apply", "text.wav", "song.wav"], ["text.wav is not a checkpoint"]),
     "too much to hear": (["patches", "--render=melody.mid"], ["patches fit to render"]),
     "a name of ours": (["new", "lithium", "song.wav", "melody.mid"], ["a song lithium of its own"]),
-    "a name that Hydra reads otherwise": (["new", "a=b", "song.wav", "melody.mid"], ["'a=b' cannot be the name of a config"]),
+    "a name that Hydra reads otherwise": (
+        ["new", "a=b", "song.wav", "melody.mid"],
+        ["'a=b' cannot be the name of a config"],
+    ),
     "no command": (["seperate"], ["No such command 'seperate'"]),
 }
 
@@ -366,7 +467,9 @@ def test_what_only_looks_imports_nothing_slow(bespoke, band, case):
         f"sys.exit(main({arguments}))"
     )
     environment = {**os.environ, "CI": "1"}  # where FluidSynth's binding prints when it is imported
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert (result.returncode, result.stderr) == (0, "[]\n")
     assert result.stdout
 
@@ -381,12 +484,48 @@ def test_inspect_tells_what_is_in_a_score_and_in_a_recording(bespoke, band):
     assert code == 0
     assert out.splitlines()[0].endswith("band.mid: 3 parts, 0:02.5")
     assert [line.split() for line in out.splitlines()[1:3]] == [
-        ["0", "Lead", "Guitar", "Overdriven", "Guitar", "(29)", "3", "notes", "C4", "to", "G4", "0:00.1", "to", "0:02.5"],
-        ["1", "Bass", "Electric", "Bass", "(finger)", "(33)", "3", "notes", "C2", "to", "G2", "0:00.1", "to", "0:02.5"],
+        [
+            "0",
+            "Lead",
+            "Guitar",
+            "Overdriven",
+            "Guitar",
+            "(29)",
+            "3",
+            "notes",
+            "C4",
+            "to",
+            "G4",
+            "0:00.1",
+            "to",
+            "0:02.5",
+        ],
+        [
+            "1",
+            "Bass",
+            "Electric",
+            "Bass",
+            "(finger)",
+            "(33)",
+            "3",
+            "notes",
+            "C2",
+            "to",
+            "G2",
+            "0:00.1",
+            "to",
+            "0:02.5",
+        ],
     ]
     write_wav("stereo.wav", 0.5 * np.ones((2, 441000)), 44100)
     facts = json.loads(bespoke("inspect", "stereo.wav", "--json")[1])
-    expected = {"format": "WAV FLOAT", "seconds": 10.0, "channels": 2, "sample_rate": 44100, "peak_db": -6.02}
+    expected = {
+        "format": "WAV FLOAT",
+        "seconds": 10.0,
+        "channels": 2,
+        "sample_rate": 44100,
+        "peak_db": -6.02,
+    }
     assert facts == {"file": "stereo.wav", **expected}
 
 
@@ -394,7 +533,10 @@ def test_patches_are_listed_and_heard(bespoke, tmp_path):
     code, out, _ = bespoke("patches", "distortion")
     assert (code, out.split()) == (0, ["30", "Distortion", "Guitar"])
     assert len(bespoke("patches")[1].splitlines()) > 128
-    assert [row["program"] for row in json.loads(bespoke("patches", "trumpet", "--json")[1])] == [56, 59]
+    assert [row["program"] for row in json.loads(bespoke("patches", "trumpet", "--json")[1])] == [
+        56,
+        59,
+    ]
     code, out, _ = bespoke("patches", "distortion", "--render", "melody.mid")
     assert (code, out.split()[-1]) == (0, "melody.030-distortion-guitar.wav")
     waveform, rate = read_audio("melody.030-distortion-guitar.wav")
@@ -407,15 +549,34 @@ def test_a_song_of_ones_own_is_one_word_in_ones_folder(bespoke, band, tmp_path):
     name = "It's ${song} [live], = 100% \\{1}.wav"
     (tmp_path / "music").mkdir()
     shutil.copyfile("song.wav", tmp_path / "music" / name)
-    arguments = ["mine", f"music/{name}", band, "--instrument=bass", "--patch=fretless bass", "--patch=33", "--start=0:01"]
+    arguments = [
+        "mine",
+        f"music/{name}",
+        band,
+        "--instrument=bass",
+        "--patch=fretless bass",
+        "--patch=33",
+        "--start=0:01",
+    ]
     code, out, err = bespoke("new", *arguments)
-    assert (code, out.splitlines()) == (0, [os.path.join("conf", "song", "mine.yaml"), "bespoke train song=mine"]), err
+    assert (code, out.splitlines()) == (
+        0,
+        [os.path.join("conf", "song", "mine.yaml"), "bespoke train song=mine"],
+    ), err
     assert bespoke("new", *arguments)[0] == 2
     for command in ([str(ROOT / "train.py")], ["-m", "bespoke", "train"]):
-        shown = subprocess.run([sys.executable, *command, "song=mine", "--cfg=job", "--resolve"], capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, *command, "song=mine", "--cfg=job", "--resolve"],
+            capture_output=True,
+            text=True,
+        )
         assert shown.returncode == 0, shown.stderr
         song = OmegaConf.to_container(OmegaConf.create(shown.stdout).song, resolve=False)
-        assert (song["name"], song["target"]["patches"], song["target"]["instrument"]) == ("mine", [35, 33], "index:1")
+        assert (song["name"], song["target"]["patches"], song["target"]["instrument"]) == (
+            "mine",
+            [35, 33],
+            "index:1",
+        )
         assert song["excerpt"] == [1.0, 3.0]
     small = [one for one in SMALL if not one.startswith("trainer.max_steps")]
     code, _, err = bespoke("train", "song=mine", *small, "trainer.max_steps=1", "hydra.run.dir=run")
@@ -424,9 +585,24 @@ def test_a_song_of_ones_own_is_one_word_in_ones_folder(bespoke, band, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["plain.wav", "It's.wav", 'a "b".wav', "a\\'b\\", "${a}\\${b}", "[1,2] {c: d}", "a=b,c", "new\nline", "null", "1999", " é🎸 "]
+    "name",
+    [
+        "plain.wav",
+        "It's.wav",
+        'a "b".wav',
+        "a\\'b\\",
+        "${a}\\${b}",
+        "[1,2] {c: d}",
+        "a=b,c",
+        "new\nline",
+        "null",
+        "1999",
+        " é🎸 ",
+    ],
 )
 def test_a_setting_survives_hydra_whatever_is_in_it(compose_config, name):
-    song = compose_config("song=custom", setting("song.mixture", name), setting("song.target.patches", [29, name])).song
+    song = compose_config(
+        "song=custom", setting("song.mixture", name), setting("song.target.patches", [29, name])
+    ).song
     assert song.mixture == name
     assert list(song.target.patches) == [29, name]

@@ -72,8 +72,17 @@ def command(tiny_song, tmp_path, monkeypatch, capfd):
 
     def execute(*overrides):
         given = [str(override) for override in overrides]
-        folder = next((given_one.split("=", 1)[1] for given_one in given if given_one.startswith("hydra.run.dir=")), "out")
-        monkeypatch.setattr(sys, "argv", ["train.py", *tiny_song.overrides, f"hydra.run.dir={folder}", *given])
+        folder = next(
+            (
+                given_one.split("=", 1)[1]
+                for given_one in given
+                if given_one.startswith("hydra.run.dir=")
+            ),
+            "out",
+        )
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", *tiny_song.overrides, f"hydra.run.dir={folder}", *given]
+        )
         capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
             runpy.run_path(str(TRAIN), run_name="__main__")
@@ -90,7 +99,11 @@ def files(tmp_path):
     sounds = {"empty": tone[:, :0], "silent": 0 * tone, "nan": np.nan * tone, "short": tone}
     for name, waveform in sounds.items():
         write_wav(tmp_path / f"{name}.wav", waveform, 22050)
-    band = [Part("Lead Guitar", 29, False, NOTES), Part("Rhythm Guitar", 25, False, NOTES), Part("", 0, True, NOTES)]
+    band = [
+        Part("Lead Guitar", 29, False, NOTES),
+        Part("Rhythm Guitar", 25, False, NOTES),
+        Part("", 0, True, NOTES),
+    ]
     write_midi(tmp_path / "band.mid", band)
     write_midi(tmp_path / "rest.mid", [])
     whole = (tmp_path / "band.mid").read_bytes()
@@ -108,36 +121,102 @@ def files(tmp_path):
 
 LISTING = "0: Lead Guitar (Overdriven Guitar, 2 notes); 1: Rhythm Guitar (Acoustic Guitar (steel), 2 notes); 2: unnamed (Drums, 2 notes)"
 WRONG = {
-    "a path that needs quotes": (["song.mixture=My Song (live) = 1.mp3"], ["song.mixture=My Song (live) = 1.mp3", "quotes of its own"]),
-    "recording missing": (["song.mixture=nosuch.wav"], ["recording nosuch.wav does not exist", "check the path"]),
+    "a path that needs quotes": (
+        ["song.mixture=My Song (live) = 1.mp3"],
+        ["song.mixture=My Song (live) = 1.mp3", "quotes of its own"],
+    ),
+    "recording missing": (
+        ["song.mixture=nosuch.wav"],
+        ["recording nosuch.wav does not exist", "check the path"],
+    ),
     "recording not given": (["song.mixture=???"], ["needs a recording", "set song.mixture"]),
-    "recording is no audio": (["song.mixture=text.wav"], ["recording text.wav cannot be read as audio", "convert it to WAV"]),
+    "recording is no audio": (
+        ["song.mixture=text.wav"],
+        ["recording text.wav cannot be read as audio", "convert it to WAV"],
+    ),
     "recording is empty": (["song.mixture=empty.wav"], ["recording empty.wav is empty"]),
     "recording is silent": (["song.mixture=silent.wav"], ["recording silent.wav is silent"]),
-    "recording is NaN": (["song.mixture=nan.wav"], ["recording nan.wav contains NaN", "export it again"]),
-    "score missing": (["song.target.score=nosuch.mid"], ["score nosuch.mid does not exist", "check the path"]),
-    "score is text": (["song.target.score=text.mid"], ["score text.mid cannot be read as MIDI", "export it again"]),
-    "score is random": (["song.target.score=random.mid"], ["score random.mid cannot be read as MIDI"]),
-    "score is truncated": (["song.target.score=truncated.mid"], ["score truncated.mid cannot be read as MIDI (it ends too early)"]),
-    "score without notes": (["song.target.score=rest.mid"], ["score rest.mid has no notes", "export the part"]),
-    "instrument not chosen": (["song.target.score=band.mid"], ["has several instruments", "set song.target.instrument", LISTING]),
+    "recording is NaN": (
+        ["song.mixture=nan.wav"],
+        ["recording nan.wav contains NaN", "export it again"],
+    ),
+    "score missing": (
+        ["song.target.score=nosuch.mid"],
+        ["score nosuch.mid does not exist", "check the path"],
+    ),
+    "score is text": (
+        ["song.target.score=text.mid"],
+        ["score text.mid cannot be read as MIDI", "export it again"],
+    ),
+    "score is random": (
+        ["song.target.score=random.mid"],
+        ["score random.mid cannot be read as MIDI"],
+    ),
+    "score is truncated": (
+        ["song.target.score=truncated.mid"],
+        ["score truncated.mid cannot be read as MIDI (it ends too early)"],
+    ),
+    "score without notes": (
+        ["song.target.score=rest.mid"],
+        ["score rest.mid has no notes", "export the part"],
+    ),
+    "instrument not chosen": (
+        ["song.target.score=band.mid"],
+        ["has several instruments", "set song.target.instrument", LISTING],
+    ),
     "instrument ambiguous": (
         ["song.target.score=band.mid", "song.target.instrument=guitar"],
         ["has more than one instrument 'guitar'", "index:N", LISTING],
     ),
-    "instrument not found": (["song.target.score=band.mid", "song.target.instrument=oboe"], ["has no instrument 'oboe'", LISTING]),
-    "soundfont missing": (["song.target.soundfonts=nosuch"], ["soundfont nosuch was not found", "BESPOKE_SOUNDFONTS"]),
-    "soundfont is none": (["song.target.soundfonts=[text.sf2]"], ["text.sf2 is not a soundfont", "SF2 or SF3"]),
-    "patch missing": (["song.target.patches=[{program:0,bank:7}]"], ["TimGM6mb.sf2 has no patch 0 in bank 7", "choose"]),
-    "patch beyond 127": (["song.target.patches=[128]"], ["128 is not a General MIDI program", "from 0 to 127"]),
-    "score and audio": (["song.target.audio=short.wav"], ["exactly one of song.target.score", "song.target.audio"]),
-    "neither score nor audio": (["song.target.score=null"], ["exactly one of song.target.score", "song.target.audio"]),
-    "reference of another length": (["song.reference=short.wav"], ["reference short.wav (22050 samples", "export both"]),
+    "instrument not found": (
+        ["song.target.score=band.mid", "song.target.instrument=oboe"],
+        ["has no instrument 'oboe'", LISTING],
+    ),
+    "soundfont missing": (
+        ["song.target.soundfonts=nosuch"],
+        ["soundfont nosuch was not found", "BESPOKE_SOUNDFONTS"],
+    ),
+    "soundfont is none": (
+        ["song.target.soundfonts=[text.sf2]"],
+        ["text.sf2 is not a soundfont", "SF2 or SF3"],
+    ),
+    "patch missing": (
+        ["song.target.patches=[{program:0,bank:7}]"],
+        ["TimGM6mb.sf2 has no patch 0 in bank 7", "choose"],
+    ),
+    "patch beyond 127": (
+        ["song.target.patches=[128]"],
+        ["128 is not a General MIDI program", "from 0 to 127"],
+    ),
+    "score and audio": (
+        ["song.target.audio=short.wav"],
+        ["exactly one of song.target.score", "song.target.audio"],
+    ),
+    "neither score nor audio": (
+        ["song.target.score=null"],
+        ["exactly one of song.target.score", "song.target.audio"],
+    ),
+    "reference of another length": (
+        ["song.reference=short.wav"],
+        ["reference short.wav (22050 samples", "export both"],
+    ),
     "excerpt outside": (["song.excerpt=[5,6]"], ["song.excerpt [5, 6]", "3.0 seconds"]),
-    "synth background without others": (["background=synth"], ["background=synth needs the other parts", "song.others"]),
-    "audio background without files": (["background=audio"], ["background=audio found no audio", "set background.paths"]),
-    "audio background missing": (["background=audio", "background.paths=[nosuch]"], ["background nosuch does not exist"]),
-    "mixed background of nothing": (["background=mixed", "background.weights.mixture=x"], ["background.weights must be numbers"]),
+    "synth background without others": (
+        ["background=synth"],
+        ["background=synth needs the other parts", "song.others"],
+    ),
+    "audio background without files": (
+        ["background=audio"],
+        ["background=audio found no audio", "set background.paths"],
+    ),
+    "audio background missing": (
+        ["background=audio", "background.paths=[nosuch]"],
+        ["background nosuch does not exist"],
+    ),
+    "mixed background of nothing": (
+        ["background=mixed", "background.weights.mixture=x"],
+        ["background.weights must be numbers"],
+    ),
     "unknown key": (["trainr.max_steps=3"], ["trainr.max_steps"]),
     "unknown setting": (["trainer.max_stepz=3"], ["trainer.max_stepz"]),
     "unknown song": (["song=nosuch"], ["song=nosuch", "feelings"]),
@@ -152,10 +231,22 @@ WRONG = {
     ),
     "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
     "checkpoint as a file": (["ckpt=other.ckpt"], ["ckpt=other.ckpt is not known", "ckpt=last"]),
-    "song that runs code": (["+song.target.evil._target_=bespoke.models.networks.MaskBLSTM"], ["song.target.evil._target_", "not allowed"]),
-    "model that runs code": (["model._target_=os.system"], ["model._target_=os.system is not allowed"]),
-    "setting that runs code": (["+loss.evil._target_=torch.hub.load"], ["loss.evil._target_=torch.hub.load is not allowed"]),
-    "interpolation that runs code": (["+loss.evil='${oc.create:{_target_:builtins.print}}'"], ["builtins.print is not allowed"]),
+    "song that runs code": (
+        ["+song.target.evil._target_=bespoke.models.networks.MaskBLSTM"],
+        ["song.target.evil._target_", "not allowed"],
+    ),
+    "model that runs code": (
+        ["model._target_=os.system"],
+        ["model._target_=os.system is not allowed"],
+    ),
+    "setting that runs code": (
+        ["+loss.evil._target_=torch.hub.load"],
+        ["loss.evil._target_=torch.hub.load is not allowed"],
+    ),
+    "interpolation that runs code": (
+        ["+loss.evil='${oc.create:{_target_:builtins.print}}'"],
+        ["builtins.print is not allowed"],
+    ),
 }
 
 
@@ -174,17 +265,110 @@ LOW = "+aug.target.x._target_=audiomentations.LowPassFilter"
 # What no run can be made of, by what it is set on; the first is what the sentence has to name.
 SETTINGS = [
     (QUICK, ["seed=abc", "seed=-1", "seed=1.5", "seed=99999999999", "seed=nan"]),
-    (QUICK, ["checkpoint_steps=0", "curve_steps=-1", "log_audio_steps=abc", "align=maybe", "report=1", "keep=first", "keep=best"]),
-    (QUICK, ["optimizer.lr=-1", "optimizer.lr=nan", "optimizer.lr=inf", "optimizer.lr=fast", "optimizer.lr=[1]", "optimizer.lr=true"]),
-    (QUICK, ["+optimizer.momentum=0.9", "+optimizer.betas=0.9", "+optimizer.betas=[2,2]", "+optimizer.fused=true +optimizer.foreach=true"]),
-    (AUTO, ["aug.target_gain_db=5", "aug.target_gain_db=[5]", "aug.target_gain_db=[1,2,3]", "aug.target_gain_db=[6,-12]"]),
-    (QUICK, ["aug.background_gain_db=null", "aug.background_gain_db=[a,b]", "aug.background_gain_db=[0,5000]", "+aug.volume=3"]),
-    (QUICK, ["aug.compressor.ratios=5", "aug.compressor.ratios=[0.5]", "aug.compressor.ratios=[a]", "aug.compressor=soft"]),
-    (QUICK, ["aug.compressor.attack_ms=-5", "aug.compressor.release_ms=nan", "aug.compressor.knee_db=abc", "+aug.compressor.hold_ms=3"]),
-    (AUTO, ["aug.target=5", "aug.target.eq=3", "aug.target.eq.p=2", "aug.target.eq.p=often", "aug.target.eq.min_gain_db=20"]),
-    (AUTO, ["aug.target.reverb.max_decay_seconds=-3", "aug.target.reverb.max_decay_seconds=1e9", "aug.target.reverb.max_wet_db=nan"]),
-    (QUICK, [f"{NOISE} +aug.target.x.sounds_path=/nosuch", NOISE, f"{LOW} +aug.target.x.min_cutoff_freq=low"]),
-    (QUICK, ["trainer.devices=0", "trainer.devices=100000", "trainer.devices=some", "trainer.accelerator=tpu", "trainer.accelerator=abc"]),
+    (
+        QUICK,
+        [
+            "checkpoint_steps=0",
+            "curve_steps=-1",
+            "log_audio_steps=abc",
+            "align=maybe",
+            "report=1",
+            "keep=first",
+            "keep=best",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "optimizer.lr=-1",
+            "optimizer.lr=nan",
+            "optimizer.lr=inf",
+            "optimizer.lr=fast",
+            "optimizer.lr=[1]",
+            "optimizer.lr=true",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "+optimizer.momentum=0.9",
+            "+optimizer.betas=0.9",
+            "+optimizer.betas=[2,2]",
+            "+optimizer.fused=true +optimizer.foreach=true",
+        ],
+    ),
+    (
+        AUTO,
+        [
+            "aug.target_gain_db=5",
+            "aug.target_gain_db=[5]",
+            "aug.target_gain_db=[1,2,3]",
+            "aug.target_gain_db=[6,-12]",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "aug.background_gain_db=null",
+            "aug.background_gain_db=[a,b]",
+            "aug.background_gain_db=[0,5000]",
+            "+aug.volume=3",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "aug.compressor.ratios=5",
+            "aug.compressor.ratios=[0.5]",
+            "aug.compressor.ratios=[a]",
+            "aug.compressor=soft",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "aug.compressor.attack_ms=-5",
+            "aug.compressor.release_ms=nan",
+            "aug.compressor.knee_db=abc",
+            "+aug.compressor.hold_ms=3",
+        ],
+    ),
+    (
+        AUTO,
+        [
+            "aug.target=5",
+            "aug.target.eq=3",
+            "aug.target.eq.p=2",
+            "aug.target.eq.p=often",
+            "aug.target.eq.min_gain_db=20",
+        ],
+    ),
+    (
+        AUTO,
+        [
+            "aug.target.reverb.max_decay_seconds=-3",
+            "aug.target.reverb.max_decay_seconds=1e9",
+            "aug.target.reverb.max_wet_db=nan",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            f"{NOISE} +aug.target.x.sounds_path=/nosuch",
+            NOISE,
+            f"{LOW} +aug.target.x.min_cutoff_freq=low",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "trainer.devices=0",
+            "trainer.devices=100000",
+            "trainer.devices=some",
+            "trainer.accelerator=tpu",
+            "trainer.accelerator=abc",
+        ],
+    ),
     (
         QUICK,
         [
@@ -193,7 +377,15 @@ SETTINGS = [
             "+trainer.strategy=fsdp",
         ],
     ),
-    (QUICK, ["trainer.gradient_clip_val=-1", "trainer.accumulate_grad_batches=0", "trainer.log_every_n_steps=-1", "trainer.max_steps=0"]),
+    (
+        QUICK,
+        [
+            "trainer.gradient_clip_val=-1",
+            "trainer.accumulate_grad_batches=0",
+            "trainer.log_every_n_steps=-1",
+            "trainer.max_steps=0",
+        ],
+    ),
     (
         QUICK,
         [
@@ -204,24 +396,143 @@ SETTINGS = [
             "+trainer.nosuch=1",
         ],
     ),
-    (QUICK, ["+trainer.max_time=soon", "+trainer.deterministic=abc", "+trainer.enable_checkpointing=false", "trainer._target_=os.system"]),
-    (MIXED, ["background.weights.mixture=-1", "background.weights.mixture=nan", "background.weights.mixture=0", "background.weights=null"]),
-    (MIXED, ["+background.weights.nosuch=1", "background.weights.audio=1", "background.weights.audio=1 background.audio.paths=[/nosuch]"]),
+    (
+        QUICK,
+        [
+            "+trainer.max_time=soon",
+            "+trainer.deterministic=abc",
+            "+trainer.enable_checkpointing=false",
+            "trainer._target_=os.system",
+        ],
+    ),
+    (
+        MIXED,
+        [
+            "background.weights.mixture=-1",
+            "background.weights.mixture=nan",
+            "background.weights.mixture=0",
+            "background.weights=null",
+        ],
+    ),
+    (
+        MIXED,
+        [
+            "+background.weights.nosuch=1",
+            "background.weights.audio=1",
+            "background.weights.audio=1 background.audio.paths=[/nosuch]",
+        ],
+    ),
     (MIXED, ["background.weights.synth=1"]),
-    ([*QUICK, "background=audio"], ["background.paths=[/nosuch]", "background.paths=[]", "background.paths=null"]),
+    (
+        [*QUICK, "background=audio"],
+        ["background.paths=[/nosuch]", "background.paths=[]", "background.paths=null"],
+    ),
     ([*QUICK, "background=synth"], ["background.in_time=perhaps", "song.others=null"]),
-    (QUICK, ["+background.nosuch=1", "background._target_=bespoke.data.background.ResidualBackground"]),
-    (QUICK, ["model.hidden_size=0", "model.hidden_size=abc", "model.hidden_size=1.5", "model.layers=-1", "model.dropout=2"]),
-    (QUICK, ["+model.floor_db=5", "+model.nosuch=1", "model._target_=bespoke.models.networks.Path", "loss.distance=l3", "loss.distance=3"]),
-    (AUTO, ["model.doubt_db=5", "model.doubt_db=[0,-4]", "model.doubt_db=[a,b]", "+loss.floor_db=5", "+loss.floor_db=abc", "align=false"]),
-    (AUTO, ["aug._target_=bespoke.models.losses.TPSALoss", "model=null", "separate=null", "data=[1]"]),
-    (QUICK, ["stft.window_seconds=0", "stft.window_seconds=10", "stft.window_seconds=inf", "stft.hop_seconds=abc", "+stft.nosuch=1"]),
-    (QUICK, ["data.sample_rate=0", "data.sample_rate=100", "data.sample_rate=1e9", "data.batch_size=0", "data.batch_size=1000000000"]),
-    (QUICK, ["data.segment_seconds=nan", "data.silent_share=2", "data.listen_seconds=1", "data.label=damp", "+data.nosuch=1"]),
-    (QUICK, ["data.workers=true", "data.workers=1000000", "data.validation_batches=1000000", "data.self_training=maybe"]),
-    (QUICK, ["separate.overlap_seconds=100", "separate.block_seconds=abc", "separate.strength=0", "separate.strength=true"]),
-    (QUICK, ["separate.resolutions=[1,2]", "separate.resolutions=1", "separate.panning=2", "+separate.nosuch=1"]),
-    ([*QUICK, "logger=wandb"], ["logger.timeout_seconds=-1", "logger.timeout_seconds=abc", "logger.project=a/b", "logger.artifacts=maybe"]),
+    (
+        QUICK,
+        ["+background.nosuch=1", "background._target_=bespoke.data.background.ResidualBackground"],
+    ),
+    (
+        QUICK,
+        [
+            "model.hidden_size=0",
+            "model.hidden_size=abc",
+            "model.hidden_size=1.5",
+            "model.layers=-1",
+            "model.dropout=2",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "+model.floor_db=5",
+            "+model.nosuch=1",
+            "model._target_=bespoke.models.networks.Path",
+            "loss.distance=l3",
+            "loss.distance=3",
+        ],
+    ),
+    (
+        AUTO,
+        [
+            "model.doubt_db=5",
+            "model.doubt_db=[0,-4]",
+            "model.doubt_db=[a,b]",
+            "+loss.floor_db=5",
+            "+loss.floor_db=abc",
+            "align=false",
+        ],
+    ),
+    (
+        AUTO,
+        ["aug._target_=bespoke.models.losses.TPSALoss", "model=null", "separate=null", "data=[1]"],
+    ),
+    (
+        QUICK,
+        [
+            "stft.window_seconds=0",
+            "stft.window_seconds=10",
+            "stft.window_seconds=inf",
+            "stft.hop_seconds=abc",
+            "+stft.nosuch=1",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "data.sample_rate=0",
+            "data.sample_rate=100",
+            "data.sample_rate=1e9",
+            "data.batch_size=0",
+            "data.batch_size=1000000000",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "data.segment_seconds=nan",
+            "data.silent_share=2",
+            "data.listen_seconds=1",
+            "data.label=damp",
+            "+data.nosuch=1",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "data.workers=true",
+            "data.workers=1000000",
+            "data.validation_batches=1000000",
+            "data.self_training=maybe",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "separate.overlap_seconds=100",
+            "separate.block_seconds=abc",
+            "separate.strength=0",
+            "separate.strength=true",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "separate.resolutions=[1,2]",
+            "separate.resolutions=1",
+            "separate.panning=2",
+            "+separate.nosuch=1",
+        ],
+    ),
+    (
+        [*QUICK, "logger=wandb"],
+        [
+            "logger.timeout_seconds=-1",
+            "logger.timeout_seconds=abc",
+            "logger.project=a/b",
+            "logger.artifacts=maybe",
+        ],
+    ),
 ]
 
 
@@ -253,9 +564,15 @@ def test_wrong_setting_is_named_with_its_remedy_before_the_song_is_read(base, wr
     for wrong in wrongs:
         said = sentence(base, wrong.split())
         setting = wrong.lstrip("+").partition("=")[0].removesuffix("._target_")
-        name = next(name for name in (setting, setting.rpartition(".")[0], setting.partition(".")[0]) if name in said)
+        name = next(
+            name
+            for name in (setting, setting.rpartition(".")[0], setting.partition(".")[0])
+            if name in said
+        )
         assert name, said
-        assert re.search("give|set|check|change|choose|takes|needs|must|at least|there|known|allowed", said), said
+        assert re.search(
+            "give|set|check|change|choose|takes|needs|must|at least|there|known|allowed", said
+        ), said
         assert said.isprintable()
         assert len(said) < 500
 
@@ -282,7 +599,9 @@ def test_wrong_setting_ends_the_command(overrides, words, command, monkeypatch):
     assert not result.folder.exists()
 
 
-@pytest.mark.parametrize("options", [["-m", "--cfg", "job"], ["--multirun", "--info"], ["--run", "-m"]])
+@pytest.mark.parametrize(
+    "options", [["-m", "--cfg", "job"], ["--multirun", "--info"], ["--run", "-m"]]
+)
 def test_options_that_exclude_each_other_are_named(options, capsys):
     assert train.main(options) == 2
     assert capsys.readouterr().err.startswith("error: --cfg and --info show one run's config")
@@ -292,7 +611,9 @@ def test_put_right_command_works_in_the_same_folder(command, tiny_song):
     assert command("song.mixture=nosuch.wav").returncode == 2
     result = command()
     assert result.returncode == 0, result.stderr
-    assert {"target.wav", "residual.wav", "metrics.json", "config.yaml"} <= {path.name for path in result.folder.iterdir()}
+    assert {"target.wav", "residual.wav", "metrics.json", "config.yaml"} <= {
+        path.name for path in result.folder.iterdir()
+    }
 
 
 def test_results_are_never_overwritten(command):
@@ -307,20 +628,30 @@ def test_results_are_never_overwritten(command):
     assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
 
 
-def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(command, tiny_song, monkeypatch):
+def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(
+    command, tiny_song, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
     synth._presets.cache_clear()
     result = command()
     assert "FluidSynth is not installed: apt install libfluidsynth3" in result.error
     assert result.results == []
-    rendered = command("song.target.score=null", f"song.target.audio={tiny_song.reference}", "hydra.run.dir=rendered")
+    rendered = command(
+        "song.target.score=null",
+        f"song.target.audio={tiny_song.reference}",
+        "hydra.run.dir=rendered",
+    )
     assert rendered.returncode == 0, rendered.stderr
 
 
 @pytest.fixture
 def without_cuda(monkeypatch):
     """PyTorch as its CPU-only wheels have it, as far as Python sees."""
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(f"{torch.__version__.partition('+')[0]}+cpu"))
+    monkeypatch.setattr(
+        torch,
+        "__version__",
+        torch.torch_version.TorchVersion(f"{torch.__version__.partition('+')[0]}+cpu"),
+    )
     monkeypatch.setattr(torch.version, "cuda", None)
     for name in [name for name in dir(torch._C) if name.startswith(("_cuda_", "_cudnn"))]:
         monkeypatch.delattr(torch._C, name)
@@ -332,15 +663,24 @@ def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compos
     assert not torch.cuda.is_available()
     with pytest.raises(AssertionError, match="not compiled with CUDA"):
         torch.zeros(1).cuda()
-    result = command("trainer.accelerator=auto", "trainer.precision=auto", "data.workers=auto", "curve_steps=3")
+    result = command(
+        "trainer.accelerator=auto", "trainer.precision=auto", "data.workers=auto", "curve_steps=3"
+    )
     assert result.returncode == 0, result.stderr
     metrics = json.loads((result.folder / "metrics.json").read_text())
     assert (metrics["device"], metrics["precision"]) == ("cpu", "32-true")
     build.make_parts(compose_config("recipe=auto"))
-    assert "trainer.accelerator=gpu" in command("trainer.accelerator=gpu", "hydra.run.dir=gpu").error
+    assert (
+        "trainer.accelerator=gpu" in command("trainer.accelerator=gpu", "hydra.run.dir=gpu").error
+    )
     with pytest.raises(BespokeError, match="no device cuda"):
         load_separator(result.folder / "checkpoints" / "last.ckpt", "cuda")
-    assert load_separator(result.folder / "checkpoints" / "last.ckpt", app._torch_device("auto")).stft.window.device.type == "cpu"
+    assert (
+        load_separator(
+            result.folder / "checkpoints" / "last.ckpt", app._torch_device("auto")
+        ).stft.window.device.type
+        == "cpu"
+    )
     with pytest.raises(BespokeError, match="no device cuda"):
         app._check_device("cuda")
     assert dsp.resample(np.ones((1, 441), np.float32), 44100, 22050).shape == (1, 221)
@@ -354,7 +694,9 @@ def test_full_disk_leaves_no_half_stem(command, monkeypatch):
 
     monkeypatch.setattr(Separator, "stream", full)
     result = command()
-    assert "residual.wav cannot be written (No space left on device): free some space" in result.error
+    assert (
+        "residual.wav cannot be written (No space left on device): free some space" in result.error
+    )
     assert {"target.wav", "residual.wav", "metrics.json"}.isdisjoint(result.results)
     assert not [name for name in result.results if name.startswith(".")]
 
@@ -369,7 +711,9 @@ def test_stems_that_the_disk_cannot_hold_are_not_begun(command, monkeypatch):
 
 def test_full_disk_leaves_no_half_checkpoint(command):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    command("song.mixture=nosuch.wav", "hydra.run.dir=warm")  # whatever is written once is written before the disk is full
+    command(
+        "song.mixture=nosuch.wav", "hydra.run.dir=warm"
+    )  # whatever is written once is written before the disk is full
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         result = command()
@@ -395,8 +739,13 @@ def as_user(run_train, tiny_song, *overrides, **options):
 
 
 def test_user_sees_one_sentence_about_a_file(run_train, tiny_song, tmp_path):
-    result = as_user(run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path)
-    assert result.error == "The reference nosuch.wav does not exist: check the path, which is taken from where the command started."
+    result = as_user(
+        run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path
+    )
+    assert (
+        result.error
+        == "The reference nosuch.wav does not exist: check the path, which is taken from where the command started."
+    )
     assert result.results == []
 
 
@@ -416,7 +765,13 @@ def test_user_sees_one_sentence_about_a_folder(run_train, tiny_song, tmp_path):
 def test_user_sees_one_sentence_about_a_missing_library(run_train, tiny_song, tmp_path):
     library = tmp_path / "library"
     library.mkdir()
-    (library / "fluidsynth.py").write_text('raise ImportError("Couldn\'t find the FluidSynth library.")\n')
-    result = as_user(run_train, tiny_song, "hydra.run.dir=out", cwd=tmp_path, env={"PYTHONPATH": str(library)})
-    assert result.error.startswith("FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth")
+    (library / "fluidsynth.py").write_text(
+        'raise ImportError("Couldn\'t find the FluidSynth library.")\n'
+    )
+    result = as_user(
+        run_train, tiny_song, "hydra.run.dir=out", cwd=tmp_path, env={"PYTHONPATH": str(library)}
+    )
+    assert result.error.startswith(
+        "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth"
+    )
     assert result.results == []

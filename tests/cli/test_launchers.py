@@ -26,15 +26,27 @@ def test_launcher_composes(name, package, launcher):
         cfg = compose("config", [f"hydra/launcher={name}"], return_hydra_config=True)
     assert cfg.hydra.launcher._target_.endswith(f".{launcher}")
     if name == "slurm":
-        assert (cfg.hydra.launcher.timeout_min, cfg.hydra.launcher.cpus_per_task, cfg.hydra.launcher.partition) == (60, 4, None)
+        assert (
+            cfg.hydra.launcher.timeout_min,
+            cfg.hydra.launcher.cpus_per_task,
+            cfg.hydra.launcher.partition,
+        ) == (60, 4, None)
     if name == "ray_cluster":
-        assert (cfg.hydra.launcher.ray.init.address, cfg.hydra.launcher.ray.remote.num_cpus) == ("auto", 4)
+        assert (cfg.hydra.launcher.ray.init.address, cfg.hydra.launcher.ray.remote.num_cpus) == (
+            "auto",
+            4,
+        )
 
 
 def test_submitit_runs_a_sweep_of_which_a_job_fails(run_train, tiny_song, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra cluster")
     sweep = tmp_path / "sweep"
-    overrides = [*tiny_song.overrides, "data.batch_size=0,2", "hydra/launcher=submitit_local", f"hydra.sweep.dir={sweep}"]
+    overrides = [
+        *tiny_song.overrides,
+        "data.batch_size=0,2",
+        "hydra/launcher=submitit_local",
+        f"hydra.sweep.dir={sweep}",
+    ]
     result = run_train("-m", *overrides, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     rows = read_csv(sweep / "sweep.csv")
@@ -46,7 +58,13 @@ def test_submitit_runs_a_sweep_of_which_a_job_fails(run_train, tiny_song, tmp_pa
 def test_a_search_goes_on_with_the_same_proposals(run_train, tiny_song, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
     sweep = tmp_path / "sweep"
-    overrides = ["-m", *tiny_song.overrides, f"song.reference={tiny_song.reference}", "+experiment=aug_optuna", f"hydra.sweep.dir={sweep}"]
+    overrides = [
+        "-m",
+        *tiny_song.overrides,
+        f"song.reference={tiny_song.reference}",
+        "+experiment=aug_optuna",
+        f"hydra.sweep.dir={sweep}",
+    ]
     first = run_train(*overrides, "hydra.sweeper.n_trials=1", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     stem = (sweep / "0" / "target.wav").stat().st_mtime_ns

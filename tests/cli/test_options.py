@@ -28,11 +28,16 @@ def settings_of(config, name=""):
 def pattern(compose_config):
     """What finds a setting by name: a dotted one anywhere, any other with its value."""
     names = {"hydra.run.dir", "hydra.sweep.dir"}
-    for group in ("song=custom", *(f"background={path.stem}" for path in (ROOT / "conf" / "background").glob("*.yaml"))):
+    for group in (
+        "song=custom",
+        *(f"background={path.stem}" for path in (ROOT / "conf" / "background").glob("*.yaml")),
+    ):
         names |= set(settings_of(OmegaConf.to_container(compose_config(group), resolve=False)))
     names = sorted(map(re.escape, names), key=len, reverse=True)
     dotted = [name for name in names if "." in name]
-    return re.compile(rf"(?<![\w./-])(?:({'|'.join(dotted)})(?![\w/-]|\.\w)|({'|'.join(names)})(?==))")
+    return re.compile(
+        rf"(?<![\w./-])(?:({'|'.join(dotted)})(?![\w/-]|\.\w)|({'|'.join(names)})(?==))"
+    )
 
 
 def texts():
@@ -47,9 +52,15 @@ def texts():
                 passed_over.add(node.value)
             if isinstance(node, ast.JoinedStr):
                 passed_over |= set(node.values)
-                pieces = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+                pieces = [
+                    part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+                ]
                 yield file.name, node.lineno, "".join(pieces)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in passed_over:
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and node not in passed_over
+            ):
                 yield file.name, node.lineno, node.value
 
 
@@ -68,27 +79,46 @@ def test_no_message_keeps_the_name_of_a_setting(pattern):
     kept = []
     for file, line, text in texts():
         said = in_options(text)
-        kept += [f"{file}:{line}: {said}" for match in pattern.finditer(said) if not said[: match.start()].endswith("--set ")]
+        kept += [
+            f"{file}:{line}: {said}"
+            for match in pattern.finditer(said)
+            if not said[: match.start()].endswith("--set ")
+        ]
     assert kept == []
 
 
 def test_settings_that_have_an_option_are_never_named_otherwise():
     for name, option in OPTIONS.items():
         if "." in name:
-            assert in_options(f"choose another {name}, or {name}: it is wrong.") == f"choose another {option}, or {option}: it is wrong."
+            assert (
+                in_options(f"choose another {name}, or {name}: it is wrong.")
+                == f"choose another {option}, or {option}: it is wrong."
+            )
 
 
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ("The recording is silent in song.excerpt: choose another.", "The recording is silent between --start and --end: choose another."),
+        (
+            "The recording is silent in song.excerpt: choose another.",
+            "The recording is silent between --start and --end: choose another.",
+        ),
         ("seed=-1 is not possible", "--set seed=-1 is not possible"),
         ("--set seed=-1 is not possible", "--set seed=-1 is not possible"),
         ("the seed of the recipe, a model", "the seed of the recipe, a model"),
-        ("/home/me/song.reference/song.excerpt.wav, song.target.wav", "/home/me/song.reference/song.excerpt.wav, song.target.wav"),
+        (
+            "/home/me/song.reference/song.excerpt.wav, song.target.wav",
+            "/home/me/song.reference/song.excerpt.wav, song.target.wav",
+        ),
         ("data.workers.wav cannot be read", "data.workers.wav cannot be read"),
-        ("is not installed: apt install it; or give a rendered target as song.target.audio.", "is not installed: apt install it."),
-        ("The run in OUT has another config (seed: 0 there, 1 now): repeat its overrides, or start a new run.", None),
+        (
+            "is not installed: apt install it; or give a rendered target as song.target.audio.",
+            "is not installed: apt install it.",
+        ),
+        (
+            "The run in OUT has another config (seed: 0 there, 1 now): repeat its overrides, or start a new run.",
+            None,
+        ),
     ],
 )
 def test_messages_in_options(message, said):
@@ -100,7 +130,11 @@ def test_messages_in_options(message, said):
 
 
 def test_a_change_of_quality_is_one_change():
-    changes = ["recipe: best there, auto now", "separate.resolutions: [1, 2] there, [1] now", "trainer.max_steps: 60 there, 10 now"]
+    changes = [
+        "recipe: best there, auto now",
+        "separate.resolutions: [1, 2] there, [1] now",
+        "trainer.max_steps: 60 there, 10 now",
+    ]
     assert changes_in_options(changes) == ["--quality: best there, standard now"]
     assert changes_in_options(["seed: 0 there, 1 now", "data.batch_size: 8 there, 4 now"]) == [
         "--seed: 0 there, 1 now",
@@ -114,4 +148,8 @@ def test_what_is_logged_is_in_options_for_all_who_listen(caplog):
         log.warning("%s is %d", "song.reference", 3)
         logging.getLogger("another").warning("song.reference")
     log.warning("song.reference")
-    assert [record.getMessage() for record in caplog.records] == ["--reference is 3", "song.reference", "song.reference"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "--reference is 3",
+        "song.reference",
+        "song.reference",
+    ]

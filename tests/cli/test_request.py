@@ -49,7 +49,13 @@ def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
         values = dict(argument.split("=", 1) for argument in arguments)
         folder = Path(values.pop("hydra.run.dir").strip("'"))
         run.began.append(folder.name)
-        cfg = train.compose([argument for argument in arguments if not argument.startswith(("hydra.run.dir", "ckpt"))])
+        cfg = train.compose(
+            [
+                argument
+                for argument in arguments
+                if not argument.startswith(("hydra.run.dir", "ckpt"))
+            ]
+        )
         song = Song.load(OmegaConf.to_container(cfg.song, resolve=True), 22050)
         stft = STFT(16000)
         torch.manual_seed(cfg.seed)
@@ -57,17 +63,39 @@ def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
         torch.nn.init.constant_(system.model.linear.bias, 2.0)  # most of the recording
         checkpoint = folder / "checkpoints" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": system.state_dict(), "hyper_parameters": dict(system.hparams), "global_step": 3}, checkpoint)
+        torch.save(
+            {
+                "state_dict": system.state_dict(),
+                "hyper_parameters": dict(system.hparams),
+                "global_step": 3,
+            },
+            checkpoint,
+        )
         preflight.write_config(cfg, folder, song.hashes)
-        load_separator(checkpoint).write_stems(song.source, folder / "target.wav", folder / "residual.wav")
-        write_midi(folder / "aligned.mid", [choose_part(read_score(cfg.song.target.score), cfg.song.target.instrument)])
+        load_separator(checkpoint).write_stems(
+            song.source, folder / "target.wav", folder / "residual.wav"
+        )
+        write_midi(
+            folder / "aligned.mid",
+            [choose_part(read_score(cfg.song.target.score), cfg.song.target.instrument)],
+        )
         alignment = {"confidence": 0.9, "used": True, "tempo_factor": 1.0, "offset_seconds": 0.0}
-        metrics = {"song": song.name, "steps": 3, "seconds": {"total": 1.0}, "device": "cpu", "alignment": alignment}
+        metrics = {
+            "song": song.name,
+            "steps": 3,
+            "seconds": {"total": 1.0},
+            "device": "cpu",
+            "alignment": alignment,
+        }
         write_json(folder / "metrics.json", {**metrics, "warnings": ["song.excerpt is short"]})
         (folder / "report.html").write_text(f"the run's page of {folder.name}")
 
     monkeypatch.setattr(train, "train", fake)
-    monkeypatch.setattr(request, "_run_side_by_side", lambda todo, processes: [fake(arguments) for arguments in todo.values()])
+    monkeypatch.setattr(
+        request,
+        "_run_side_by_side",
+        lambda todo, processes: [fake(arguments) for arguments in todo.values()],
+    )
 
     def run(*arguments, score="melody.mid"):
         capsys.readouterr()
@@ -98,13 +126,21 @@ def links(page):
 
 def lanes(page):
     """What a page plays, by track: the samples of the channel mean at 48 kHz, and the notes drawn over them."""
-    [data] = re.findall(r'class="player-data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    [data] = re.findall(
+        r'class="player-data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL
+    )
     played = {}
     for lane in json.loads(data)["lanes"]:
         if lane["audio"]:
-            samples, rate = soundfile.read(io.BytesIO(base64.b64decode(lane["audio"].partition(",")[2])), always_2d=True)
+            samples, rate = soundfile.read(
+                io.BytesIO(base64.b64decode(lane["audio"].partition(",")[2])), always_2d=True
+            )
             assert rate == 48000
-            played[lane["name"]] = (samples.mean(axis=1), lane["score"].count("M"), lane["together"])
+            played[lane["name"]] = (
+                samples.mean(axis=1),
+                lane["score"].count("M"),
+                lane["together"],
+            )
     return played
 
 
@@ -117,12 +153,21 @@ def test_one_part_has_a_page_whose_links_work_from_where_it_lies(bespoke, tmp_pa
     assert (code, out) == (0, WAV), err
     page = tmp_path / "song.report.html"
     found = links(page)
-    assert {"song.target.wav", "song.residual.wav", "song.bespoke/metrics.json", "song.bespoke/report.html"} <= {*found}
+    assert {
+        "song.target.wav",
+        "song.residual.wav",
+        "song.bespoke/metrics.json",
+        "song.bespoke/report.html",
+    } <= {*found}
     assert [link for link in found if not (page.parent / link).is_file()] == []
     played = lanes(page)
     assert [*played] == ["Recording", "Target", "Residual", "Score"]
     assert {name for name, (_, _, together) in played.items() if together} == {"Target", "Residual"}
-    for name, file in {"Recording": "song.wav", "Target": "song.target.wav", "Residual": "song.residual.wav"}.items():
+    for name, file in {
+        "Recording": "song.wav",
+        "Target": "song.target.wav",
+        "Residual": "song.residual.wav",
+    }.items():
         assert level_db(played[name][0]) == pytest.approx(level_db(read_audio(file)[0]), abs=0.2)
     assert played["Target"][1] == 3  # notes
     text = page.read_text()
@@ -138,13 +183,19 @@ def test_all_parts_have_one_page_that_plays_them_as_delivered(bespoke, tmp_path)
     assert (code, out) == (0, [os.path.join("my music #1", name) for name in names]), err
     assert sorted(file.name for file in folder.iterdir() if file.is_file()) == sorted(names)
     found = links(folder / "song.report.html")
-    assert {"song.bass.wav", "song.bespoke-parts/bass/report.html", "song.bespoke-parts/lead-guitar/metrics.json"} <= {*found}
+    assert {
+        "song.bass.wav",
+        "song.bespoke-parts/bass/report.html",
+        "song.bespoke-parts/lead-guitar/metrics.json",
+    } <= {*found}
     assert [link for link in found if not (folder / link).is_file()] == []
     played = lanes(folder / "song.report.html")
     assert [*played] == ["Recording", "lead-guitar", "bass", "Residual"]
     assert [notes for _, notes, _ in played.values()] == [0, 3, 3, 0]
     for name, file in zip(["lead-guitar", "bass", "Residual"], names, strict=False):
-        assert level_db(played[name][0]) == pytest.approx(level_db(read_audio(folder / file)[0]), abs=0.2)
+        assert level_db(played[name][0]) == pytest.approx(
+            level_db(read_audio(folder / file)[0]), abs=0.2
+        )
     # Each run took most of the recording: what they share is less, and that is what is heard.
     unshared = level_db(read_audio(folder / "song.bespoke-parts" / "bass" / "target.wav")[0])
     assert level_db(played["bass"][0]) < unshared - 3
@@ -153,9 +204,13 @@ def test_all_parts_have_one_page_that_plays_them_as_delivered(bespoke, tmp_path)
 def test_a_page_plays_stems_as_soft_as_they_were_delivered(bespoke, tmp_path):
     bespoke()
     sources = {name: Path(f"song.bespoke/{name}.wav") for name in ("target", "residual")}
-    write_song_page(tmp_path / "page.html", "song", sources, sources, {"target": Path("song.bespoke")}, gain=0.5)
+    write_song_page(
+        tmp_path / "page.html", "song", sources, sources, {"target": Path("song.bespoke")}, gain=0.5
+    )
     for name, (played, *_) in list(lanes(tmp_path / "page.html").items())[1:3]:
-        assert level_db(played) == pytest.approx(level_db(0.5 * read_audio(sources[name.lower()])[0]), abs=0.2)
+        assert level_db(played) == pytest.approx(
+            level_db(0.5 * read_audio(sources[name.lower()])[0]), abs=0.2
+        )
 
 
 def test_another_format_is_written_at_once_and_nothing_else_is_touched(bespoke, tmp_path):
@@ -165,7 +220,9 @@ def test_another_format_is_written_at_once_and_nothing_else_is_touched(bespoke, 
     assert (code, out) == (0, ["song.target.flac", "song.residual.flac", "song.report.html"]), err
     assert bespoke.began == []
     assert state(*WAV) == before
-    assert read_audio("song.target.flac")[0] == pytest.approx(read_audio("song.target.wav")[0], abs=2e-7)
+    assert read_audio("song.target.flac")[0] == pytest.approx(
+        read_audio("song.target.wav")[0], abs=2e-7
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--instrument=all"]])
@@ -201,14 +258,21 @@ def test_what_is_not_ours_or_was_changed_is_not_overwritten_without_force(bespok
     Path("song.residual.wav").write_text("mine")
     code, _, err = bespoke()
     assert (code, bespoke.began) == (2, [])
-    assert "song.residual.wav is already there: choose another --out, or replace with --force" in err
+    assert (
+        "song.residual.wav is already there: choose another --out, or replace with --force" in err
+    )
     assert not Path("song.bespoke").exists()
     os.remove("song.residual.wav")
     bespoke()
-    write_wav("song.target.wav", 0.5 * read_audio("song.target.wav")[0], 22050)  # as an editor does that replaces the file
+    write_wav(
+        "song.target.wav", 0.5 * read_audio("song.target.wav")[0], 22050
+    )  # as an editor does that replaces the file
     before = state(*WAV)
     code, _, err = bespoke()
-    assert (code, "song.target.wav is already there (song.target.wav changed since" in err) == (2, True)
+    assert (code, "song.target.wav is already there (song.target.wav changed since" in err) == (
+        2,
+        True,
+    )
     assert state(*WAV) == before
     assert bespoke("--format=flac")[0] == 0  # which it is not in the way of
     assert state(*WAV) == before
@@ -244,7 +308,11 @@ def test_force_starts_over_where_something_changed_and_only_there(bespoke):
     os.remove("song.bespoke/inputs.json")
     before = state("song.bespoke/target.wav")
     code, _, err = bespoke("--seed=2", "--force")
-    assert (code, "choose another --out" in err, "--force" in err.splitlines()[-1]) == (2, True, False)
+    assert (code, "choose another --out" in err, "--force" in err.splitlines()[-1]) == (
+        2,
+        True,
+        False,
+    )
     assert state("song.bespoke/target.wav") == before
 
 

@@ -14,8 +14,12 @@ SIGNAL = np.random.default_rng(0).normal(size=(1, RATE)).astype(np.float32) * 0.
 
 # Every transform that may be used on the mix for being linear and can be made without files of its own.
 LINEAR_TRANSFORMS = [
-    DecayingNoiseReverb(p=1) if name == "DecayingNoiseReverb" else getattr(audiomentations, name)(p=1)
-    for name in sorted(LINEAR - {"AirAbsorption"})  # which compiles for seconds; a bank of filters of the kinds below
+    DecayingNoiseReverb(p=1)
+    if name == "DecayingNoiseReverb"
+    else getattr(audiomentations, name)(p=1)
+    for name in sorted(
+        LINEAR - {"AirAbsorption"}
+    )  # which compiles for seconds; a bank of filters of the kinds below
 ]
 
 
@@ -23,7 +27,10 @@ def test_paper_policy_draws_uniform_gains_and_every_ratio():
     policy = Policy((-12, 6), (-12, 6), {"ratios": [2, 4, 8, 12, 16, 20], "attack_ms": 5})
     rng = np.random.default_rng(0)
     draws = [policy.sample(rng) for _ in range(4000)]
-    for gains in ([draw.target_gain_db for draw in draws], [draw.background_gain_db for draw in draws]):
+    for gains in (
+        [draw.target_gain_db for draw in draws],
+        [draw.background_gain_db for draw in draws],
+    ):
         assert -12 <= min(gains) < -11.9
         assert 5.9 < max(gains) <= 6
         assert np.mean(gains) == pytest.approx(-3, abs=0.3)
@@ -42,18 +49,36 @@ def test_the_default_policy_changes_nothing():
 
 def test_the_same_generator_draws_the_same_parameters():
     def policy():
-        return Policy((-3, 3), target={"eq": audiomentations.SevenBandParametricEQ(p=0.5)}, mix={"gain": audiomentations.Gain(p=0.5)})
+        return Policy(
+            (-3, 3),
+            target={"eq": audiomentations.SevenBandParametricEQ(p=0.5)},
+            mix={"gain": audiomentations.Gain(p=0.5)},
+        )
 
-    first, second = ([policy().sample(np.random.default_rng(seed)).describe(SIGNAL, SIGNAL, RATE) for seed in range(20)] for _ in range(2))
+    first, second = (
+        [
+            policy().sample(np.random.default_rng(seed)).describe(SIGNAL, SIGNAL, RATE)
+            for seed in range(20)
+        ]
+        for _ in range(2)
+    )
     assert first == second
     assert len({str(draw) for draw in first}) == 20
 
 
 def test_an_effect_is_drawn_as_often_as_its_p_says_and_independently_of_the_others():
     def seeds(share):
-        policy = Policy(target={"low": audiomentations.LowPassFilter(p=share), "high": audiomentations.HighPassFilter(p=0.5)})
+        policy = Policy(
+            target={
+                "low": audiomentations.LowPassFilter(p=share),
+                "high": audiomentations.HighPassFilter(p=0.5),
+            }
+        )
         rng = np.random.default_rng(4)
-        return [{drawn.effect.name: drawn.seed for drawn in policy.sample(rng).target_effects} for _ in range(2000)]
+        return [
+            {drawn.effect.name: drawn.seed for drawn in policy.sample(rng).target_effects}
+            for _ in range(2000)
+        ]
 
     rare, frequent = seeds(0.1), seeds(0.9)
     assert np.mean(["low" in draw for draw in rare]) == pytest.approx(0.1, abs=0.03)
@@ -68,7 +93,9 @@ def test_an_effect_is_drawn_as_often_as_its_p_says_and_independently_of_the_othe
         audiomentations.SevenBandParametricEQ(p=1),  # draws in transforms inside it, from Python
         audiomentations.PitchShift(p=1),
         audiomentations.TimeStretch(p=1),
-        audiomentations.OneOf([audiomentations.Gain(p=1), audiomentations.TanhDistortion(p=1)], p=1),
+        audiomentations.OneOf(
+            [audiomentations.Gain(p=1), audiomentations.TanhDistortion(p=1)], p=1
+        ),
         DecayingNoiseReverb(p=1),
     ],
     ids=lambda transform: type(transform).__name__,
@@ -84,16 +111,24 @@ def test_an_effect_is_a_function_of_its_seed_and_leaves_the_global_generators_al
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
 
 
-@pytest.mark.parametrize("transform", LINEAR_TRANSFORMS, ids=lambda transform: type(transform).__name__)
+@pytest.mark.parametrize(
+    "transform", LINEAR_TRANSFORMS, ids=lambda transform: type(transform).__name__
+)
 def test_what_is_called_linear_is(transform):
     effect = Effect("effect", transform)
     other = np.random.default_rng(9).normal(size=SIGNAL.shape).astype(np.float32)
     for seed in range(5):
-        parts, whole = effect.apply(SIGNAL, seed, RATE) + effect.apply(other, seed, RATE), effect.apply(SIGNAL + other, seed, RATE)
+        parts, whole = (
+            effect.apply(SIGNAL, seed, RATE) + effect.apply(other, seed, RATE),
+            effect.apply(SIGNAL + other, seed, RATE),
+        )
         assert np.abs(parts - whole).max() < 1e-4 * np.abs(whole).max()
 
 
-@pytest.mark.parametrize("transform", [audiomentations.PitchShift(), audiomentations.TanhDistortion(), audiomentations.Normalize()])
+@pytest.mark.parametrize(
+    "transform",
+    [audiomentations.PitchShift(), audiomentations.TanhDistortion(), audiomentations.Normalize()],
+)
 def test_an_effect_that_would_break_the_sum_is_refused_on_the_mix(transform):
     with pytest.raises(BespokeError, match=r"aug\.mix\.bad.*sum of target and background"):
         Policy(mix={"bad": transform})
@@ -118,11 +153,15 @@ def test_settings_that_make_no_sense_are_refused():
 def test_effects_that_change_the_length_are_cut_or_padded():
     longer = Effect("double", audiomentations.Padding(min_fraction=0.5, max_fraction=0.5, p=1))
     shorter = Effect("trim", audiomentations.AdjustDuration(duration_seconds=0.5, p=1))
-    assert longer.apply(SIGNAL, 0, RATE).shape == shorter.apply(SIGNAL, 0, RATE).shape == SIGNAL.shape
+    assert (
+        longer.apply(SIGNAL, 0, RATE).shape == shorter.apply(SIGNAL, 0, RATE).shape == SIGNAL.shape
+    )
 
 
 def test_drawn_parameters_can_be_read():
-    effect = Effect("low", audiomentations.LowPassFilter(min_cutoff_freq=1000, max_cutoff_freq=1001, p=0.2))
+    effect = Effect(
+        "low", audiomentations.LowPassFilter(min_cutoff_freq=1000, max_cutoff_freq=1001, p=0.2)
+    )
     assert effect.parameters(SIGNAL, 5, RATE)["cutoff_freq"] == pytest.approx(1000.5, abs=2)
     assert effect.parameters(SIGNAL, 5, RATE) == effect.parameters(SIGNAL, 5, RATE)
 
@@ -130,7 +169,9 @@ def test_drawn_parameters_can_be_read():
 def test_reverb_has_the_energy_and_decay_it_says():
     impulse = np.zeros((1, RATE), np.float32)
     impulse[0, 0] = 1
-    room = DecayingNoiseReverb(min_decay_seconds=0.5, max_decay_seconds=0.5, min_wet_db=-6, max_wet_db=-6, p=1)
+    room = DecayingNoiseReverb(
+        min_decay_seconds=0.5, max_decay_seconds=0.5, min_wet_db=-6, max_wet_db=-6, p=1
+    )
     tail = Effect("room", room).apply(impulse, 1, RATE)[0, 1:]
     assert 10 * np.log10(np.square(tail).sum()) == pytest.approx(-6, abs=0.1)
     early, late = np.square(tail[:400]).sum(), np.square(tail[4000:4400]).sum()

@@ -29,7 +29,10 @@ RATE = 16000
 def song():
     rng = np.random.default_rng(0)
     voices = tuple(
-        Voice(Part(name, 0, False, tuple(Note(i / 4, i / 4 + 0.2, pitch) for i in range(12))), (Patch(program), Patch(program + 1)))
+        Voice(
+            Part(name, 0, False, tuple(Note(i / 4, i / 4 + 0.2, pitch) for i in range(12))),
+            (Patch(program), Patch(program + 1)),
+        )
         for name, pitch, program in (("bass", 40, 33), ("piano", 60, 0))
     )
     mixture = rng.normal(size=(2, 44100 * 2)).astype(np.float32) * 0.01
@@ -47,7 +50,11 @@ def test_cutting_pads_with_zeros_beyond_both_ends():
 def test_the_residual_lacks_the_estimate_and_keeps_its_level_beside_it(song):
     with pytest.raises(BespokeError, match="align=true"):
         ResidualBackground(song, RATE)
-    tone = np.sin(2 * np.pi * 1000 * np.arange(song.mixture.shape[1]) / 44100).astype(np.float32)[None].repeat(2, axis=0)
+    tone = (
+        np.sin(2 * np.pi * 1000 * np.arange(song.mixture.shape[1]) / 44100)
+        .astype(np.float32)[None]
+        .repeat(2, axis=0)
+    )
     loud = replace(song, mixture=song.mixture + 0.5 * tone, estimate=0.5 * tone)
     track = ResidualBackground(loud, RATE).track
     spectrum = np.abs(np.fft.rfft(track[0]))
@@ -55,7 +62,9 @@ def test_the_residual_lacks_the_estimate_and_keeps_its_level_beside_it(song):
     # The estimate, brought to LEVEL as every target is, has the rest as far below as in the recording; no farther than 12 dB.
     assert active_rms(track, RATE) == pytest.approx(LEVEL / 4, rel=1e-3)
     as_loud = replace(loud, estimate=song.mixture, mixture=2 * song.mixture)
-    assert active_rms(ResidualBackground(as_loud, RATE).track, RATE) == pytest.approx(LEVEL, rel=1e-3)
+    assert active_rms(ResidualBackground(as_loud, RATE).track, RATE) == pytest.approx(
+        LEVEL, rel=1e-3
+    )
 
 
 def test_starts_cover_the_whole_track_and_short_tracks_lie_within_the_segment():
@@ -69,7 +78,9 @@ def test_mixture_background_is_the_recordings_mono_at_the_common_level(song):
     assert background.track.shape == (1, 2 * RATE)
     assert active_rms(background.track, RATE) == pytest.approx(LEVEL, rel=0.01)
     draw = background.sample(np.random.default_rng(0), 0, RATE)
-    assert (background.segment(draw, RATE) == background.track[:, draw.start : draw.start + RATE]).all()
+    assert (
+        background.segment(draw, RATE) == background.track[:, draw.start : draw.start + RATE]
+    ).all()
 
 
 def test_synth_background_sums_the_drawn_patches_in_time(song):
@@ -77,7 +88,10 @@ def test_synth_background_sums_the_drawn_patches_in_time(song):
     draws = [background.sample(np.random.default_rng(seed), 4000, RATE) for seed in range(40)]
     assert {draw.tracks for draw in draws} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert {draw.start for draw in draws} == {4000}
-    expected = sum(background.voices[voice][patch][:, 4000 : 4000 + RATE] for voice, patch in enumerate(draws[0].tracks))
+    expected = sum(
+        background.voices[voice][patch][:, 4000 : 4000 + RATE]
+        for voice, patch in enumerate(draws[0].tracks)
+    )
     assert background.segment(draws[0], RATE) == pytest.approx(expected, abs=1e-6)
     together = sum(cut(renders[0], 0, background.length) for renders in background.voices)
     assert active_rms(together, RATE) == pytest.approx(LEVEL, rel=0.01)
@@ -87,13 +101,22 @@ def test_synth_background_sums_the_drawn_patches_in_time(song):
 
 def test_synth_background_can_be_out_of_time(song):
     background = SynthBackground(song, RATE, in_time=False)
-    assert len({background.sample(np.random.default_rng(seed), 4000, RATE).start for seed in range(20)}) > 10
+    assert (
+        len(
+            {background.sample(np.random.default_rng(seed), 4000, RATE).start for seed in range(20)}
+        )
+        > 10
+    )
 
 
 def test_audio_background_searches_folders_and_draws_longer_files_more_often(song, tmp_path):
     (tmp_path / "inner").mkdir()
     for name, seconds in (("a.wav", 3), ("inner/b.wav", 1)):
-        write_wav(tmp_path / name, np.random.default_rng(0).normal(size=(1, 8000 * seconds)).astype(np.float32), 8000)
+        write_wav(
+            tmp_path / name,
+            np.random.default_rng(0).normal(size=(1, 8000 * seconds)).astype(np.float32),
+            8000,
+        )
     (tmp_path / "notes.txt").write_text("not audio")
     background = AudioBackground(song, RATE, [str(tmp_path)])
     assert [track.shape[-1] for track in background.tracks] == [3 * RATE, RATE]
@@ -113,7 +136,9 @@ def test_mixed_background_draws_by_weight_and_makes_only_what_it_needs(song):
         raise AssertionError("a background of weight 0 was made")
 
     weights = {"mixture": 3, "synth": 1, "audio": 0}
-    background = MixedBackground(song, RATE, weights, mixture=MixtureBackground, synth=SynthBackground, audio=never)
+    background = MixedBackground(
+        song, RATE, weights, mixture=MixtureBackground, synth=SynthBackground, audio=never
+    )
     rng = np.random.default_rng(0)
     draws = [background.sample(rng, 0, 800) for _ in range(1000)]
     assert np.mean([draw.source == "mixture" for draw in draws]) == pytest.approx(0.75, abs=0.05)

@@ -47,7 +47,11 @@ def test_song_holds_what_its_files_hold(config, tiny_song):
     assert np.array_equal(song.reference, read_audio(tiny_song.reference)[0])
     assert song.target.part == read_score(tiny_song.score)[0]
     assert (song.name, song.sample_rate, song.others, song.is_standin) == ("tiny", RATE, (), False)
-    files = {"mixture": tiny_song.mixture, "reference": tiny_song.reference, "score": tiny_song.score}
+    files = {
+        "mixture": tiny_song.mixture,
+        "reference": tiny_song.reference,
+        "score": tiny_song.score,
+    }
     assert song.hashes == {role: file_hash(path) for role, path in files.items()}
 
 
@@ -57,11 +61,30 @@ def test_excerpt_cuts_recording_and_reference_alike(config, tiny_song):
     middle = slice(RATE // 2, RATE // 2 + RATE)
     assert np.array_equal(part.mixture, whole.mixture[:, middle])
     assert np.array_equal(part.reference, whole.reference[:, middle])
-    assert part.target == whole.target  # the score is unaligned: an excerpt of the recording doesn't shorten it
-    assert Song.load({**config, "excerpt": [2.5, 99]}).mixture.shape == (1, whole.mixture.shape[-1] - round(2.5 * RATE))
+    assert (
+        part.target == whole.target
+    )  # the score is unaligned: an excerpt of the recording doesn't shorten it
+    assert Song.load({**config, "excerpt": [2.5, 99]}).mixture.shape == (
+        1,
+        whole.mixture.shape[-1] - round(2.5 * RATE),
+    )
 
 
-@pytest.mark.parametrize("excerpt", [5, "1-2", [1], [1, 2, 3], ["a", "b"], [2, 1], [-1, 2], [3.5, 4], [0, float("nan")], [0, float("inf")]])
+@pytest.mark.parametrize(
+    "excerpt",
+    [
+        5,
+        "1-2",
+        [1],
+        [1, 2, 3],
+        ["a", "b"],
+        [2, 1],
+        [-1, 2],
+        [3.5, 4],
+        [0, float("nan")],
+        [0, float("inf")],
+    ],
+)
 def test_excerpt_that_is_none_is_refused(config, excerpt):
     with pytest.raises(BespokeError, match=r"song\.excerpt .*give \[start, end\]"):
         Song.load({**config, "excerpt": excerpt})
@@ -104,7 +127,12 @@ def test_every_patch_comes_from_every_soundfont(config, tmp_path):
         "soundfonts": [str(default), str(other)],
     }
     patches = Song.load(config).target.patches
-    assert [(patch.program, patch.soundfont.path) for patch in patches] == [(80, default), (80, other), (81, default), (82, other)]
+    assert [(patch.program, patch.soundfont.path) for patch in patches] == [
+        (80, default),
+        (80, other),
+        (81, default),
+        (82, other),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,13 +166,24 @@ def test_auto_is_for_pitched_targets(band):
     band["target"] |= {"patches": "auto", "instrument": "drums"}
     with pytest.raises(BespokeError, match=r"patches=auto knows pitched instruments only: give"):
         Song.load(band)
-    with pytest.raises(BespokeError, match=r"others\[0\]\.patches: 'auto' is not a General MIDI instrument"):
-        Song.load({**band, "target": {**band["target"], "patches": None}, "others": [{"instrument": "bass", "patches": "auto"}]})
+    with pytest.raises(
+        BespokeError, match=r"others\[0\]\.patches: 'auto' is not a General MIDI instrument"
+    ):
+        Song.load(
+            {
+                **band,
+                "target": {**band["target"], "patches": None},
+                "others": [{"instrument": "bass", "patches": "auto"}],
+            }
+        )
 
 
 def test_equalized_patches_keep_their_length(config):
     voice = Song.load(config).target
-    plain, equalized = voice.render(RATE), replace(voice, gains_db=((0, 0, 0, 0, 0, -20, -20, -20),)).render(RATE)
+    plain, equalized = (
+        voice.render(RATE),
+        replace(voice, gains_db=((0, 0, 0, 0, 0, -20, -20, -20),)).render(RATE),
+    )
     assert equalized[0].shape == plain[0].shape
     assert np.abs(np.diff(equalized[0])).max() < 0.5 * np.abs(np.diff(plain[0])).max()  # duller
 
@@ -163,13 +202,19 @@ def test_drums_are_played_by_their_kit(band):
 def test_rest_is_all_other_parts_with_two_patches_each(band):
     song = Song.load({**band, "others": "rest"})
     assert [voice.part.name for voice in song.others] == ["Bass", "Kit"]
-    assert [programs(voice) for voice in song.others] == [[(0, 33), (0, 32)], [(DRUM_BANK, 0), (DRUM_BANK, 16)]]
+    assert [programs(voice) for voice in song.others] == [
+        [(0, 33), (0, 32)],
+        [(DRUM_BANK, 0), (DRUM_BANK, 16)],
+    ]
 
 
 def test_others_as_a_list(band, tiny_song):
     others = [{"instrument": "bass", "patches": [38, 39]}, {"score": str(tiny_song.score)}]
     song = Song.load({**band, "others": others})
-    assert [(voice.part.name, programs(voice)) for voice in song.others] == [("Bass", [(0, 38), (0, 39)]), ("Part 0", [(0, 80)])]
+    assert [(voice.part.name, programs(voice)) for voice in song.others] == [
+        ("Bass", [(0, 38), (0, 39)]),
+        ("Part 0", [(0, 80)]),
+    ]
     assert song.hashes["other 1"] == file_hash(tiny_song.score)
 
 
@@ -179,7 +224,10 @@ def test_others_as_a_list(band, tiny_song):
         ("all", "must be 'rest' or a list"),
         ([3], r"song\.others\[0\] must be of the form"),
         ([{"instrument": "bass", "pan": 1}], r"song\.others\[0\] must be of the form"),
-        ([{"instrument": "bass"}, {"instrument": "horn"}], r"no instrument 'horn'; set song\.others\[1\]\.instrument .*1: Bass \("),
+        (
+            [{"instrument": "bass"}, {"instrument": "horn"}],
+            r"no instrument 'horn'; set song\.others\[1\]\.instrument .*1: Bass \(",
+        ),
         ([{"score": "nosuch.mid"}], r"nosuch\.mid does not exist"),
         ([{"instrument": "bass", "patches": [200]}], r"song\.others\[0\]\.patches: 200"),
     ],
@@ -208,9 +256,14 @@ def test_renders_of_all_patches_have_one_length(config):
 
 
 def test_patch_that_cannot_play_the_notes_is_refused(config, tmp_path):
-    write_midi(tmp_path / "high.mid", [Part("Kit", 0, True, (Note(0, 0.5, 1),))])  # no drum is there
+    write_midi(
+        tmp_path / "high.mid", [Part("Kit", 0, True, (Note(0, 0.5, 1),))]
+    )  # no drum is there
     song = Song.load({**config, "target": {"score": str(tmp_path / "high.mid")}})
-    with pytest.raises(BespokeError, match=r"Patch 0 of TimGM6mb\.sf2 is silent for the notes of Kit: choose another"):
+    with pytest.raises(
+        BespokeError,
+        match=r"Patch 0 of TimGM6mb\.sf2 is silent for the notes of Kit: choose another",
+    ):
         song.render_target(16000)
 
 
@@ -228,7 +281,9 @@ def test_rendered_target_needs_no_score_and_no_fluidsynth(config, tmp_path, monk
 def test_exactly_one_of_score_and_audio(config, tiny_song):
     both = {"score": str(tiny_song.score), "audio": str(tiny_song.reference)}
     for target in (both, {}, {"score": None, "audio": None}):
-        with pytest.raises(BespokeError, match=r"exactly one of song\.target\.score .* and song\.target\.audio"):
+        with pytest.raises(
+            BespokeError, match=r"exactly one of song\.target\.score .* and song\.target\.audio"
+        ):
             Song.load({**config, "target": target})
 
 
@@ -247,7 +302,11 @@ def test_mono_reference_is_held_as_its_long_stereo_recording(make_song, tmp_path
     stereo = make_song(tmp_path, channels=2)
     write_wav(tmp_path / "mono.wav", read_audio(stereo.reference)[0][:1], RATE)
     monkeypatch.setattr("bespoke.data.song.MAX_HELD_VALUES", 4 * RATE)  # between the two
-    config = {"mixture": stereo.mixture, "target": {"score": stereo.score}, "reference": tmp_path / "mono.wav"}
+    config = {
+        "mixture": stereo.mixture,
+        "target": {"score": stereo.score},
+        "reference": tmp_path / "mono.wav",
+    }
     song = Song.load(config, working_rate=16000)
     assert song.sample_rate == 16000
     assert song.mixture.shape == song.reference.shape == (1, 3 * 16000)
@@ -268,7 +327,10 @@ def test_reference_that_does_not_fit_is_refused(config, tiny_song, tmp_path):
 def test_paths_start_where_the_command_started(tiny_song, monkeypatch):
     monkeypatch.chdir(tiny_song.folder)
     song = Song.load({"mixture": "mix.wav", "target": {"score": "target.mid"}})
-    assert song.hashes == {"mixture": file_hash(tiny_song.mixture), "score": file_hash(tiny_song.score)}
+    assert song.hashes == {
+        "mixture": file_hash(tiny_song.mixture),
+        "score": file_hash(tiny_song.score),
+    }
 
 
 def test_paths_fall_back_to_the_project(tmp_path, monkeypatch):
@@ -279,7 +341,9 @@ def test_paths_fall_back_to_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(elsewhere)
     (project / "data" / "song.wav").write_text("shipped")
     assert song_module.locate("data/song.wav") == project / "data" / "song.wav"
-    assert song_module.locate("data/nosuch.wav") == Path("data/nosuch.wav")  # as it was written, for the message
+    assert song_module.locate("data/nosuch.wav") == Path(
+        "data/nosuch.wav"
+    )  # as it was written, for the message
     (elsewhere / "data" / "song.wav").write_text("own")
     assert song_module.locate("data/song.wav").read_text() == "own"
 
@@ -287,7 +351,9 @@ def test_paths_fall_back_to_the_project(tmp_path, monkeypatch):
 def test_name_that_looks_like_a_number_is_a_path(tiny_song, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(tiny_song.mixture, tmp_path / "1999")
-    assert Song.load({"mixture": 1999, "target": {"score": str(tiny_song.score)}}).sample_rate == RATE
+    assert (
+        Song.load({"mixture": 1999, "target": {"score": str(tiny_song.score)}}).sample_rate == RATE
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,7 +363,10 @@ def test_name_that_looks_like_a_number_is_a_path(tiny_song, tmp_path, monkeypatc
         ({"mixture": "???"}, r"needs a recording: set song\.mixture"),
         ({"target": None}, r"needs a target: set song\.target\.score"),
         ({"tempo": 120}, "song has no key 'tempo': it knows .*excerpt.*reference"),
-        ({"target": {"score": "a.mid", "patch": 3}}, r"song\.target has no key 'patch': it knows .*patches"),
+        (
+            {"target": {"score": "a.mid", "patch": 3}},
+            r"song\.target has no key 'patch': it knows .*patches",
+        ),
     ],
 )
 def test_keys_are_checked(config, change, complaint):

@@ -36,7 +36,9 @@ def parts_by_name(parts):
 
 def test_notation_gives_the_written_notes():
     straight = play_line("C4:1 r:.5 F#4!:.5 Eb5:2", Clock(bpm=60), velocity=80, articulation=1.0)
-    assert [(note.start_seconds, note.end_seconds, note.pitch, note.velocity) for note in straight] == [
+    assert [
+        (note.start_seconds, note.end_seconds, note.pitch, note.velocity) for note in straight
+    ] == [
         (0.0, 1.0, 60, 86),
         (1.5, 2.0, 66, 92),
         (2.0, 4.0, 75, 86),
@@ -54,7 +56,9 @@ def test_target_lies_8_db_below_the_rest_and_nothing_clips(performed):
     mixture, sample_rate = read_audio(standin.mixture)
     target, _ = read_audio(standin.reference)
     rest = mixture - target
-    power, rest_power = ((signal.mean(axis=0, dtype="float64") ** 2).mean() for signal in (target, rest))
+    power, rest_power = (
+        (signal.mean(axis=0, dtype="float64") ** 2).mean() for signal in (target, rest)
+    )
     assert power / rest_power == pytest.approx(10**-0.8, rel=0.02)  # within 0.1 dB
     assert (sample_rate, mixture.shape[0], target.shape) == (44100, 2, mixture.shape)
     assert 18 < mixture.shape[-1] / sample_rate < 27
@@ -71,7 +75,10 @@ def test_target_sounds_where_it_plays_and_rests_where_it_rests(performed):
     for note in notes:
         start = int((note.start_seconds + 0.02) * sample_rate)
         assert abs(target[:, start : start + 2000]).max() > 0.1 * peak
-    gap, rest = max((after.start_seconds - before.end_seconds, before.end_seconds) for before, after in itertools.pairwise(notes))
+    gap, rest = max(
+        (after.start_seconds - before.end_seconds, before.end_seconds)
+        for before, after in itertools.pairwise(notes)
+    )
     assert gap > 0.5
     start = int((rest + gap - 0.1) * sample_rate)
     assert abs(target[:, start : start + 2000]).max() < 0.1 * peak
@@ -82,8 +89,12 @@ def test_score_has_all_parts_at_another_tempo_and_place(performed):
     composition = compose(name)
     score = parts_by_name(read_score(standin.score))
     assert list(score) == [part.name for part in composition.parts]
-    assert choose_part(list(score.values()), composition.target).program == (81 if name == "take_on_me" else 29)
-    drums = parts_by_name(play(composition, PERFORMANCES[name]))["Drums"].notes  # the part that the score has without mistakes
+    assert choose_part(list(score.values()), composition.target).program == (
+        81 if name == "take_on_me" else 29
+    )
+    drums = parts_by_name(play(composition, PERFORMANCES[name]))[
+        "Drums"
+    ].notes  # the part that the score has without mistakes
     starts = [note.start_seconds for note in drums]
     written = [note.start_seconds for note in score["Drums"].notes]
     assert len(starts) == len(written)
@@ -92,7 +103,10 @@ def test_score_has_all_parts_at_another_tempo_and_place(performed):
     assert abs(ratio - 1) > 0.05
     assert starts[0] - written[0] > 0.5
     # Besides the tempo there is drift and looseness: no straight line goes through the onsets, but one nearly does.
-    bent = [start - starts[0] - ratio * (beat - written[0]) for start, beat in zip(starts, written, strict=True)]
+    bent = [
+        start - starts[0] - ratio * (beat - written[0])
+        for start, beat in zip(starts, written, strict=True)
+    ]
     assert 0.02 < max(map(abs, bent)) < 0.2
 
 
@@ -106,8 +120,16 @@ def test_score_has_a_few_mistakes_of_every_kind(name):
         if part.is_drum:
             assert true == given
         elif part.name == composition.target:
-            wrong = [note for note in given - true if any(note.start_seconds == other.start_seconds for other in true - given)]
-            assert (len(true - given), len(given - true), len(wrong)) == (2, 2, 1)  # one wrong, one missing, one too many
+            wrong = [
+                note
+                for note in given - true
+                if any(note.start_seconds == other.start_seconds for other in true - given)
+            ]
+            assert (len(true - given), len(given - true), len(wrong)) == (
+                2,
+                2,
+                1,
+            )  # one wrong, one missing, one too many
             assert 0.95 < kept < 1
         else:
             assert 0.9 < kept < 1
@@ -136,13 +158,19 @@ def test_target_guitar_is_a_diatonic_third_below_the_other():
 def test_notes_lie_in_the_range_of_their_instruments(name):
     for part in compose(name).parts:
         pitches = [note.pitch for note in part.notes]
-        low, high = {"Lead": ("E3", "E6"), "Bass": ("E1", "G3")}.get(part.name.split()[0], ("C1", "C6"))
+        low, high = {"Lead": ("E3", "E6"), "Bass": ("E1", "G3")}.get(
+            part.name.split()[0], ("C1", "C6")
+        )
         assert pitch(low) <= min(pitches)
         assert max(pitches) <= pitch(high)
 
 
-@pytest.mark.parametrize("performed", ["take_on_me"], indirect=True)  # one is enough for the cache, and performing takes seconds
-def test_cache_is_reused_remade_where_incomplete_and_the_same_bytes_elsewhere(performed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "performed", ["take_on_me"], indirect=True
+)  # one is enough for the cache, and performing takes seconds
+def test_cache_is_reused_remade_where_incomplete_and_the_same_bytes_elsewhere(
+    performed, tmp_path, monkeypatch
+):
     name, first = performed
     files = (first.mixture, first.reference, first.score)
     monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path))
@@ -161,5 +189,8 @@ def test_cache_is_reused_remade_where_incomplete_and_the_same_bytes_elsewhere(pe
 
 
 def test_unknown_song_is_an_error_that_names_the_known_ones():
-    with pytest.raises(BespokeError, match="no stand-in for the song yesterday: choose one of take_on_me, reelin_in_the_years"):
+    with pytest.raises(
+        BespokeError,
+        match="no stand-in for the song yesterday: choose one of take_on_me, reelin_in_the_years",
+    ):
         perform("yesterday")

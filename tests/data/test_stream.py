@@ -34,13 +34,23 @@ class Noise:
 def target(seconds=6.0, sounding=(1.0, 3.0)):
     """A tone that sounds between two times."""
     time = np.arange(round(seconds * RATE)) / RATE
-    return (np.sin(2 * np.pi * 440 * time) * ((time >= sounding[0]) & (time < sounding[1])))[None].astype(np.float32)
+    return (np.sin(2 * np.pi * 440 * time) * ((time >= sounding[0]) & (time < sounding[1])))[
+        None
+    ].astype(np.float32)
 
 
 def stream(**settings):
-    policy = Policy((-12, 6), (-12, 6), {"ratios": [2, 20]}, {"pitch": PitchShift(p=0.5)}, mix={"noise": AddGaussianNoise(p=0.5)})
+    policy = Policy(
+        (-12, 6),
+        (-12, 6),
+        {"ratios": [2, 20]},
+        {"pitch": PitchShift(p=0.5)},
+        mix={"noise": AddGaussianNoise(p=0.5)},
+    )
     defaults = {"segment_seconds": 0.5, "batch_size": 3, "seed": 1}
-    return MixStream([target(), target(sounding=(1.0, 2.5))], Noise(), policy, RATE, **{**defaults, **settings})
+    return MixStream(
+        [target(), target(sounding=(1.0, 2.5))], Noise(), policy, RATE, **{**defaults, **settings}
+    )
 
 
 def take(loader, count):
@@ -49,7 +59,9 @@ def take(loader, count):
 
 
 def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in ("mixture", "target", "background"))
+    return all(
+        torch.equal(first[name], second[name]) for name in ("mixture", "target", "background")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +81,23 @@ def test_a_stream_that_starts_later_goes_on_and_devices_share_it_out(expected):
     assert all(same(*pair) for pair in zip(take(later, 5), expected[4:], strict=True))
     device = stream()
     device.start, device.stride = 1, 2
-    assert all(same(*pair) for pair in zip(take(DataLoader(device, batch_size=None, num_workers=2), 4), expected[1::2], strict=True))
+    assert all(
+        same(*pair)
+        for pair in zip(
+            take(DataLoader(device, batch_size=None, num_workers=2), 4), expected[1::2], strict=True
+        )
+    )
 
 
 def trainer_on(device, accumulate_grad_batches=1):
     strategy = SimpleNamespace(root_device=torch.device(device))
-    return SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=accumulate_grad_batches, global_step=0, strategy=strategy)
+    return SimpleNamespace(
+        world_size=1,
+        global_rank=0,
+        accumulate_grad_batches=accumulate_grad_batches,
+        global_step=0,
+        strategy=strategy,
+    )
 
 
 def test_every_iteration_of_the_training_loader_begins_where_training_is(expected):
@@ -100,7 +123,12 @@ class Threads(MixStream):
 
 
 def test_a_worker_computes_with_one_thread():
-    module = MixDataModule(Threads([target()], Noise(), Policy((0, 0)), RATE, batch_size=1), stream(stream=VALIDATION), 1, workers=1)
+    module = MixDataModule(
+        Threads([target()], Noise(), Policy((0, 0)), RATE, batch_size=1),
+        stream(stream=VALIDATION),
+        1,
+        workers=1,
+    )
     module.trainer = trainer_on("cpu")
     with threadpool_limits(2):
         (threads,) = take(module.train_dataloader(), 1)
@@ -130,17 +158,31 @@ def test_validation_is_a_fixed_list():
 
 
 def test_what_was_drawn_can_be_read_and_says_what_was_made(expected):
-    made = MixStream([target()], Noise(), Policy((-12, 6), target={"gain": Gain(-3, -3, p=1)}), RATE, batch_size=2)
+    made = MixStream(
+        [target()],
+        Noise(),
+        Policy((-12, 6), target={"gain": Gain(-3, -3, p=1)}),
+        RATE,
+        batch_size=2,
+    )
     described = made.describe(5)
     assert described == made.describe(5)
-    assert [example["target_effects"]["gain"]["amplitude_ratio"] for example in described] == pytest.approx([10 ** (-3 / 20)] * 2)
+    assert [
+        example["target_effects"]["gain"]["amplitude_ratio"] for example in described
+    ] == pytest.approx([10 ** (-3 / 20)] * 2)
     assert json.loads(json.dumps(described)) == described
     batch = made.batch(5)
     for number, example in enumerate(described):
         start = round(example["start_seconds"] * RATE)
-        power = np.square(cut(made.targets[0], start, made.samples)).mean() * 10 ** (example["target_gain_db"] / 10)
-        background = np.square(cut(Noise.track, round(example["background_start_seconds"] * RATE), made.samples)).mean()
-        ratio = batch["target"][number].square().mean() / batch["background"][number].square().mean()
+        power = np.square(cut(made.targets[0], start, made.samples)).mean() * 10 ** (
+            example["target_gain_db"] / 10
+        )
+        background = np.square(
+            cut(Noise.track, round(example["background_start_seconds"] * RATE), made.samples)
+        ).mean()
+        ratio = (
+            batch["target"][number].square().mean() / batch["background"][number].square().mean()
+        )
         assert ratio.item() == pytest.approx(power / background, rel=1e-3)
 
 
@@ -168,7 +210,15 @@ def test_without_a_share_for_silence_the_target_always_sounds():
 
 
 def test_a_song_shorter_than_a_segment_is_padded():
-    made = MixStream([target(1.0, (0.0, 1.0))], Noise(), Policy(), RATE, segment_seconds=2.0, batch_size=1, silent_share=0)
+    made = MixStream(
+        [target(1.0, (0.0, 1.0))],
+        Noise(),
+        Policy(),
+        RATE,
+        segment_seconds=2.0,
+        batch_size=1,
+        silent_share=0,
+    )
     batch = made.batch(0)
     assert batch["target"].shape == (1, 1, 2 * RATE)
     assert (batch["target"].abs() > 1e-6).sum() == pytest.approx(RATE, abs=0.02 * RATE)
@@ -193,7 +243,9 @@ def test_a_stream_for_a_network_that_uses_the_score_tells_where_the_notes_are():
     assert batch["features"].shape == (3, 6, 2, 3)
     assert torch.equal(scored.batch(0)["features"], batch["features"])
     draws = [scored.draw(np.random.default_rng(index)) for index in range(40)]
-    offsets = [draw.notes[0].start_seconds - (1.0 - draw.start / RATE) for draw in draws if draw.notes]
+    offsets = [
+        draw.notes[0].start_seconds - (1.0 - draw.start / RATE) for draw in draws if draw.notes
+    ]
     assert len(offsets) > 30
     assert 0 < np.abs(offsets).max() < 0.15  # the alignment's errors
     # The mixes are those of a stream without a score but for what the errors draw.

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from bespoke.evaluation.baselines import RIVALS, Demucs, HarmonicComb, OpenUnmix, ScoreInformedNMF, harmonic_templates, piano_roll
+from bespoke.evaluation.baselines import (
+    RIVALS,
+    Demucs,
+    HarmonicComb,
+    OpenUnmix,
+    ScoreInformedNMF,
+    harmonic_templates,
+    piano_roll,
+)
 from bespoke.evaluation.metrics import rests, si_sdr
 from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
@@ -24,9 +32,13 @@ def tones(notes, seconds=3.0, partials=10):
     time = np.arange(round(seconds * RATE)) / RATE
     signal = np.zeros_like(time)
     for note in notes:
-        envelope = np.clip(np.minimum(time - note.start_seconds, note.end_seconds - time) / 0.01, 0, 1)
+        envelope = np.clip(
+            np.minimum(time - note.start_seconds, note.end_seconds - time) / 0.01, 0, 1
+        )
         hz = 440 * 2 ** ((note.pitch - 69) / 12)
-        signal += envelope * sum(np.sin(2 * np.pi * hz * partial * time) / partial for partial in range(1, partials + 1))
+        signal += envelope * sum(
+            np.sin(2 * np.pi * hz * partial * time) / partial for partial in range(1, partials + 1)
+        )
     return 0.1 * signal[None].astype(np.float32)
 
 
@@ -34,7 +46,9 @@ def tones(notes, seconds=3.0, partials=10):
 def duet():
     """Mixture and target: two instruments and a little noise."""
     target = tones(TARGET)
-    return target + tones(OTHER) + np.random.default_rng(0).normal(0, 0.002, target.shape).astype(np.float32), target
+    return target + tones(OTHER) + np.random.default_rng(0).normal(0, 0.002, target.shape).astype(
+        np.float32
+    ), target
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +80,33 @@ def test_the_score_separates_two_tones(duet, estimates, name, floor_db):
 
 def test_learned_spectra_beat_the_fixed_comb_where_partials_meet():
     # A fifth: every third partial of the lower tone is every second of the upper one, which is also four times as loud.
-    target, other = tones((Note(0.2, 1.2, 60), Note(1.8, 2.8, 60))), 4 * tones((Note(0.7, 2.3, 67),))
+    target, other = (
+        tones((Note(0.2, 1.2, 60), Note(1.8, 2.8, 60))),
+        4 * tones((Note(0.7, 2.3, 67),)),
+    )
     score = (Note(0.2, 1.2, 60), Note(1.8, 2.8, 60))
-    comb, nmf = (si_sdr(RIVALS[name](0).separate(target + other, RATE, score), target) for name in ("comb", "nmf"))
+    comb, nmf = (
+        si_sdr(RIVALS[name](0).separate(target + other, RATE, score), target)
+        for name in ("comb", "nmf")
+    )
     assert nmf > comb + 3
 
 
 @pytest.mark.parametrize("name", SCORE_INFORMED)
 def test_nothing_passes_where_the_score_rests(duet, estimates, name):
     mixture, _ = duet
-    middle = slice(round(1.3 * RATE), round(1.35 * RATE))  # more than the tolerance and half a window from the notes
+    middle = slice(
+        round(1.3 * RATE), round(1.35 * RATE)
+    )  # more than the tolerance and half a window from the notes
     assert np.square(estimates[name][:, middle]).sum() < 1e-3 * np.square(mixture[:, middle]).sum()
 
 
-@pytest.mark.parametrize("rival", [HarmonicComb(attack_mask=0), ScoreInformedNMF()], ids=SCORE_INFORMED)
-@pytest.mark.parametrize("notes", [(), (Note(60, 61, 60),), (Note(0, 1, 127),)], ids=["none", "outside", "above Nyquist"])
+@pytest.mark.parametrize(
+    "rival", [HarmonicComb(attack_mask=0), ScoreInformedNMF()], ids=SCORE_INFORMED
+)
+@pytest.mark.parametrize(
+    "notes", [(), (Note(60, 61, 60),), (Note(0, 1, 127),)], ids=["none", "outside", "above Nyquist"]
+)
 def test_a_score_that_is_silent_here_gives_silence(duet, rival, notes):
     assert not rival.separate(duet[0], RATE, notes).any()
 
@@ -107,7 +133,9 @@ def test_the_same_call_gives_the_same_estimate(duet, estimates, name):
 def test_channels_share_the_mask_of_their_mean(duet, estimates, name):
     mixture, _ = duet
     stereo = RIVALS[name](40).separate(np.concatenate([1.5 * mixture, 0.5 * mixture]), RATE, TARGET)
-    np.testing.assert_allclose(stereo, np.concatenate([1.5 * estimates[name], 0.5 * estimates[name]]), atol=1e-4)
+    np.testing.assert_allclose(
+        stereo, np.concatenate([1.5 * estimates[name], 0.5 * estimates[name]]), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -132,7 +160,9 @@ def test_an_attack_passes_at_all_frequencies(duet):
     click = np.zeros((1, RATE), np.float32)
     click[0, RATE // 2] = 1
     note = [Note(0.5, 0.9, 100)]
-    without, with_attack = (HarmonicComb(attack_mask=mask).separate(click, RATE, note) for mask in (0.0, 1.0))
+    without, with_attack = (
+        HarmonicComb(attack_mask=mask).separate(click, RATE, note) for mask in (0.0, 1.0)
+    )
     assert np.square(with_attack).sum() > 5 * np.square(without).sum()
 
 
@@ -149,7 +179,13 @@ def test_the_templates_are_bands_around_the_partials():
 
 
 def test_the_roll_reaches_beyond_the_notes_by_the_tolerance():
-    roll = piano_roll([Note(0.2, 0.4, 60), Note(0.3, 0.5, 62)], [60, 62], np.arange(10) / 10, before_seconds=0.101, after_seconds=0.201)
+    roll = piano_roll(
+        [Note(0.2, 0.4, 60), Note(0.3, 0.5, 62)],
+        [60, 62],
+        np.arange(10) / 10,
+        before_seconds=0.101,
+        after_seconds=0.201,
+    )
     assert roll.tolist() == [[0, 1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]]
 
 
@@ -158,10 +194,14 @@ def test_the_target_leaks_less_through_nmf_than_through_the_mixture(duet, estima
     assert rests(estimates["nmf"], mixture, target, RATE)["rest_leak_db"] < -20
 
 
-@pytest.mark.parametrize(("name", "package"), [("demucs", "demucs.api"), ("openunmix", "openunmix")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("demucs", "demucs.api"), ("openunmix", "openunmix")]
+)
 def test_a_model_that_is_not_installed_is_one_sentence(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BespokeError, match=f"^The rival {name} is not installed .*: pip install .*leave it out\\.$"):
+    with pytest.raises(
+        BespokeError, match=f"^The rival {name} is not installed .*: pip install .*leave it out\\.$"
+    ):
         RIVALS[name](0)
 
 
@@ -173,7 +213,10 @@ def test_a_model_without_weights_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "demucs.api", SimpleNamespace(Separator=no_network))
     monkeypatch.setitem(sys.modules, "openunmix", SimpleNamespace(umxl=no_network))
     for name in ("demucs", "openunmix"):
-        with pytest.raises(BespokeError, match=f"^The rival {name} has no weights here and cannot fetch them .*\\.$"):
+        with pytest.raises(
+            BespokeError,
+            match=f"^The rival {name} has no weights here and cannot fetch them .*\\.$",
+        ):
             RIVALS[name](0)
 
 
@@ -200,11 +243,15 @@ class StandIn:
 
 @pytest.mark.parametrize("rival", [Demucs, OpenUnmix])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_model_gives_the_stem_of_the_instrument_in_the_recordings_shape(monkeypatch, duet, rival, channels):
+def test_a_model_gives_the_stem_of_the_instrument_in_the_recordings_shape(
+    monkeypatch, duet, rival, channels
+):
     monkeypatch.setitem(sys.modules, "demucs", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "demucs.api", SimpleNamespace(Separator=StandIn))
     monkeypatch.setitem(sys.modules, "openunmix", SimpleNamespace(umxl=StandIn))
-    recording = np.repeat(duet[0], channels, axis=0) * np.array([[1.0], [0.5]], np.float32)[:channels]
+    recording = (
+        np.repeat(duet[0], channels, axis=0) * np.array([[1.0], [0.5]], np.float32)[:channels]
+    )
     for program, factor in ((33, 0.2), (52, 0.4), (118, 0.1), (29, 0.3)):
         estimate = rival(program).separate(recording, RATE, ())
         assert estimate.shape == recording.shape

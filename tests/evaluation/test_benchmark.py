@@ -31,10 +31,21 @@ from conftest import ROOT, SMALL
 def cases(make_song, tmp_path_factory):
     """Two sound cases of one source, and one for each way in which a case can be broken."""
     folder = tmp_path_factory.mktemp("cases")
-    for name in ("toy_one", "toy_two", "bad_stem", "bad_length", "bad_rate", "bad_score", "bad_meta"):
+    for name in (
+        "toy_one",
+        "toy_two",
+        "bad_stem",
+        "bad_length",
+        "bad_rate",
+        "bad_score",
+        "bad_meta",
+    ):
         (folder / name).mkdir()
         song = make_song(folder / name)
-        for file in (song.mixture, song.reference):  # the names of a case; what is inside decides how it is read
+        for file in (
+            song.mixture,
+            song.reference,
+        ):  # the names of a case; what is inside decides how it is read
             file.rename(file.with_suffix(".flac"))
         shutil.copy(song.score, folder / name / "target_aligned.mid")
         (folder / name / "meta.json").write_text(json.dumps({"gm_program": 80}))
@@ -71,24 +82,41 @@ def test_the_other_parts_of_a_case_are_a_background(make_song, tmp_path):
         file.rename(file.with_suffix(".flac"))
     (tmp_path / "meta.json").write_text('{"gm_program": 80}')
     for name, program, pitch in (("viola", 41, 48), ("bass", 32, 36)):
-        write_midi(tmp_path / f"other_{name}.mid", [Part(name, program, False, (Note(0.0, 2.5, pitch),))])
+        write_midi(
+            tmp_path / f"other_{name}.mid", [Part(name, program, False, (Note(0.0, 2.5, pitch),))]
+        )
     (case,), _ = benchmark.read_cases(tmp_path.parent, [tmp_path.name])
-    (config,) = composed([benchmark.Cell(case, "synth", ("recipe=paper", "background=synth"), 0)], tmp_path / "out")
+    (config,) = composed(
+        [benchmark.Cell(case, "synth", ("recipe=paper", "background=synth"), 0)], tmp_path / "out"
+    )
     assert config["background"]["_target_"] == "bespoke.data.background.SynthBackground"
     loaded = Song.load(config["song"])
-    assert [(voice.part.name, [patch.program for patch in voice.patches]) for voice in loaded.others] == [("bass", [32]), ("viola", [41])]
+    assert [
+        (voice.part.name, [patch.program for patch in voice.patches]) for voice in loaded.others
+    ] == [("bass", [32]), ("viola", [41])]
     assert len(SynthBackground(loaded, 16000).voices) == 2
     (tmp_path / "other_bass.mid").write_bytes(b"")
-    assert "other_bass.mid cannot be read as MIDI" in benchmark.read_cases(tmp_path.parent, [tmp_path.name])[1][tmp_path.name]
+    assert (
+        "other_bass.mid cannot be read as MIDI"
+        in benchmark.read_cases(tmp_path.parent, [tmp_path.name])[1][tmp_path.name]
+    )
 
 
 def test_a_silent_target_of_a_long_recording_has_a_row(tiny_song, tmp_path, monkeypatch):
     for name in ("mixture", "reference"):
         write_wav(tmp_path / f"{name}.wav", read_audio(getattr(tiny_song, name))[0], 16000)
     write_wav(tmp_path / "target.wav", np.zeros_like(read_audio(tiny_song.mixture)[0]), 16000)
-    song = {name: str(tmp_path / f"{name}.wav") for name in ("mixture", "reference")} | {"target": {"score": str(tiny_song.score)}}
+    song = {name: str(tmp_path / f"{name}.wav") for name in ("mixture", "reference")} | {
+        "target": {"score": str(tiny_song.score)}
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"song": song}))
-    metrics = {"seconds": {"total": 1}, "versions": {"bespoke": "1", "torch": "2"}, "steps": 3, "device": "cpu", "seed": 0}
+    metrics = {
+        "seconds": {"total": 1},
+        "versions": {"bespoke": "1", "torch": "2"},
+        "steps": 3,
+        "device": "cpu",
+        "seed": 0,
+    }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     monkeypatch.setattr("bespoke.data.song.MAX_HELD_VALUES", 1000)
     row = benchmark.cell_row(tmp_path, {"case": "toy_one"})
@@ -138,7 +166,15 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
     assert "| flat | quick | 1 |" in stdout
     assert "GPU available" not in (out / "benchmark.log").read_text()
     rows = read_csv(out / "rows.csv")
-    assert [row["method"] for row in rows] == ["comb_aligned", "comb_auto", "flat", "mixture", "oracle_ratio", "oracle_tpsa", "quick"]
+    assert [row["method"] for row in rows] == [
+        "comb_aligned",
+        "comb_auto",
+        "flat",
+        "mixture",
+        "oracle_ratio",
+        "oracle_tpsa",
+        "quick",
+    ]
     figures = {row["method"]: row for row in rows}
     assert figures["mixture"]["si_sdr_improvement"] == 0
     assert figures["oracle_tpsa"]["gap_closed"] == pytest.approx(1)
@@ -152,20 +188,42 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
 
     # A second call with another case runs that one alone; the first's rows stay to the byte.
     finished = out / benchmark.FOLDER / "toy_one" / "quick" / "0"
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in finished.rglob("*") if file.is_file()}
+    before = {
+        file: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in finished.rglob("*")
+        if file.is_file()
+    }
     code, _, stderr = run(out, *ARGUMENTS, "--only", "toy_one,toy_two", "--", *SETTINGS)
     assert code == 0, stderr
-    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in finished.rglob("*") if file.is_file()} == before
+    assert {
+        file: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in finished.rglob("*")
+        if file.is_file()
+    } == before
     assert len(read_csv(out / "rows.csv")) == 14
 
 
 def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, tmp_path):
     arguments = ["--recipes", "quick", "--rivals", "mixture", "--only", "toy_*", "--", *SETTINGS]
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--cases", str(cases), "--out", str(tmp_path), *arguments]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "benchmark.py"),
+        "--cases",
+        str(cases),
+        "--out",
+        str(tmp_path),
+        *arguments,
+    ]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True
+    )
     finished, begun = (tmp_path / "cells" / name / "quick" / "0" for name in ("toy_one", "toy_two"))
     deadline = time.monotonic() + 120
-    while not (begun / "checkpoints" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (begun / "checkpoints" / "last.ckpt").exists()
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     process.kill()  # that is the one with the progress, which leaves its cells running ...
     process.wait()
@@ -191,11 +249,20 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
     def lasting(row):
         cost = ("seconds", "peak_memory")
         # A ratio of 168 dB is rounding, which depends on the number of threads; other figures do from the tenth digit on.
-        kept = {column: value for column, value in row.items() if value is not None and not column.startswith((*cost, "bss_sar"))}
-        return {column: pytest.approx(value, rel=1e-6, abs=1e-9) if isinstance(value, float) else value for column, value in kept.items()}
+        kept = {
+            column: value
+            for column, value in row.items()
+            if value is not None and not column.startswith((*cost, "bss_sar"))
+        }
+        return {
+            column: pytest.approx(value, rel=1e-6, abs=1e-9) if isinstance(value, float) else value
+            for column, value in kept.items()
+        }
 
     methods = {row["method"] for row in killed}
-    again = [{column: value for column, value in row.items() if column in lasting(row)} for row in killed]
+    again = [
+        {column: value for column, value in row.items() if column in lasting(row)} for row in killed
+    ]
     assert again == [lasting(row) for row in whole if row["method"] in methods]
 
 
@@ -207,15 +274,31 @@ def test_a_folder_is_held_until_its_process_ends(run, tmp_path):
     code, _, stderr = run(tmp_path, "--recipes", "quick")
     process.kill()
     process.wait()
-    assert (code, stderr) == (2, f"error: A benchmark is running in {tmp_path}: wait until it has ended, or choose another --out.\n")
+    assert (code, stderr) == (
+        2,
+        f"error: A benchmark is running in {tmp_path}: wait until it has ended, or choose another --out.\n",
+    )
     assert not (tmp_path / "cells").exists()
     benchmark.hold(tmp_path).release()
 
 
 def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
-    code, _, stderr = run(tmp_path, "--only", "toy_one", "--recipes", "quick", "--rivals", "mixture", "--", "trainer.max_step=3")
+    code, _, stderr = run(
+        tmp_path,
+        "--only",
+        "toy_one",
+        "--recipes",
+        "quick",
+        "--rivals",
+        "mixture",
+        "--",
+        "trainer.max_step=3",
+    )
     assert code == 2
-    assert stderr.splitlines()[-1] == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there are."
+    assert (
+        stderr.splitlines()[-1]
+        == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there are."
+    )
 
 
 def composed(cells, out):
@@ -223,7 +306,10 @@ def composed(cells, out):
     assert benchmark.write_cells(cells, out) == cells
     with initialize_config_dir(str(benchmark.CONF), version_base="1.3"):
         overrides = [f"hydra.searchpath=[file://{out / 'conf'}]", "song=custom"]
-        return [OmegaConf.to_container(compose("config", [*overrides, f"+cell={number:05d}"])) for number in range(len(cells))]
+        return [
+            OmegaConf.to_container(compose("config", [*overrides, f"+cell={number:05d}"]))
+            for number in range(len(cells))
+        ]
 
 
 def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path):
@@ -232,15 +318,29 @@ def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path)
     assert methods["aug_screen_paper_eq"] == ("+experiment=aug_screen", "aug=paper_eq")
     assert len(names) == len({name.partition("_")[0] for name in names}) == 6
     case = benchmark.read_cases(cases, ["toy_one"])[0][0]
-    one, other = composed([benchmark.Cell(case, name, methods[name], 3) for name in ("aug_screen_none", "aug_screen_paper_eq")], tmp_path)
+    one, other = composed(
+        [
+            benchmark.Cell(case, name, methods[name], 3)
+            for name in ("aug_screen_none", "aug_screen_paper_eq")
+        ],
+        tmp_path,
+    )
     assert (one["trainer"]["max_steps"], one["seed"], one["song"]["name"]) == (100, 3, "toy_one")
     assert one["background"]["_target_"] == "bespoke.data.background.MixtureBackground"
     assert one["aug"]["target"] == {}
     assert list(other["aug"]["target"]) == ["eq"]
-    assert list(benchmark.read_experiment("segment")[0]) == ["segment_2.0_8", "segment_1.0_16", "segment_4.0_4"]
-    with pytest.raises(BespokeError, match=r"There is no experiment nosuch: choose aug_optuna, aug_screen"):
+    assert list(benchmark.read_experiment("segment")[0]) == [
+        "segment_2.0_8",
+        "segment_1.0_16",
+        "segment_4.0_4",
+    ]
+    with pytest.raises(
+        BespokeError, match=r"There is no experiment nosuch: choose aug_optuna, aug_screen"
+    ):
         benchmark.read_experiment("nosuch")
-    with pytest.raises(BespokeError, match=r"searches aug.target_gain_db.0|searches aug.target.eq.p in a range"):
+    with pytest.raises(
+        BespokeError, match=r"searches aug.target_gain_db.0|searches aug.target.eq.p in a range"
+    ):
         benchmark.read_experiment("aug_optuna")
 
 
@@ -254,7 +354,22 @@ def test_a_variant_reads_overrides_as_hydra_does_and_patches_as_the_case_has_the
     family, wide = composed(cells, tmp_path)
     assert family["song"]["target"]["patches"] == [80, 81, 82, 83, 84, 85, 86, 87]
     assert family["trainer"]["max_steps"] == 2000
-    assert wide["song"]["target"]["patches"] == [80, 0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 88, 96, 104]
+    assert wide["song"]["target"]["patches"] == [
+        80,
+        0,
+        8,
+        16,
+        24,
+        32,
+        40,
+        48,
+        56,
+        64,
+        72,
+        88,
+        96,
+        104,
+    ]
     assert wide["song"]["target"]["score"] == str(case.folder / "target.mid")
     assert wide["stft"] == {"window_seconds": 0.064, "hop_seconds": 0.008}
     with pytest.raises(BespokeError, match="aug=none,paper of both: give one value"):
@@ -295,7 +410,9 @@ def test_a_constant_difference_has_an_interval_of_no_width():
     result = benchmark.compare(ROWS, "a", "b")
     assert (result["mean"], result["cases"]) == (1.0, 3)
     assert result["interval"] == result["interval_by_source"] == (1.0, 1.0)
-    assert result["p_wilcoxon"] == pytest.approx(0.25)  # the least that three pairs can give: 2 / 2**3
+    assert result["p_wilcoxon"] == pytest.approx(
+        0.25
+    )  # the least that three pairs can give: 2 / 2**3
 
 
 def test_the_bootstrap_covers_the_mean_and_sources_are_drawn_whole():
@@ -305,10 +422,14 @@ def test_the_bootstrap_covers_the_mean_and_sources_are_drawn_whole():
     assert low < np.mean(list(values.values())) < high
     assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
     # Two sources of equal values within: drawing whole sources leaves only three possible means.
-    clustered = {f"{source}_{index}": float(source == "b") for source in "ab" for index in range(50)}
+    clustered = {
+        f"{source}_{index}": float(source == "b") for source in "ab" for index in range(50)
+    }
     assert benchmark.bootstrap(clustered, by_source=True) == (0.0, 1.0)
     assert benchmark.bootstrap(clustered)[1] < 0.7
-    assert np.isnan(benchmark.bootstrap({"x_0": 1.0, "x_1": 3.0}, by_source=True)).all()  # one source says nothing of others
+    assert np.isnan(
+        benchmark.bootstrap({"x_0": 1.0, "x_1": 3.0}, by_source=True)
+    ).all()  # one source says nothing of others
 
 
 def test_methods_without_a_common_case_cannot_be_compared():
@@ -317,24 +438,44 @@ def test_methods_without_a_common_case_cannot_be_compared():
 
 
 def trained_rows(method, values, figure="si_sdr"):
-    return [{"case": case, "method": method, "seed": seed, "steps": 5, figure: value} for (case, seed), value in values.items()]
+    return [
+        {"case": case, "method": method, "seed": seed, "steps": 5, figure: value}
+        for (case, seed), value in values.items()
+    ]
 
 
 def test_trained_methods_are_compared_over_the_seeds_that_both_have():
-    rows = trained_rows("a", {("x_0", 0): 1.0, ("x_0", 1): 9.0, ("x_1", 1): 9.0}) + trained_rows("b", {("x_0", 0): 0.0, ("x_1", 0): 0.0})
+    rows = trained_rows("a", {("x_0", 0): 1.0, ("x_0", 1): 9.0, ("x_1", 1): 9.0}) + trained_rows(
+        "b", {("x_0", 0): 0.0, ("x_1", 0): 0.0}
+    )
     rows += [{"case": case, "method": "fixed", "seed": 0, "si_sdr": 1.0} for case in ("x_0", "x_1")]
-    assert (benchmark.compare(rows, "a", "b")["mean"], benchmark.compare(rows, "a", "b")["cases"]) == (1.0, 1)
+    assert (
+        benchmark.compare(rows, "a", "b")["mean"],
+        benchmark.compare(rows, "a", "b")["cases"],
+    ) == (1.0, 1)
     result = benchmark.compare(rows, "a", "fixed")  # which is the same for every seed
     assert (result["mean"], result["median"], result["better"], result["cases"]) == (6.0, 6.0, 2, 2)
     assert benchmark.trained(rows) == ["a", "b"]
-    assert [result["first"] for result in benchmark.comparisons(rows, ["a", "b", "nosuch"], "b")] == ["a"]
-    assert "| a | b | 1 | +1.00 | +1.00 |  |  | 1 of 1 |  |" in benchmark.difference_table(benchmark.comparisons(rows, ["a"], "b"))
+    assert [
+        result["first"] for result in benchmark.comparisons(rows, ["a", "b", "nosuch"], "b")
+    ] == ["a"]
+    assert "| a | b | 1 | +1.00 | +1.00 |  |  | 1 of 1 |  |" in benchmark.difference_table(
+        benchmark.comparisons(rows, ["a"], "b")
+    )
 
 
 def test_where_the_loss_is():
-    rows = [row for case in ("x", "y") for row in trained_rows("a", {(case, 0): 1.0}) + trained_rows("ceiling_a", {(case, 0): 4.0})]
-    rows += [{"case": case, "method": "oracle_tpsa", "seed": 0, "si_sdr": 10.0} for case in ("x", "y")]
-    assert [(result["first"], result["second"], result["mean"]) for result in benchmark.losses(rows)] == [
+    rows = [
+        row
+        for case in ("x", "y")
+        for row in trained_rows("a", {(case, 0): 1.0}) + trained_rows("ceiling_a", {(case, 0): 4.0})
+    ]
+    rows += [
+        {"case": case, "method": "oracle_tpsa", "seed": 0, "si_sdr": 10.0} for case in ("x", "y")
+    ]
+    assert [
+        (result["first"], result["second"], result["mean"]) for result in benchmark.losses(rows)
+    ] == [
         ("oracle_tpsa", "ceiling_a", 6.0),
         ("ceiling_a", "a", 3.0),
     ]
@@ -344,8 +485,20 @@ def test_where_the_loss_is():
 
 def test_a_method_without_figures_is_left_out_of_the_tables():
     rows = [{**row, "si_sdr_improvement": row["si_sdr"], "gap_closed": None} for row in ROWS]
-    rows.append({"case": "x_0", "method": "silent", "seed": 0, "si_sdr": None, "si_sdr_improvement": None, "gap_closed": None})
-    assert [line.split(" | ")[0] for line in benchmark.table(rows).splitlines()[2:]] == ["| b", "| a"]
+    rows.append(
+        {
+            "case": "x_0",
+            "method": "silent",
+            "seed": 0,
+            "si_sdr": None,
+            "si_sdr_improvement": None,
+            "gap_closed": None,
+        }
+    )
+    assert [line.split(" | ")[0] for line in benchmark.table(rows).splitlines()[2:]] == [
+        "| b",
+        "| a",
+    ]
     assert benchmark.case_table(rows).splitlines()[0] == "| case | b | a |"
     assert len(benchmark.table([]).splitlines()) == 2
 

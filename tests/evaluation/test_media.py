@@ -21,14 +21,18 @@ def decoded(encoded):
 
 
 def picture(uri):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L"), float)[::-1]  # low frequencies first
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L"), float
+    )[::-1]  # low frequencies first
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_opus_keeps_length_time_and_channels(channels):
     signal = np.zeros((channels, 2 * RATE), np.float32)
     for second in (0.5, 1.25):
-        signal[:, round(second * RATE) + np.arange(400)] = 0.5 * np.sin(np.arange(400) * 0.3) * np.hanning(400)
+        signal[:, round(second * RATE) + np.arange(400)] = (
+            0.5 * np.sin(np.arange(400) * 0.3) * np.hanning(400)
+        )
     sound = decoded(media.opus(signal, RATE, 96))
     assert sound.shape == (channels, 2 * media.OPUS_RATE)
     expected = resample(signal, RATE, media.OPUS_RATE)[0]
@@ -38,8 +42,15 @@ def test_opus_keeps_length_time_and_channels(channels):
 
 def test_tracks_of_a_four_minute_song_fit_into_25_megabytes():
     tracks, channels, seconds = 7, 2, 240
-    noise = np.random.default_rng(0).normal(0, 0.2, (channels, 4 * RATE)).astype(np.float32)  # nothing is harder to compress
-    size = len(media.opus(noise, RATE, media.bit_rate(tracks * channels * seconds))) / 4 * seconds * tracks
+    noise = (
+        np.random.default_rng(0).normal(0, 0.2, (channels, 4 * RATE)).astype(np.float32)
+    )  # nothing is harder to compress
+    size = (
+        len(media.opus(noise, RATE, media.bit_rate(tracks * channels * seconds)))
+        / 4
+        * seconds
+        * tracks
+    )
     assert size * 4 / 3 < 20e6  # in base64; the pictures of 3,000 columns are the rest
     assert len(media.opus(noise, RATE, 16)) < len(media.opus(noise, RATE, 96)) / 4
 
@@ -61,7 +72,9 @@ def test_the_mask_is_the_share_of_the_magnitude_and_none_in_silence():
     for gain in (0.0, 0.5, 1.0):
         image = picture(pictures.mask(gain**2 * power, power))
         shades[gain] = image[:, 5:20].mean()
-        assert image[:, -20:].mean() == pytest.approx(picture(pictures.mask(0 * power, power)).mean(), abs=3)
+        assert image[:, -20:].mean() == pytest.approx(
+            picture(pictures.mask(0 * power, power)).mean(), abs=3
+        )
     assert shades[0.0] + 20 < shades[0.5] < shades[1.0] - 20
 
 
@@ -75,4 +88,6 @@ def test_levels_stay_in_relation_and_below_full_scale():
     loud, quiet = np.full((1, 100), 2.0), np.full((1, 100), 0.5)
     assert media.common_scale([loud, quiet]) == 0.5
     assert media.common_scale([quiet]) == 1
-    assert np.sqrt(np.square(media.at_level(loud, quiet, 6.0206)).mean()) == pytest.approx(0.25, rel=1e-4)
+    assert np.sqrt(np.square(media.at_level(loud, quiet, 6.0206)).mean()) == pytest.approx(
+        0.25, rel=1e-4
+    )

@@ -9,7 +9,17 @@ from scipy.signal import fftconvolve
 from torch_log_wmse.freq_weighting_filter import load_bundled_impulse_response
 
 from bespoke.evaluation import metrics as evaluate_module
-from bespoke.evaluation.metrics import bss_eval, evaluate, evaluate_fully, gap_closed, log_wmse, oracle, ratio_oracle, rests, si_sdr
+from bespoke.evaluation.metrics import (
+    bss_eval,
+    evaluate,
+    evaluate_fully,
+    gap_closed,
+    log_wmse,
+    oracle,
+    ratio_oracle,
+    rests,
+    si_sdr,
+)
 from bespoke.utils.errors import BespokeError
 
 RATE = 2000  # seconds of few samples keep the second implementation quick
@@ -33,19 +43,29 @@ def bss_by_hand(estimate, mixture, reference, rate):
     target = np.append(estimate[0].astype(float), np.zeros(TAPS - 1))
 
     def delayed(signal):
-        return np.stack([np.pad(signal, (delay, TAPS - 1 - delay)) for delay in range(TAPS)], axis=1)
+        return np.stack(
+            [np.pad(signal, (delay, TAPS - 1 - delay)) for delay in range(TAPS)], axis=1
+        )
 
     filters = {}
     for name, chosen in (("own", signals[:1]), ("all", signals)):
         matrix = np.concatenate([delayed(signal) for signal in chosen], axis=1)
-        filters[name] = np.linalg.solve(matrix.T @ matrix, matrix.T @ target).reshape(len(chosen), TAPS)
+        filters[name] = np.linalg.solve(matrix.T @ matrix, matrix.T @ target).reshape(
+            len(chosen), TAPS
+        )
     figures = []
     for start in range(0, len(signals[0]) - rate + 1, rate):
         pieces = [signal[start : start + rate] for signal in signals]
         true = np.append(pieces[0], np.zeros(TAPS - 1))
         estimated = np.append(estimate[0, start : start + rate], np.zeros(TAPS - 1))
-        own, both = (sum(np.convolve(piece, taps) for piece, taps in zip(pieces, chosen, strict=False)) for chosen in filters.values())
-        powers = [np.square(signal).sum() for signal in (true, true - estimated, own, both - own, both, estimated - both)]
+        own, both = (
+            sum(np.convolve(piece, taps) for piece, taps in zip(pieces, chosen, strict=False))
+            for chosen in filters.values()
+        )
+        powers = [
+            np.square(signal).sum()
+            for signal in (true, true - estimated, own, both - own, both, estimated - both)
+        ]
         figures.append([10 * np.log10(powers[index] / powers[index + 1]) for index in (0, 2, 4)])
     return np.median(figures, axis=0)
 
@@ -55,7 +75,11 @@ def figures_of(*arguments):
     return [figures[name] for name in ("bss_sdr", "bss_sir", "bss_sar")]
 
 
-@pytest.mark.parametrize(("seed", "change"), [(0, 1.0), (1, 1.0), (1, 0.1), (1, -1.0)], ids=["plain", "other", "scaled", "sign-flipped"])
+@pytest.mark.parametrize(
+    ("seed", "change"),
+    [(0, 1.0), (1, 1.0), (1, 0.1), (1, -1.0)],
+    ids=["plain", "other", "scaled", "sign-flipped"],
+)
 def test_bss_eval_agrees_with_its_definition(seed, change):
     mixture, reference, estimate = scene(seed)
     estimate = np.float32(change) * estimate
@@ -114,7 +138,13 @@ def test_bss_eval_of_silence():
     none = {"bss_sdr": None, "bss_sir": None, "bss_sar": None, "bss_silent": 1, "bss_missed": None}
     assert bss_eval(estimate, mixture, silence, RATE) == none
     assert bss_eval(estimate, mixture, mixture, RATE) == none
-    assert bss_eval(silence, mixture, reference, RATE) == {"bss_sdr": 0, "bss_sir": None, "bss_sar": None, "bss_silent": 0, "bss_missed": 1}
+    assert bss_eval(silence, mixture, reference, RATE) == {
+        "bss_sdr": 0,
+        "bss_sir": None,
+        "bss_sar": None,
+        "bss_silent": 0,
+        "bss_missed": 1,
+    }
 
 
 def test_bss_eval_survives_sources_that_are_the_same_or_an_impulse():
@@ -131,22 +161,34 @@ def log_wmse_by_hand(estimate, mixture, reference):
     def energy(signal):
         return np.square(fftconvolve(signal[0].astype(float), weighting)).sum()
 
-    return -4 * np.log(energy(estimate - reference) / max(energy(mixture), 1e-16 * mixture.shape[-1]) + 1e-8)
+    return -4 * np.log(
+        energy(estimate - reference) / max(energy(mixture), 1e-16 * mixture.shape[-1]) + 1e-8
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("change", [1.0, 0.1, -1.0, 0.0], ids=["plain", "scaled", "sign-flipped", "silent estimate"])
+@pytest.mark.parametrize(
+    "change", [1.0, 0.1, -1.0, 0.0], ids=["plain", "scaled", "sign-flipped", "silent estimate"]
+)
 def test_log_wmse_agrees_with_its_definition(seed, change):
     mixture, reference, estimate = scene(seed)
     estimate = np.float32(change) * estimate
-    assert log_wmse(estimate, mixture, reference, 44100) == pytest.approx(log_wmse_by_hand(estimate, mixture, reference), abs=1e-4)
+    assert log_wmse(estimate, mixture, reference, 44100) == pytest.approx(
+        log_wmse_by_hand(estimate, mixture, reference), abs=1e-4
+    )
 
 
 def test_log_wmse_stands_silence():
     mixture, reference, estimate = scene()
     silence = np.zeros_like(mixture)
-    assert log_wmse(estimate, mixture, silence, 44100) == pytest.approx(log_wmse_by_hand(estimate, mixture, silence), abs=1e-4)
-    for perfect in ((silence, mixture, silence), (reference, mixture, reference), (silence, silence, silence)):
+    assert log_wmse(estimate, mixture, silence, 44100) == pytest.approx(
+        log_wmse_by_hand(estimate, mixture, silence), abs=1e-4
+    )
+    for perfect in (
+        (silence, mixture, silence),
+        (reference, mixture, reference),
+        (silence, silence, silence),
+    ):
         assert log_wmse(*perfect, 44100) == pytest.approx(-4 * np.log(1e-8), abs=1e-3)
     assert log_wmse(mixture, mixture, silence, 44100) == pytest.approx(0, abs=1e-3)
 
@@ -154,7 +196,12 @@ def test_log_wmse_stands_silence():
 def test_log_wmse_is_measured_at_one_rate():
     time = np.arange(44100) / 44100
     tone, hum = (np.sin(2 * np.pi * hz * time)[None].astype(np.float32) for hz in (440, 100))
-    at_full, at_half = (log_wmse((tone + 0.1 * hum)[:, ::step], (tone + hum)[:, ::step], tone[:, ::step], 44100 // step) for step in (1, 2))
+    at_full, at_half = (
+        log_wmse(
+            (tone + 0.1 * hum)[:, ::step], (tone + hum)[:, ::step], tone[:, ::step], 44100 // step
+        )
+        for step in (1, 2)
+    )
     assert at_half == pytest.approx(at_full, abs=0.2)
 
 
@@ -167,7 +214,10 @@ def test_rests_have_known_answers():
     assert rests(-mixture, mixture, reference, RATE)["rest_leak_db"] == pytest.approx(0, abs=1e-6)
     assert rests(reference, mixture, reference, RATE)["rest_leak_db"] == -120
     assert rests(mixture, mixture, mixture, RATE) == {"rest_share": 0, "rest_leak_db": None}
-    assert rests(mixture, mixture, np.zeros_like(mixture), RATE) == {"rest_share": 1, "rest_leak_db": pytest.approx(0)}
+    assert rests(mixture, mixture, np.zeros_like(mixture), RATE) == {
+        "rest_share": 1,
+        "rest_leak_db": pytest.approx(0),
+    }
     assert rests(*3 * [np.zeros_like(mixture)], RATE) == {"rest_share": 1, "rest_leak_db": None}
 
 
@@ -176,13 +226,23 @@ def test_the_ratio_oracle_agrees_with_librosas_transform():
     reference, rest = noise(2, 1, rate, seed=1)
     rest = np.cumsum(rest, axis=-1) / 10  # another spectrum than the reference's
     mixture = reference + rest
-    transform = {"hop_length": 512, "window": np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048))}
-    spectra = [librosa.stft(signal[0], n_fft=2048, pad_mode="constant", **transform) for signal in (mixture, reference)]
+    transform = {
+        "hop_length": 512,
+        "window": np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2048)),
+    }
+    spectra = [
+        librosa.stft(signal[0], n_fft=2048, pad_mode="constant", **transform)
+        for signal in (mixture, reference)
+    ]
     mask = abs(spectra[1]) / (abs(spectra[1]) + abs(spectra[0] - spectra[1]))
     expected = librosa.istft(mask * spectra[0], length=rate, **transform)[None]
     estimate = ratio_oracle(mixture, reference, rate)
     np.testing.assert_allclose(estimate, expected, atol=1e-4)
-    assert si_sdr(mixture, reference) < si_sdr(estimate, reference) < si_sdr(oracle(mixture, reference, rate), reference)
+    assert (
+        si_sdr(mixture, reference)
+        < si_sdr(estimate, reference)
+        < si_sdr(oracle(mixture, reference, rate), reference)
+    )
 
 
 @pytest.mark.parametrize("mask", [oracle, ratio_oracle])
@@ -190,7 +250,9 @@ def test_oracles_at_the_edges(mask):
     mixture = noise(2, RATE)
     assert not mask(mixture, np.zeros_like(mixture), RATE).any()
     assert not mask(np.zeros_like(mixture), np.zeros_like(mixture), RATE).any()
-    np.testing.assert_allclose(mask(mixture, mixture, RATE), mixture.mean(axis=0, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(
+        mask(mixture, mixture, RATE), mixture.mean(axis=0, keepdims=True), atol=1e-5
+    )
 
 
 def test_gap_closed():
@@ -205,13 +267,22 @@ def test_all_figures_in_one():
     mixture, reference, estimate = scene()
     figures = evaluate_fully(estimate, mixture, reference, RATE)
     assert set(evaluate(estimate, mixture, reference, RATE).items()) <= set(figures.items())
-    assert figures["gap_closed"] == gap_closed(figures["si_sdr"], figures["si_sdr_mixture"], figures["si_sdr_oracle"])
+    assert figures["gap_closed"] == gap_closed(
+        figures["si_sdr"], figures["si_sdr_mixture"], figures["si_sdr_oracle"]
+    )
     assert all(np.isfinite(figure) for figure in figures.values() if figure is not None)
     silent = evaluate_fully(estimate, mixture, np.zeros_like(reference), RATE)
-    assert {name for name, figure in silent.items() if figure is not None} == {"bss_silent", "log_wmse", "rest_share", "rest_leak_db"}
+    assert {name for name, figure in silent.items() if figure is not None} == {
+        "bss_silent",
+        "log_wmse",
+        "rest_share",
+        "rest_leak_db",
+    }
 
 
-@pytest.mark.parametrize(("metric", "package"), [(bss_eval, "museval"), (log_wmse, "torch_log_wmse")])
+@pytest.mark.parametrize(
+    ("metric", "package"), [(bss_eval, "museval"), (log_wmse, "torch_log_wmse")]
+)
 def test_a_metric_whose_package_is_missing_is_one_sentence(monkeypatch, metric, package):
     monkeypatch.setitem(sys.modules, package, None)
     evaluate_module._museval.cache_clear()

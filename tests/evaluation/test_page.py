@@ -25,7 +25,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 def sweep(run_train, tiny_song, tmp_path_factory):
     """Two runs of the tiny song, and one that fails, with their pages."""
     folder = tmp_path_factory.mktemp("pages") / "sweep"
-    changed = ("report=true", "curve_steps=1", f"song.reference={tiny_song.reference}", f"hydra.sweep.dir={folder}")
+    changed = (
+        "report=true",
+        "curve_steps=1",
+        f"song.reference={tiny_song.reference}",
+        f"hydra.sweep.dir={folder}",
+    )
     result = run_train("-m", *tiny_song.overrides, *changed, "seed=0,1,-1", cwd=folder.parent)
     assert result.returncode == 2
     assert str(folder / "comparison.html") in result.stdout
@@ -35,22 +40,42 @@ def sweep(run_train, tiny_song, tmp_path_factory):
 
 def player_data(path):
     """What the players of a page are given."""
-    found = re.findall(r'class="player-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(
+        r'class="player-data">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL
+    )
     return [json.loads(text) for text in found]
 
 
 def test_a_report_has_all_tracks_and_stands_alone(sweep, tiny_song):
     text = (sweep / "0" / "report.html").read_text(encoding="utf-8")
     [data] = player_data(sweep / "0" / "report.html")
-    assert [lane["name"] for lane in data["lanes"]] == ["Mixture", "Target", "Residual", "Mask", "Reference", "Synthesized", "Score"]
+    assert [lane["name"] for lane in data["lanes"]] == [
+        "Mixture",
+        "Target",
+        "Residual",
+        "Mask",
+        "Reference",
+        "Synthesized",
+        "Score",
+    ]
     assert data["duration"] == pytest.approx(3, abs=1e-3)
     assert data["score"].count("M") == 3  # notes
-    assert not re.findall(r'(?:src|url)\s*[=(]\s*["\']?(?!data:|")[a-z]+:', text.partition("<script>")[0])  # nothing from elsewhere
+    assert not re.findall(
+        r'(?:src|url)\s*[=(]\s*["\']?(?!data:|")[a-z]+:', text.partition("<script>")[0]
+    )  # nothing from elsewhere
     assert "default-src 'none'" in text  # and the browser is told so
-    for name in ("target.wav", "metrics.json", "checkpoints/last.ckpt", "seed: 0", "SI-SDR on the way"):
+    for name in (
+        "target.wav",
+        "metrics.json",
+        "checkpoints/last.ckpt",
+        "seed: 0",
+        "SI-SDR on the way",
+    ):
         assert name in text
     links = [
-        link for link in re.findall(r'(?:href|src)="([^"]*)"', text.partition("<script>")[0]) if not link.startswith(("data:", "https:"))
+        link
+        for link in re.findall(r'(?:href|src)="([^"]*)"', text.partition("<script>")[0])
+        if not link.startswith(("data:", "https:"))
     ]
     assert "checkpoints/last.ckpt" in links
     assert [link for link in links if not (sweep / "0" / link).is_file()] == []
@@ -66,12 +91,18 @@ def test_a_comparison_tells_what_differs_and_what_failed(sweep):
     assert "3 runs of custom, 1 of which failed" in text
     assert "failed: seed=-1 is not possible" in text
     heading = text[text.index("<thead>") : text.index("</thead>")]
-    assert re.findall(r'scope="col"[^>]*><button type="button">([^<]*)', heading)[:3] == ["run", "seed", "improvement (dB)"]
+    assert re.findall(r'scope="col"[^>]*><button type="button">([^<]*)', heading)[:3] == [
+        "run",
+        "seed",
+        "improvement (dB)",
+    ]
     assert text.count("★") >= 1
     assert 'href="0/report.html"' in text
 
 
-def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(sweep, tmp_path, monkeypatch):
+def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(
+    sweep, tmp_path, monkeypatch
+):
     for name in ("0", "1"):
         shutil.copytree(sweep / name, tmp_path / "there" / name)
         config = yaml.safe_load((tmp_path / "there" / name / "config.yaml").read_text())
@@ -82,7 +113,9 @@ def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(swee
     (tmp_path / "there" / "1" / "wandb" / "run-1" / "files" / "config.yaml").touch()  # W&B's own
     runs = summary.find_runs(tmp_path / "there")
     assert [run.name for run in runs] == ["0", "1"]
-    path = comparison.write_comparison([*runs, sweep / "2"], tmp_path / "comparison.html", "from two machines")
+    path = comparison.write_comparison(
+        [*runs, sweep / "2"], tmp_path / "comparison.html", "from two machines"
+    )
     [data] = player_data(path)
     assert [lane["run"] is not None for lane in data["lanes"]] == [False, True, True]
     assert "from two machines" in path.read_text()
@@ -97,14 +130,22 @@ def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(swee
 
 def test_the_score_is_drawn_at_its_seconds_and_frequencies():
     pictures = media.Pictures(44100)
-    path = page.score_path([Note(0.5, 1.5, 69), Note(9, 10, 69), Note(0, 1, 5)], pictures, seconds=2.0)
-    x, y, width, height = map(float, re.fullmatch(r"M([\d.]+) ([\d.]+)h([\d.]+)v([\d.]+)h-[\d.]+z", path).groups())
+    path = page.score_path(
+        [Note(0.5, 1.5, 69), Note(9, 10, 69), Note(0, 1, 5)], pictures, seconds=2.0
+    )
+    x, y, width, height = map(
+        float, re.fullmatch(r"M([\d.]+) ([\d.]+)h([\d.]+)v([\d.]+)h-[\d.]+z", path).groups()
+    )
     assert (x, width) == (0.5, 1.0)  # the second note is after the end, the third below the picture
     assert 1 - (y + height / 2) == pytest.approx(pictures.height(440), abs=1e-4)
-    assert height == pytest.approx(pictures.height(440 * 2 ** (1 / 12)) - pictures.height(440), abs=1e-4)
+    assert height == pytest.approx(
+        pictures.height(440 * 2 ** (1 / 12)) - pictures.height(440), abs=1e-4
+    )
 
 
-def test_warnings_are_collected_and_a_page_that_fails_is_one(tmp_path, tiny_song, song_config, caplog):
+def test_warnings_are_collected_and_a_page_that_fails_is_one(
+    tmp_path, tiny_song, song_config, caplog
+):
     song = Song.load(song_config(*tiny_song.overrides))
     with summary.collect_warnings() as warnings:
         logging.getLogger("bespoke.training.run").warning("The score fits badly: %.1f", 0.3)
@@ -121,15 +162,24 @@ def test_figures_that_speak_against_a_result_are_put_in_words():
     noise = np.random.default_rng(0).normal(0, 0.1, (1, 1000))
     assert run_page.level_db(0.5 * noise, noise) == pytest.approx(-6.02, abs=0.01)
     assert run_page.doubts({"si_sdr_improvement": 1.0}, -6.0) == []
-    worse, faded = run_page.doubts({"si_sdr_improvement": -3.0}, run_page.level_db(0.001 * noise, noise))
+    worse, faded = run_page.doubts(
+        {"si_sdr_improvement": -3.0}, run_page.level_db(0.001 * noise, noise)
+    )
     assert "worse than doing nothing" in worse
     assert "60 dB below" in faded
 
 
 def test_the_first_card_tells_a_musician_where_the_part_is():
-    metrics = {"steps": 300, "seconds": {"total": 65.0}, "alignment": {"confidence": 0.94, "used": True}}
+    metrics = {
+        "steps": 300,
+        "seconds": {"total": 65.0},
+        "alignment": {"confidence": 0.94, "used": True},
+    }
     notes = [Note(62.4, 70.0, 60), Note(65.0, 125.2, 62)]
-    cards = {tile["name"]: (tile["value"], tile["tone"]) for tile in run_page.tiles(metrics, notes, -7.42)}
+    cards = {
+        tile["name"]: (tile["value"], tile["tone"])
+        for tile in run_page.tiles(metrics, notes, -7.42)
+    }
     assert list(cards.items()) == [
         ("It plays", ("1:02 to 2:05", "")),
         ("Alignment", ("0.94", "good")),
@@ -137,7 +187,10 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
         ("What was done", ("300", "")),
     ]
     metrics["alignment"] = {"confidence": 0.1, "used": False}
-    cards = {tile["name"]: (tile["value"], tile["tone"]) for tile in run_page.tiles(metrics, notes, -250.0)}
+    cards = {
+        tile["name"]: (tile["value"], tile["tone"])
+        for tile in run_page.tiles(metrics, notes, -250.0)
+    }
     assert cards["Alignment"] == ("0.10", "bad")
     assert cards["Level"] == ("silent", "bad")
     assert "It plays" not in cards
@@ -149,7 +202,9 @@ def browser():
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None:
         pytest.skip("no Chromium on the PATH: apt install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'bespoke-separation[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install 'bespoke-separation[dev]'"
+    )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium)
         yield browser
@@ -162,14 +217,25 @@ def open_page(browser):
     contexts, complaints = [], []
 
     def open_(path, width=1280, height=900, **settings):
-        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **settings)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, offline=True, **settings
+        )
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        tab.on(
+            "console",
+            lambda message: (
+                complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on(
             "request",
-            lambda request: complaints.append(request.url) if request.url.partition(":")[0] not in ("file", "data", "blob") else None,
+            lambda request: (
+                complaints.append(request.url)
+                if request.url.partition(":")[0] not in ("file", "data", "blob")
+                else None
+            ),
         )
         tab.goto(path.as_uri())
         until(tab, "Player.all.every((player) => player.section.dataset.ready)")
@@ -221,9 +287,14 @@ def test_every_track_plays_and_switching_keeps_the_position(open_page, sweep, tm
         press = f"""document.body.dispatchEvent(new KeyboardEvent("keydown", {{code: "Digit{key}", bubbles: true}}))"""
         jump = tab.evaluate(JUMP % press)
         assert jump < 0.02 or jump == pytest.approx(0.5, abs=0.02)  # the loop may have begun anew
-        assert tab.get_by_role("button", name=f"Hear only {name}").get_attribute("aria-pressed") == "true"
+        assert (
+            tab.get_by_role("button", name=f"Hear only {name}").get_attribute("aria-pressed")
+            == "true"
+        )
         assert tab.evaluate(LOUDNESS) > 1e-3, name
-    tab.evaluate("Player.current.heard.clear(), Player.current.listen(Player.current.playable[0], true)")
+    tab.evaluate(
+        "Player.current.heard.clear(), Player.current.listen(Player.current.playable[0], true)"
+    )
     tab.get_by_role("slider", name="Volume of Mixture").fill("0")
     tab.wait_for_timeout(100)
     assert tab.evaluate(LOUDNESS) < 1e-3
@@ -264,7 +335,9 @@ def test_loops_cursor_and_seeking_are_shared_by_all_lanes(open_page, sweep):
     tab.mouse.move(box["x"] + 0.50 * box["width"], box["y"] + 22, steps=4)
     tab.mouse.up()
     assert tab.evaluate("Player.current.clock.loop") == pytest.approx([0.75, 1.5], abs=0.05)
-    regions = tab.evaluate("Player.current.lanes.map(lane => lane.regions.getRegions().map(region => [region.start, region.end]))")
+    regions = tab.evaluate(
+        "Player.current.lanes.map(lane => lane.regions.getRegions().map(region => [region.start, region.end]))"
+    )
     assert all(region == [pytest.approx([0.75, 1.5], abs=0.05)] for region in regions)
     tab.keyboard.press("Space")
     for _ in range(6):
@@ -275,12 +348,17 @@ def test_loops_cursor_and_seeking_are_shared_by_all_lanes(open_page, sweep):
     assert tab.evaluate("Player.current.clock.loop") is None
     tab.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 100)  # in the spectrogram
     assert tab.evaluate("Player.current.clock.currentTime") == pytest.approx(2.4, abs=0.05)
-    cursors = tab.evaluate("Player.current.lanes.map(lane => lane.surfer.getWrapper().querySelector('.cursor').style.left)")
+    cursors = tab.evaluate(
+        "Player.current.lanes.map(lane => lane.surfer.getWrapper().querySelector('.cursor').style.left)"
+    )
     assert len(set(cursors)) == 1
     assert float(cursors[0].rstrip("%")) == pytest.approx(80, abs=1.5)
     tab.keyboard.press("Home")
     tab.keyboard.press("ArrowRight")
-    assert tab.get_by_role("slider", name="Position").get_attribute("aria-valuetext") == "1.0 of 3.0 seconds"
+    assert (
+        tab.get_by_role("slider", name="Position").get_attribute("aria-valuetext")
+        == "1.0 of 3.0 seconds"
+    )
 
 
 def test_a_page_fits_a_phone_knows_light_and_dark_and_names_all_controls(open_page, sweep):
@@ -300,7 +378,10 @@ def test_a_page_fits_a_phone_knows_light_and_dark_and_names_all_controls(open_pa
 def test_a_comparison_sorts_and_hears_one_run_where_the_other_is(open_page, sweep, tmp_path):
     tab = open_page(sweep / "comparison.html")
     order = "[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[0].dataset.value)"
-    gains = {run: json.loads((sweep / run / "metrics.json").read_text())["si_sdr_improvement"] for run in "01"}
+    gains = {
+        run: json.loads((sweep / run / "metrics.json").read_text())["si_sdr_improvement"]
+        for run in "01"
+    }
     best_first = sorted(gains, key=gains.get, reverse=True)
     heading = tab.get_by_role("columnheader", name=re.compile("improvement"))
     heading.get_by_role("button").click()
@@ -310,8 +391,14 @@ def test_a_comparison_sorts_and_hears_one_run_where_the_other_is(open_page, swee
     assert tab.evaluate(order) == [*reversed(best_first), "2"]  # what failed stays last
     tab.get_by_role("button", name="Hear run 0").click()
     until(tab, "Player.current.clock.currentTime > 0.2")
-    assert tab.evaluate(JUMP % """document.querySelector("[aria-label='Hear run 1']").click()""") < 0.02
+    assert (
+        tab.evaluate(JUMP % """document.querySelector("[aria-label='Hear run 1']").click()""")
+        < 0.02
+    )
     assert tab.evaluate("[...Player.current.heard].map(lane => lane.run)") == ["1"]
     assert tab.get_by_role("button", name="Hear run 1").get_attribute("aria-pressed") == "true"
     assert tab.locator(".chart canvas").count() == 2
-    tab.screenshot(path=Path(os.environ.get("BESPOKE_SCREENSHOTS") or tmp_path) / "comparison.png", full_page=True)
+    tab.screenshot(
+        path=Path(os.environ.get("BESPOKE_SCREENSHOTS") or tmp_path) / "comparison.png",
+        full_page=True,
+    )

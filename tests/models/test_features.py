@@ -20,9 +20,10 @@ def tones(*pitches, seconds=3.0):
     """Each sounds from 1 to 2 s, but the first also before and after."""
     time = np.arange(round(seconds * RATE)) / RATE
     gates = [np.ones_like(time), *[(time >= 1) & (time < 2)] * (len(pitches) - 1)]
-    return sum(gate * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time) for gate, pitch in zip(gates, pitches, strict=True))[
-        None
-    ].astype(np.float32)
+    return sum(
+        gate * np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time)
+        for gate, pitch in zip(gates, pitches, strict=True)
+    )[None].astype(np.float32)
 
 
 def test_partials_attacks_and_shares_are_where_the_notes_are(stft):
@@ -53,7 +54,9 @@ def test_partials_attacks_and_shares_are_where_the_notes_are(stft):
 
 def test_no_notes_and_silence_are_all_zeros(stft):
     assert not ScoreFeatures(stft)(tones(57), [])[:-1].any()
-    assert not ScoreFeatures(stft)(np.zeros((1, RATE), np.float32), [Note(0.2, 0.5, 60)])[:FACTORIZATIONS].any()
+    assert not ScoreFeatures(stft)(np.zeros((1, RATE), np.float32), [Note(0.2, 0.5, 60)])[
+        :FACTORIZATIONS
+    ].any()
 
 
 def test_the_level_of_the_mixture_does_not_matter(stft):

@@ -8,16 +8,30 @@ from torch import nn
 
 from bespoke.models.features import CHANNELS, FACTORIZATIONS
 from bespoke.models.losses import RelativeErrorLoss, TPSALoss, tpsa_target
-from bespoke.models.networks import MODELS, MaskBLSTM, ScoreUNet, _Convolution, doubt, pretrained_score_unet
+from bespoke.models.networks import (
+    MODELS,
+    MaskBLSTM,
+    ScoreUNet,
+    _Convolution,
+    doubt,
+    pretrained_score_unet,
+)
 
 
 def test_the_network_is_the_papers():
     model = MaskBLSTM(bins=257)
     lstm = model.lstm
-    assert (lstm.hidden_size, lstm.num_layers, lstm.bidirectional, lstm.dropout) == (300, 2, True, 0.3)
+    assert (lstm.hidden_size, lstm.num_layers, lstm.bidirectional, lstm.dropout) == (
+        300,
+        2,
+        True,
+        0.3,
+    )
     assert (model.linear.in_features, model.linear.out_features) == (600, 257)
     # Two layers and directions of 4 gates; 257 or 600 inputs, 300 recurrent, two biases; batch norm; linear.
-    count = 2 * 4 * 300 * (257 + 300 + 2) + 2 * 4 * 300 * (600 + 300 + 2) + 2 * 257 + 600 * 257 + 257
+    count = (
+        2 * 4 * 300 * (257 + 300 + 2) + 2 * 4 * 300 * (600 + 300 + 2) + 2 * 257 + 600 * 257 + 257
+    )
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
@@ -35,10 +49,14 @@ def test_the_mask_lies_between_0_and_1_and_looks_both_ways():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize(("dtype", "expected"), [(torch.float16, torch.float16), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(torch.float16, torch.float16), (torch.bfloat16, torch.float32)]
+)
 def test_the_lstm_on_a_gpu_never_computes_in_float16_unless_it_is_asked_to(dtype, expected):
     network, dtypes = MaskBLSTM(9, hidden_size=8).cuda(), []
-    network.lstm.register_forward_hook(lambda module, inputs, outputs: dtypes.append(outputs[0].dtype))
+    network.lstm.register_forward_hook(
+        lambda module, inputs, outputs: dtypes.append(outputs[0].dtype)
+    )
     with torch.autocast("cuda", dtype):
         network(torch.rand(2, 9, 5, device="cuda"))
     assert dtypes == [expected]
@@ -47,7 +65,9 @@ def test_the_lstm_on_a_gpu_never_computes_in_float16_unless_it_is_asked_to(dtype
 def test_a_batch_equals_its_singles():
     model = MaskBLSTM(bins=33, hidden_size=8).eval()
     magnitude = torch.rand(3, 33, 20)
-    assert torch.allclose(model(magnitude), torch.cat([model(single[None]) for single in magnitude]), atol=1e-6)
+    assert torch.allclose(
+        model(magnitude), torch.cat([model(single[None]) for single in magnitude]), atol=1e-6
+    )
 
 
 def test_silence_gives_a_finite_mask_and_hyperparameters_make_the_model_again():
@@ -60,22 +80,33 @@ def test_silence_gives_a_finite_mask_and_hyperparameters_make_the_model_again():
 
 
 def test_tpsa_target_by_hand():
-    mixture = torch.polar(torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0]), torch.tensor([0.3, 0.3, 0.3, 0.3, 0.0]))
+    mixture = torch.polar(
+        torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0]), torch.tensor([0.3, 0.3, 0.3, 0.3, 0.0])
+    )
     angle = torch.tensor([0.3, 0.3 + math.pi / 3, 0.3 + math.pi, 0.3, 0.0])
     target = torch.polar(torch.tensor([1.0, 1.0, 1.0, 5.0, 1.0]), angle)
     # In phase; 60 degrees off: half; opposite: cut at 0; louder than the mixture: cut at |X|; empty mixture: 0.
-    assert tpsa_target(target, mixture).tolist() == pytest.approx([1.0, 0.5, 0.0, 2.0, 0.0], abs=1e-6)
+    assert tpsa_target(target, mixture).tolist() == pytest.approx(
+        [1.0, 0.5, 0.0, 2.0, 0.0], abs=1e-6
+    )
 
 
-@pytest.mark.parametrize(("distance", "expected"), [("l1", (0.5 + 1.5) / 2), ("l2", (0.25 + 2.25) / 2)])
+@pytest.mark.parametrize(
+    ("distance", "expected"), [("l1", (0.5 + 1.5) / 2), ("l2", (0.25 + 2.25) / 2)]
+)
 def test_loss_by_hand(distance, expected):
     mixture, target = torch.tensor([2.0 + 0j, 2.0 + 0j]), torch.tensor([1.0 + 0j, 2.0 + 1j])
     # Targets 1 and 2; masked magnitudes 1.5 and 0.5.
-    assert TPSALoss(distance)(torch.tensor([0.75, 0.25]), target, mixture).item() == pytest.approx(expected)
+    assert TPSALoss(distance)(torch.tensor([0.75, 0.25]), target, mixture).item() == pytest.approx(
+        expected
+    )
 
 
 def test_the_ideal_mask_has_no_loss_and_gradients_flow():
-    mixture, target = torch.randn(4, 5, dtype=torch.complex64), torch.randn(4, 5, dtype=torch.complex64)
+    mixture, target = (
+        torch.randn(4, 5, dtype=torch.complex64),
+        torch.randn(4, 5, dtype=torch.complex64),
+    )
     ideal = tpsa_target(target, mixture) / mixture.abs()
     assert TPSALoss("l2")(ideal, target, mixture).item() == pytest.approx(0, abs=1e-10)
     mask = nn.Parameter(torch.full((4, 5), 0.5))
@@ -99,13 +130,20 @@ def test_the_u_net_starts_from_the_factorizations_mean():
 def test_a_u_net_that_doubts_itself_gives_way_to_the_factorizations(doubt_db, share):
     magnitude, features = torch.rand(2, 65, 21), torch.full((2, CHANNELS, 65, 21), 0.3)
     model = ScoreUNet(doubt_db=doubt_db)
-    model.last.bias.data.fill_(math.log(7 / 3))  # a correction that makes 0.5 of 0.3: a doubt of 0 dB
+    model.last.bias.data.fill_(
+        math.log(7 / 3)
+    )  # a correction that makes 0.5 of 0.3: a doubt of 0 dB
     torch.testing.assert_close(model(magnitude, features), torch.full((2, 65, 21), 0.5))
-    torch.testing.assert_close(model.eval()(magnitude, features), torch.full((2, 65, 21), 0.5 - 0.2 * share))
+    torch.testing.assert_close(
+        model.eval()(magnitude, features), torch.full((2, 65, 21), 0.5 - 0.2 * share)
+    )
 
 
 def test_doubt_is_the_undecided_energy_re_what_is_kept():
-    mask, magnitude = torch.tensor([[[0.5, 1.0]], [[1.0, 0.0]]]), torch.tensor([[[2.0, 3.0]], [[1.0, 1.0]]])
+    mask, magnitude = (
+        torch.tensor([[[0.5, 1.0]], [[1.0, 0.0]]]),
+        torch.tensor([[[2.0, 3.0]], [[1.0, 1.0]]]),
+    )
     undecided, kept = 0.25 * 4, 0.25 * 4 + 9
     expected = [10 * math.log10(undecided / kept), -120]
     torch.testing.assert_close(doubt(mask, magnitude), torch.tensor(expected), atol=1e-3, rtol=0)
@@ -131,22 +169,33 @@ def test_the_pretrained_u_net_keeps_its_statistics_when_it_is_trained_on():
     before = {name: value.clone() for name, value in model.named_buffers()}
     model(torch.rand(2, 65, 20), torch.rand(2, CHANNELS, 65, 20)).mean().backward()
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
-    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()
+    )
 
 
 def test_the_relative_error_is_the_sdr_of_each_example():
     target = torch.tensor([[[3 + 4j]], [[0.3 + 0.4j]]])
     mixture = 2 * target
     # Error a tenth of the target's amplitude: 20 dB below it, however loud the example is.
-    assert RelativeErrorLoss(floor_db=-120)(torch.full((2, 1, 1), 0.55), target, mixture).item() == pytest.approx(-20, abs=1e-3)
-    assert RelativeErrorLoss()(torch.zeros(2, 1, 1), target, mixture).item() == pytest.approx(0, abs=1e-3)
+    assert RelativeErrorLoss(floor_db=-120)(
+        torch.full((2, 1, 1), 0.55), target, mixture
+    ).item() == pytest.approx(-20, abs=1e-3)
+    assert RelativeErrorLoss()(torch.zeros(2, 1, 1), target, mixture).item() == pytest.approx(
+        0, abs=1e-3
+    )
 
 
 def test_a_silent_target_asks_for_a_silent_estimate():
-    mixture, silence = torch.ones(1, 4, 4, dtype=torch.complex64), torch.zeros(1, 4, 4, dtype=torch.complex64)
+    mixture, silence = (
+        torch.ones(1, 4, 4, dtype=torch.complex64),
+        torch.zeros(1, 4, 4, dtype=torch.complex64),
+    )
     loss = RelativeErrorLoss(floor_db=-40)
     assert loss(torch.zeros(1, 4, 4), silence, mixture).item() == pytest.approx(0, abs=1e-3)
-    assert loss(torch.full((1, 4, 4), 0.1), silence, mixture).item() == pytest.approx(10 * math.log10(101), abs=1e-2)
+    assert loss(torch.full((1, 4, 4), 0.1), silence, mixture).item() == pytest.approx(
+        10 * math.log10(101), abs=1e-2
+    )
     assert torch.isfinite(loss(torch.zeros(1, 4, 4), silence, silence))
 
 
@@ -170,6 +219,8 @@ def test_fixed_statistics_in_the_convolution_give_what_normalizing_after_it_give
         layer.zero_grad()
         output = forward(hidden)
         output.square().sum().backward()
-        results.append([output.detach(), *(parameter.grad.clone() for parameter in layer.parameters())])
+        results.append(
+            [output.detach(), *(parameter.grad.clone() for parameter in layer.parameters())]
+        )
     for folded, plain in zip(*results, strict=True):
         torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4)

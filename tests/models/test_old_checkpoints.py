@@ -12,15 +12,29 @@ CHECKPOINTS = ROOT / "tests" / "models" / "checkpoints"
 RATE = 11025
 TIME = np.arange(RATE) / RATE
 # The note of the checkpoint's song, while it sounds, and a tone that is none.
-RECORDING = (0.3 * np.sin(2 * np.pi * 262 * TIME) * (TIME < 0.8) + 0.1 * np.sin(2 * np.pi * 1000 * TIME))[None].astype(np.float32)
+RECORDING = (
+    0.3 * np.sin(2 * np.pi * 262 * TIME) * (TIME < 0.8) + 0.1 * np.sin(2 * np.pi * 1000 * TIME)
+)[None].astype(np.float32)
 
 
 @pytest.mark.parametrize(
     ("name", "network", "weights", "rms", "samples"),
     [
         # A whole checkpoint of `last.ckpt`'s kind, and one of the network alone, as `best.ckpt` and W&B's.
-        ("blstm", MaskBLSTM, 890, 0.1108271, [-0.2175746, 0.1861128, -0.1536695, 0.1162008, 0.0094153]),
-        ("unet", ScoreUNet, 1207, 0.1400422, [-0.2366656, 0.2288440, -0.2100888, 0.1865018, 0.0066009]),
+        (
+            "blstm",
+            MaskBLSTM,
+            890,
+            0.1108271,
+            [-0.2175746, 0.1861128, -0.1536695, 0.1162008, 0.0094153],
+        ),
+        (
+            "unet",
+            ScoreUNet,
+            1207,
+            0.1400422,
+            [-0.2366656, 0.2288440, -0.2100888, 0.1865018, 0.0066009],
+        ),
     ],
 )
 def test_a_checkpoint_of_before_separates_as_it_did(name, network, weights, rms, samples):

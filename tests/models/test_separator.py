@@ -45,7 +45,9 @@ class LowPass(MaskNetwork):
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_stems_have_the_recordings_shape_and_add_up(sample_rate, channels):
-    recording = RNG.normal(size=(channels, sample_rate + 7)).astype(np.float32) * 3  # far above full scale
+    recording = (
+        RNG.normal(size=(channels, sample_rate + 7)).astype(np.float32) * 3
+    )  # far above full scale
     separator = Separator(STFT(16000), LowPass(40))
     target, residual = separator.separate(recording, sample_rate)
     assert target.shape == residual.shape == recording.shape
@@ -67,7 +69,8 @@ def test_several_resolutions_give_the_mean_of_each():
     recording = RNG.normal(size=(1, 16000)).astype(np.float32)
     recording[0] += 20 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     short, long, both = (
-        Separator(STFT(16000), Narrow(), resolutions=factors).separate(recording, 16000)[0] for factors in ([1], [4], [1, 4])
+        Separator(STFT(16000), Narrow(), resolutions=factors).separate(recording, 16000)[0]
+        for factors in ([1], [4], [1, 4])
     )
     np.testing.assert_allclose(both, (short + long) / 2, atol=1e-5)
     assert np.abs(short - long).max() > 0.1
@@ -75,7 +78,10 @@ def test_several_resolutions_give_the_mean_of_each():
     np.testing.assert_allclose(long, same, atol=1e-5)
 
 
-@pytest.mark.parametrize(("factors", "words"), [([2], "alone"), ([1, 2], "alone"), ([], "list"), ([0], "list"), (["long"], "list")])
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [([2], "alone"), ([1, 2], "alone"), ([], "list"), ([0], "list"), (["long"], "list")],
+)
 def test_a_resolution_that_cannot_be_is_refused(factors, words):
     with pytest.raises(BespokeError, match=words):
         Separator(STFT(16000), LowPass(40), resolutions=factors)
@@ -85,7 +91,9 @@ def test_a_resolution_that_cannot_be_is_refused(factors, words):
 def test_a_tone_below_the_cutoff_is_target_and_one_above_is_residual(sample_rate):
     time = np.arange(sample_rate) / sample_rate
     low, high = (np.sin(2 * np.pi * hz * time)[None].astype(np.float32) for hz in (500, 4000))
-    target, residual = Separator(STFT(16000), LowPass(64)).separate(low + high, sample_rate)  # 2000 Hz
+    target, residual = Separator(STFT(16000), LowPass(64)).separate(
+        low + high, sample_rate
+    )  # 2000 Hz
     middle = slice(sample_rate // 10, -sample_rate // 10)  # a tone's beginning and end are no tone
     assert np.abs(target - low)[:, middle].max() < 0.02
     assert np.abs(residual - high)[:, middle].max() < 0.02
@@ -96,7 +104,11 @@ def test_a_mask_is_carried_by_hz_and_seconds():
     frames = 126
     ramp = (source.frequencies_hz[:, None] / 8000 * source.times_seconds(frames)[None]).float()
     carried = carry(ramp, torch.ones_like(ramp), source, destination, 126)
-    expected = destination.frequencies_hz[:, None] / 8000 * destination.times_seconds(126)[None].clamp(max=1.0)
+    expected = (
+        destination.frequencies_hz[:, None]
+        / 8000
+        * destination.times_seconds(126)[None].clamp(max=1.0)
+    )
     below = destination.frequencies_hz <= 8000
     assert torch.allclose(carried[below], expected[below], atol=1e-4)
 
@@ -116,7 +128,9 @@ def test_blocks_join_without_a_seam():
     recording = RNG.normal(size=(1, 16000 * 7)).astype(np.float32)
     whole, _ = Separator(STFT(16000), Constant(0.5)).separate(recording, 16000)
     assert whole == pytest.approx(recording / 2, abs=1e-5)
-    blocks, residual = Separator(STFT(16000), Constant(0.5), block_seconds=2, overlap_seconds=0.5).separate(recording, 16000)
+    blocks, residual = Separator(
+        STFT(16000), Constant(0.5), block_seconds=2, overlap_seconds=0.5
+    ).separate(recording, 16000)
     assert blocks == pytest.approx(whole, abs=1e-5)
     assert np.abs(blocks + residual - recording).max() <= 1e-6 * np.abs(recording).max()
 
@@ -124,12 +138,16 @@ def test_blocks_join_without_a_seam():
 @pytest.mark.parametrize("length", [16001, 20001, 31999, 32001, 44000, 62345])
 def test_blocks_cover_every_length(length):
     recording = np.ones((1, length), np.float32)
-    target, _ = Separator(STFT(16000), Constant(1.0), block_seconds=1, overlap_seconds=0.5).separate(recording, 16000)
+    target, _ = Separator(
+        STFT(16000), Constant(1.0), block_seconds=1, overlap_seconds=0.5
+    ).separate(recording, 16000)
     assert target == pytest.approx(recording, abs=1e-4)
 
 
 def test_silence_gives_silence():
-    target, residual = Separator(STFT(16000), Constant(0.5)).separate(np.zeros((2, 1000), np.float32), 16000)
+    target, residual = Separator(STFT(16000), Constant(0.5)).separate(
+        np.zeros((2, 1000), np.float32), 16000
+    )
     assert not target.any()
     assert not residual.any()
 
@@ -165,11 +183,17 @@ def test_only_the_network_that_was_trained_in_bfloat16_separates_in_it(network, 
     torch.manual_seed(0)
     model = MaskBLSTM(stft.bins) if network == "paper" else pretrained_score_unet()
     time = np.arange(16000) / 8000
-    mixture = (np.sin(2 * np.pi * 440 * time) + 0.1 * RNG.normal(size=16000))[None].astype(np.float32)
+    mixture = (np.sin(2 * np.pi * 440 * time) + 0.1 * RNG.normal(size=16000))[None].astype(
+        np.float32
+    )
     estimates = []
     for is_there in (False, True):
-        monkeypatch.setattr("bespoke.utils.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
-        estimates.append(Separator(stft, model, notes=[Note(0.2, 1.8, 69)]).separate(mixture, 8000)[0])
+        monkeypatch.setattr(
+            "bespoke.utils.processor.multiplies_bfloat16", lambda is_there=is_there: is_there
+        )
+        estimates.append(
+            Separator(stft, model, notes=[Note(0.2, 1.8, 69)]).separate(mixture, 8000)[0]
+        )
     difference = np.std(estimates[1] - estimates[0]) / np.std(estimates[0])
     assert difference == 0 if network == "paper" else 0 < difference < 0.01
 
@@ -192,7 +216,9 @@ def test_notes_are_in_seconds_of_the_recording_in_every_block():
     blocks, residual = Separator(stft, Sounding(), 1.5, 0.5, notes).separate(recording, sample_rate)
     for target in (whole, blocks):
         assert np.abs(target[0, : int(2.0 * sample_rate)]).max() < 0.02
-        assert np.std(target[0, int(2.4 * sample_rate) : int(3.0 * sample_rate)]) == pytest.approx(np.sqrt(0.5), rel=0.1)
+        assert np.std(target[0, int(2.4 * sample_rate) : int(3.0 * sample_rate)]) == pytest.approx(
+            np.sqrt(0.5), rel=0.1
+        )
         assert np.abs(target[0, int(3.4 * sample_rate) :]).max() < 0.02
     assert blocks + residual == pytest.approx(recording, abs=1e-6)
 

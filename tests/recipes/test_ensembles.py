@@ -24,11 +24,19 @@ def test_examples_add_up_to_their_peak_within_the_range_of_levels(player):
             level_db = 10 * np.log10(np.mean(example.target**2) / np.mean(example.background**2))
             assert -15.01 <= level_db <= 3.01
             assert len(example.notes) >= 4
-            assert all(0 <= note.start_seconds < note.end_seconds <= SECONDS for note in example.notes)
+            assert all(
+                0 <= note.start_seconds < note.end_seconds <= SECONDS for note in example.notes
+            )
 
 
 def test_a_seed_is_an_ensemble(player):
-    notes = [[example.notes for example in Ensembles([player], 8000, SECONDS).draw(np.random.default_rng(seed))] for seed in (1, 1, 2)]
+    notes = [
+        [
+            example.notes
+            for example in Ensembles([player], 8000, SECONDS).draw(np.random.default_rng(seed))
+        ]
+        for seed in (1, 1, 2)
+    ]
     assert notes[0] == notes[1]
     assert notes[0] != notes[2]
 
@@ -56,4 +64,8 @@ def test_chords_are_tracked_as_the_one_note_whose_partials_they_are():
     assert pitches(60, 67) == [48]
     assert pitches(60, 64, 67) == [36]  # 4 : 5 : 6
     moved = one_voice([Note(0.0, 1.0, 60), Note(0.5, 1.5, 67), Note(2.0, 2.03, 50)])
-    assert [(note.start_seconds, note.end_seconds, note.pitch) for note in moved] == [(0.0, 0.5, 60), (0.5, 1.0, 48), (1.0, 1.5, 67)]
+    assert [(note.start_seconds, note.end_seconds, note.pitch) for note in moved] == [
+        (0.0, 0.5, 60),
+        (0.5, 1.0, 48),
+        (1.0, 1.5, 67),
+    ]

@@ -26,7 +26,11 @@ def sampler(tmp_path_factory):
     time = np.arange(2 * RATE) / RATE
     for name, pitch_hz in (("A4", 440.0), ("Cs6", 1108.73)):
         tone = np.sin(2 * np.pi * pitch_hz * time) + 0.5 * np.sin(4 * np.pi * pitch_hz * time)
-        write_wav(folder / f"{name}.wav", np.concatenate([np.zeros(RATE // 10), 0.3 * tone])[None].astype(np.float32), RATE)
+        write_wav(
+            folder / f"{name}.wav",
+            np.concatenate([np.zeros(RATE // 10), 0.3 * tone])[None].astype(np.float32),
+            RATE,
+        )
     (folder / "README.txt").write_text("A4")
     return Sampler(folder, RATE)
 
@@ -51,7 +55,11 @@ def test_a_sampler_plays_the_nearest_note_at_the_pitch_asked_for(sampler, pitch)
 def test_oscillators_and_the_voice_are_in_tune_and_in_time(instrument, seed):
     waveform = instrument(NOTES, 3.0, RATE, np.random.default_rng(seed))
     assert waveform.shape == (3 * RATE,)
-    before, during = (np.mean(waveform[int(a * RATE) : int(b * RATE)] ** 2) for a, b in ((0, 0.35), (0.7, 1.3)))
+    before, during = (
+        np.mean(waveform[int(a * RATE) : int(b * RATE)] ** 2) for a, b in ((0, 0.35), (0.7, 1.3))
+    )
     assert before < 0.02 * during
     ratio = fundamental_hz(waveform, 0.8, 1.4) / 220
-    assert min(abs(ratio - harmonic) for harmonic in (0.5, 1, 2, 3)) < 0.06 * ratio  # frequency modulation moves it by octaves
+    assert (
+        min(abs(ratio - harmonic) for harmonic in (0.5, 1, 2, 3)) < 0.06 * ratio
+    )  # frequency modulation moves it by octaves

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from bespoke.audio.dsp import resample
-from bespoke.score.align import LOW_CONFIDENCE, align, anywhere, evidence, find_offset, is_anywhere, onset_errors, within
+from bespoke.score.align import (
+    LOW_CONFIDENCE,
+    align,
+    anywhere,
+    evidence,
+    find_offset,
+    is_anywhere,
+    onset_errors,
+    within,
+)
 from bespoke.score.midi import Note, shift, stretch, transpose
 from bespoke.score.synth import Patch, render
 from bespoke.utils.errors import BespokeError
@@ -66,13 +75,20 @@ def mixture(truth):
 def test_tempo_and_offset_are_found(truth, mixture, factor, shift_seconds):
     found = align(unaligned(truth, factor, shift_seconds), mixture, RATE)
     assert found.tempo_factor == pytest.approx(factor, rel=0.01)
-    assert found.offset_seconds == pytest.approx(truth[0].start_seconds - factor * shift_seconds, abs=0.15)
+    assert found.offset_seconds == pytest.approx(
+        truth[0].start_seconds - factor * shift_seconds, abs=0.15
+    )
     assert found.confidence > 0.9
     errors = onset_errors(found.notes, truth)
     assert errors["median_seconds"] < 0.02
     assert errors["within_50_ms"] > 0.9
     assert [note.pitch for note in found.notes] == [note.pitch for note in truth]
-    assert np.median([abs(a.end_seconds - b.end_seconds) for a, b in zip(found.notes, truth, strict=True)]) < 0.03
+    assert (
+        np.median(
+            [abs(a.end_seconds - b.end_seconds) for a, b in zip(found.notes, truth, strict=True)]
+        )
+        < 0.03
+    )
 
 
 def test_the_path_is_the_notes_onsets(truth, mixture):
@@ -93,13 +109,23 @@ def test_level_rate_and_channels_do_not_matter(truth, mixture):
 
 
 def test_a_drifting_tempo_is_followed(truth):
-    def slow_down(seconds):  # up to 10 % slower and faster, a period of 12 seconds: 0.19 s off a straight line
+    def slow_down(
+        seconds,
+    ):  # up to 10 % slower and faster, a period of 12 seconds: 0.19 s off a straight line
         return seconds + 0.1 * 12 / (2 * np.pi) * np.sin(2 * np.pi * seconds / 12)
 
-    played = tuple(replace(note, start_seconds=slow_down(note.start_seconds), end_seconds=slow_down(note.end_seconds)) for note in truth)
+    played = tuple(
+        replace(
+            note,
+            start_seconds=slow_down(note.start_seconds),
+            end_seconds=slow_down(note.end_seconds),
+        )
+        for note in truth
+    )
     found = align(unaligned(truth, 0.9), recording(played), RATE)
     straight = tuple(
-        replace(note, start_seconds=note.start_seconds * found.tempo_factor + found.offset_seconds) for note in unaligned(truth, 0.9)
+        replace(note, start_seconds=note.start_seconds * found.tempo_factor + found.offset_seconds)
+        for note in unaligned(truth, 0.9)
     )
     errors = onset_errors(found.notes, played)
     assert errors["median_seconds"] < 0.03
@@ -111,7 +137,9 @@ def test_quantized_wrong_missing_and_extra_notes_are_borne(truth, mixture):
     rng = np.random.default_rng(3)
     score = []
     for index, note in enumerate(unaligned(truth, 1.12)):
-        start, end = (round(seconds / 0.0625) * 0.0625 for seconds in (note.start_seconds, note.end_seconds))
+        start, end = (
+            round(seconds / 0.0625) * 0.0625 for seconds in (note.start_seconds, note.end_seconds)
+        )
         note = replace(note, start_seconds=start, end_seconds=max(end, start + 0.0625))
         if index % 10 == 3:
             continue
@@ -119,18 +147,28 @@ def test_quantized_wrong_missing_and_extra_notes_are_borne(truth, mixture):
             note = replace(note, pitch=note.pitch + int(rng.integers(1, 5)))
         score.append(note)
         if index % 10 == 9:
-            score.append(replace(note, start_seconds=end, end_seconds=end + 0.25, pitch=note.pitch + 3))
+            score.append(
+                replace(note, start_seconds=end, end_seconds=end + 0.25, pitch=note.pitch + 3)
+            )
     found = align(score, mixture, RATE)
     assert found.confidence > LOW_CONFIDENCE
     assert len(found.notes) == len(score)
-    errors = onset_errors([note for note in found.notes if note.pitch in {other.pitch for other in truth}], truth)
+    errors = onset_errors(
+        [note for note in found.notes if note.pitch in {other.pitch for other in truth}], truth
+    )
     assert errors["median_seconds"] < 0.03
     assert errors["within_100_ms"] > 0.85
 
 
 def test_a_score_may_be_longer_than_the_recording(truth, mixture):
-    before = [Note(second, second + 0.4, 60 + int(second) % 5) for second in np.arange(0.0, 8.0, 0.5)]
-    score = (*before, *unaligned(truth, 0.9, 8.0), *(Note(40 + second, 40.4 + second, 65) for second in range(10)))
+    before = [
+        Note(second, second + 0.4, 60 + int(second) % 5) for second in np.arange(0.0, 8.0, 0.5)
+    ]
+    score = (
+        *before,
+        *unaligned(truth, 0.9, 8.0),
+        *(Note(40 + second, 40.4 + second, 65) for second in range(10)),
+    )
     found = align(score, mixture, RATE)
     assert found.confidence > LOW_CONFIDENCE
     assert found.notes[0].start_seconds < 0
@@ -188,7 +226,9 @@ def test_a_single_note_in_a_short_recording(truth):
     sound = render((Note(0.0, 0.4, 69),), Patch(80), RATE)[:, : RATE // 2]
     tone[:, RATE // 2 :] = sound[:, : RATE - RATE // 2]
     tone += np.random.default_rng(0).normal(0, 1e-3, tone.shape).astype(np.float32)
-    assert align((Note(5.0, 5.4, 69),), tone, RATE, tempo_range=(0.99, 1.01)).notes[0].start_seconds == pytest.approx(0.5, abs=0.05)
+    assert align((Note(5.0, 5.4, 69),), tone, RATE, tempo_range=(0.99, 1.01)).notes[
+        0
+    ].start_seconds == pytest.approx(0.5, abs=0.05)
 
 
 def test_evidence_is_highest_at_the_pitch_that_sounds():
@@ -201,20 +241,37 @@ def test_evidence_is_highest_at_the_pitch_that_sounds():
 
 def test_onset_errors_of_known_differences():
     truth = [Note(float(second), second + 0.5, 60 + second % 2) for second in range(10)]
-    moved = [replace(note, start_seconds=note.start_seconds + 0.02 * index) for index, note in enumerate(truth)]
-    assert onset_errors(moved, truth) == {"median_seconds": 0.09, "p90_seconds": 0.162, "within_50_ms": 0.3, "within_100_ms": 0.6}
+    moved = [
+        replace(note, start_seconds=note.start_seconds + 0.02 * index)
+        for index, note in enumerate(truth)
+    ]
+    assert onset_errors(moved, truth) == {
+        "median_seconds": 0.09,
+        "p90_seconds": 0.162,
+        "within_50_ms": 0.3,
+        "within_100_ms": 0.6,
+    }
     # A missing note takes no other's place: the rest keep their partners.
     assert onset_errors(moved[:3] + moved[5:], truth)["median_seconds"] == pytest.approx(0.11)
     assert np.isnan(onset_errors([], truth)["median_seconds"])
 
 
 def test_notes_are_cut_to_the_recording():
-    notes = [Note(-2.0, -1.0, 60), Note(-0.5, 0.5, 61), Note(1.0, 2.0, 62), Note(4.5, 6.0, 63), Note(5.0, 6.0, 64)]
+    notes = [
+        Note(-2.0, -1.0, 60),
+        Note(-0.5, 0.5, 61),
+        Note(1.0, 2.0, 62),
+        Note(4.5, 6.0, 63),
+        Note(5.0, 6.0, 64),
+    ]
     assert within(notes, 5.0) == (Note(0.0, 0.5, 61), Note(1.0, 2.0, 62), Note(4.5, 5.0, 63))
 
 
 def test_a_score_without_a_place_keeps_its_pitches():
-    assert anywhere([Note(9, 10, 64), Note(1, 2, 60), Note(3, 4, 64)], 5.0) == (Note(0.0, 5.0, 60), Note(0.0, 5.0, 64))
+    assert anywhere([Note(9, 10, 64), Note(1, 2, 60), Note(3, 4, 64)], 5.0) == (
+        Note(0.0, 5.0, 60),
+        Note(0.0, 5.0, 64),
+    )
 
 
 MASTERINGS = {
@@ -223,7 +280,10 @@ MASTERINGS = {
     "at another rate": lambda mixture: (resample(mixture, RATE, 44100), 44100),
     "without bass": lambda mixture: (np.diff(mixture, prepend=0), RATE),
     "limited": lambda mixture: (np.tanh(2 * mixture / mixture.std()), RATE),
-    "noisy": lambda mixture: (mixture + np.random.default_rng(1).normal(0, mixture.std(), mixture.shape), RATE),
+    "noisy": lambda mixture: (
+        mixture + np.random.default_rng(1).normal(0, mixture.std(), mixture.shape),
+        RATE,
+    ),
 }
 
 
@@ -246,13 +306,24 @@ def test_an_excerpt_is_found_in_the_whole(truth, mixture):
 
 
 def test_notes_of_another_song_or_key_fit_nowhere(truth, mixture):
-    for wrong in (melody(7), melody(8, 20), transpose(truth, 2), stretch(truth, 1.2), tuple(reversed_in_time(truth))):
+    for wrong in (
+        melody(7),
+        melody(8, 20),
+        transpose(truth, 2),
+        stretch(truth, 1.2),
+        tuple(reversed_in_time(truth)),
+    ):
         assert find_offset(wrong, mixture, RATE) is None
     assert find_offset([Note(0.0, 1.0, 0)], mixture, RATE) is None  # too low to be looked for
 
 
 def reversed_in_time(notes):
-    return [replace(note, start_seconds=SECONDS - note.end_seconds, end_seconds=SECONDS - note.start_seconds) for note in notes]
+    return [
+        replace(
+            note, start_seconds=SECONDS - note.end_seconds, end_seconds=SECONDS - note.start_seconds
+        )
+        for note in notes
+    ]
 
 
 def test_notes_without_a_place_are_known(truth):

@@ -35,11 +35,18 @@ PARTS = [
 def test_midi_round_trip(tmp_path):
     write_midi(tmp_path / "score.mid", PARTS)
     again = read_score(tmp_path / "score.mid")
-    assert [(part.name, part.program, part.is_drum) for part in again] == [(part.name, part.program, part.is_drum) for part in PARTS]
+    assert [(part.name, part.program, part.is_drum) for part in again] == [
+        (part.name, part.program, part.is_drum) for part in PARTS
+    ]
     for part, expected in zip(again, PARTS, strict=True):
-        assert [(note.pitch, note.velocity) for note in part.notes] == [(note.pitch, note.velocity) for note in expected.notes]
+        assert [(note.pitch, note.velocity) for note in part.notes] == [
+            (note.pitch, note.velocity) for note in expected.notes
+        ]
         times = [time for note in part.notes for time in (note.start_seconds, note.end_seconds)]
-        assert times == pytest.approx([time for note in expected.notes for time in (note.start_seconds, note.end_seconds)], abs=1e-3)
+        assert times == pytest.approx(
+            [time for note in expected.notes for time in (note.start_seconds, note.end_seconds)],
+            abs=1e-3,
+        )
 
 
 def test_tempo_changes_set_the_time(tmp_path):
@@ -50,7 +57,9 @@ def test_tempo_changes_set_the_time(tmp_path):
             mido.Message("note_off", note=60, time=480),  # a beat at 120
             mido.MetaMessage("set_tempo", tempo=1_000_000),
             mido.Message("note_on", note=62, velocity=90, time=0),
-            mido.Message("note_on", note=62, velocity=0, time=480),  # a beat at 60, ended in the other way
+            mido.Message(
+                "note_on", note=62, velocity=0, time=480
+            ),  # a beat at 60, ended in the other way
         ]
     )
     mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(tmp_path / "tempo.mid")
@@ -59,7 +68,9 @@ def test_tempo_changes_set_the_time(tmp_path):
 
 
 def test_notes_come_in_order_of_time_and_empty_tracks_are_left_out(tmp_path):
-    write_midi(tmp_path / "score.mid", [Part("Empty", 3, False, ()), Part("Lead", 4, False, SCALE[::-1])])
+    write_midi(
+        tmp_path / "score.mid", [Part("Empty", 3, False, ()), Part("Lead", 4, False, SCALE[::-1])]
+    )
     [part] = read_score(tmp_path / "score.mid")
     assert part.name == "Lead"
     assert [note.pitch for note in part.notes] == [60, 62, 64]
@@ -109,7 +120,9 @@ def test_unclear_choice_lists_all_instruments(instrument, problem):
     with pytest.raises(BespokeError) as caught:
         choose_part(PARTS, instrument, "band.mid", "song.others[1].instrument")
     message = str(caught.value)
-    assert message.startswith(f"band.mid {problem}; set song.others[1].instrument to a name, or to index:N")
+    assert message.startswith(
+        f"band.mid {problem}; set song.others[1].instrument to a name, or to index:N"
+    )
     assert message.endswith(
         "0: Lead Guitar (Overdriven Guitar, 3 notes); 1: Rhythm Guitar (Electric Guitar (clean), 2 notes);"
         " 2: Guitar (Distortion Guitar, 3 notes); 3: Bass (Electric Grand Piano, 3 notes); 4: unnamed (Drums, 3 notes)."
@@ -117,7 +130,11 @@ def test_unclear_choice_lists_all_instruments(instrument, problem):
 
 
 def test_sounds_have_general_midi_names():
-    assert [program_name(part) for part in PARTS[2:]] == ["Distortion Guitar", "Electric Grand Piano", "Drums"]
+    assert [program_name(part) for part in PARTS[2:]] == [
+        "Distortion Guitar",
+        "Electric Grand Piano",
+        "Drums",
+    ]
     assert describe(PARTS[1]) == "Rhythm Guitar (Electric Guitar (clean), 2 notes)"
 
 
@@ -147,10 +164,15 @@ def broken(tmp_path):
     }
 
 
-@pytest.mark.parametrize("wrong", ["empty", "text", "random", "truncated", "header only", "damaged"])
+@pytest.mark.parametrize(
+    "wrong", ["empty", "text", "random", "truncated", "header only", "damaged"]
+)
 def test_corrupt_midi_is_refused(wrong, tmp_path):
     (tmp_path / "bad.mid").write_bytes(broken(tmp_path)[wrong])
-    with pytest.raises(BespokeError, match=r"^The score .*bad\.mid cannot be read as MIDI \(.+\): export it again as a \.mid file\.$"):
+    with pytest.raises(
+        BespokeError,
+        match=r"^The score .*bad\.mid cannot be read as MIDI \(.+\): export it again as a \.mid file\.$",
+    ):
         read_score(tmp_path / "bad.mid")
 
 
@@ -161,12 +183,17 @@ def test_score_without_notes_is_refused(tmp_path):
 
 
 def test_missing_score_is_refused(tmp_path):
-    with pytest.raises(BespokeError, match=r"The score .*nosuch\.mid does not exist: check the path"):
+    with pytest.raises(
+        BespokeError, match=r"The score .*nosuch\.mid does not exist: check the path"
+    ):
         read_score(tmp_path / "nosuch.mid")
 
 
 def test_shifting_keeps_lengths():
-    assert shift([Note(1.0, 1.5, 60), Note(2.0, 4.0, 62)], -0.5) == (Note(0.5, 1.0, 60), Note(1.5, 3.5, 62))
+    assert shift([Note(1.0, 1.5, 60), Note(2.0, 4.0, 62)], -0.5) == (
+        Note(0.5, 1.0, 60),
+        Note(1.5, 3.5, 62),
+    )
 
 
 def test_perturbed_notes_have_the_errors_that_are_promised():
@@ -174,7 +201,14 @@ def test_perturbed_notes_have_the_errors_that_are_promised():
     rng = np.random.default_rng(0)
     draws = [perturb(notes, rng) for _ in range(300)]
     together = [
-        np.mean([note.start_seconds % 1 if note.start_seconds % 1 < 0.5 else note.start_seconds % 1 - 1 for note in draw])
+        np.mean(
+            [
+                note.start_seconds % 1
+                if note.start_seconds % 1 < 0.5
+                else note.start_seconds % 1 - 1
+                for note in draw
+            ]
+        )
         for draw in draws
         if len(draw) == 200
     ]
@@ -182,14 +216,20 @@ def test_perturbed_notes_have_the_errors_that_are_promised():
     octave_low = [np.median([note.pitch for note in draw]) == 48 for draw in draws]
     assert np.mean(octave_low) == pytest.approx(1 / 12, abs=0.05)
     assert np.mean([len(draw) == 200 for draw in draws]) == pytest.approx(0.5, abs=0.1)
-    assert all(note.end_seconds > note.start_seconds and 0 <= note.pitch <= 127 for draw in draws for note in draw)
+    assert all(
+        note.end_seconds > note.start_seconds and 0 <= note.pitch <= 127
+        for draw in draws
+        for note in draw
+    )
     assert perturb(notes, np.random.default_rng(3)) == perturb(notes, np.random.default_rng(3))
     assert perturb([], rng) == ()
 
 
 def smf(*tracks, kind=1, division=480):
     """The bytes of a MIDI file of these messages."""
-    file = mido.MidiFile(type=kind, ticks_per_beat=division, tracks=[mido.MidiTrack(track) for track in tracks])
+    file = mido.MidiFile(
+        type=kind, ticks_per_beat=division, tracks=[mido.MidiTrack(track) for track in tracks]
+    )
     buffer = io.BytesIO()
     file.save(file=buffer)
     return buffer.getvalue()
@@ -213,7 +253,10 @@ def read(content, tmp_path):
 
 
 def test_tempo_map_of_any_track_holds_for_all(tmp_path):
-    tempos = [mido.MetaMessage("set_tempo", tempo=1_000_000), mido.MetaMessage("set_tempo", tempo=250_000, time=480)]
+    tempos = [
+        mido.MetaMessage("set_tempo", tempo=1_000_000),
+        mido.MetaMessage("set_tempo", tempo=250_000, time=480),
+    ]
     melody = [on(60), off(60), on(62), off(62)]
     for tracks in ([tempos, melody], [melody, tempos]):
         (part,) = read(smf(*tracks), tmp_path)
@@ -222,19 +265,31 @@ def test_tempo_map_of_any_track_holds_for_all(tmp_path):
 
 def test_one_track_of_several_channels_is_several_parts(tmp_path):
     song = [on(60), on(40, channel=1), on(36, channel=9), off(60), off(40, 0, 1), off(36, 0, 9)]
-    parts = read(smf([mido.Message("program_change", program=33, channel=1), *song], kind=0), tmp_path)
+    parts = read(
+        smf([mido.Message("program_change", program=33, channel=1), *song], kind=0), tmp_path
+    )
     assert [(part.program, part.is_drum) for part in parts] == [(0, False), (33, False), (0, True)]
 
 
 def test_part_goes_through_its_programs(tmp_path):
     changes = [mido.Message("program_change", program=program) for program in (27, 30, 27)]
-    (part,) = read(smf([changes[0], on(60), off(60), changes[1], on(62), off(62), changes[2], on(64), off(64)]), tmp_path)
+    (part,) = read(
+        smf(
+            [changes[0], on(60), off(60), changes[1], on(62), off(62), changes[2], on(64), off(64)]
+        ),
+        tmp_path,
+    )
     assert part.program == 27
     assert [note.pitch for note in part.notes] == [60, 62, 64]
 
 
-def test_bends_and_controllers_are_passed_over_and_a_note_without_end_lasts_to_the_tracks_end(tmp_path):
-    bend, pedal = mido.Message("pitchwheel", pitch=4000, time=240), mido.Message("control_change", control=64, value=127, time=240)
+def test_bends_and_controllers_are_passed_over_and_a_note_without_end_lasts_to_the_tracks_end(
+    tmp_path,
+):
+    bend, pedal = (
+        mido.Message("pitchwheel", pitch=4000, time=240),
+        mido.Message("control_change", control=64, value=127, time=240),
+    )
     (part,) = read(smf([on(60), bend, pedal, on(72), off(72, 960)]), tmp_path)
     assert times(part) == [(0.0, 1.5, 60), (0.5, 1.5, 72)]
 

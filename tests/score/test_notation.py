@@ -43,9 +43,14 @@ def musicxml(*parts, head=""):
         listing += f'<score-part id="P{index}"><part-name>{name}</part-name><score-instrument id="I{index}"><instrument-name>{name}'
         listing += f'</instrument-name></score-instrument><midi-instrument id="I{index}"><midi-program>{program}</midi-program>'
         listing += "</midi-instrument></score-part>"
-        transpose = f"<transpose><chromatic>{semitones}</chromatic></transpose>" if semitones else ""
+        transpose = (
+            f"<transpose><chromatic>{semitones}</chromatic></transpose>" if semitones else ""
+        )
         first = f"<attributes><divisions>{QUARTER}</divisions><time><beats>4</beats><beat-type>4</beat-type></time>{transpose}</attributes>"
-        numbered = (f'<measure number="{number}">{first if number == 1 else ""}{body}</measure>' for number, body in enumerate(measures, 1))
+        numbered = (
+            f'<measure number="{number}">{first if number == 1 else ""}{body}</measure>'
+            for number, body in enumerate(measures, 1)
+        )
         bodies += f'<part id="P{index}">{"".join(numbered)}</part>'
     return f'<?xml version="1.0"?>{head}<score-partwise version="4.0"><part-list>{listing}</part-list>{bodies}</score-partwise>'.encode()
 
@@ -53,8 +58,17 @@ def musicxml(*parts, head=""):
 HARMONY = "<harmony><root><root-step>C</root-step></root><kind>major</kind></harmony>"  # what accompanists read is not played
 GRACE = "<note><grace/><pitch><step>B</step><octave>3</octave></pitch><voice>1</voice><type>eighth</type></note>"
 CLARINET = [
-    tempo(120) + bar("left", repeat="forward") + HARMONY + GRACE + note("C4", 1) + rest(1) + note("D4", 2, ["start"]),
-    bar("left", 1, "start") + note("D4", 1, ["stop"]) + rest(3) + bar("right", 1, "stop", "backward"),
+    tempo(120)
+    + bar("left", repeat="forward")
+    + HARMONY
+    + GRACE
+    + note("C4", 1)
+    + rest(1)
+    + note("D4", 2, ["start"]),
+    bar("left", 1, "start")
+    + note("D4", 1, ["stop"])
+    + rest(3)
+    + bar("right", 1, "stop", "backward"),
     bar("left", 2, "start") + note("F#4", 4) + bar("right", 2, "discontinue"),
     tempo(60) + note("G4", 1) + note("Bb4", 1, chord=True) + rest(3),
 ]
@@ -77,16 +91,28 @@ def packed(**files):
 
 
 def heard(part):
-    return [(round(note.start_seconds, 3), round(note.end_seconds, 3), note.pitch) for note in part.notes]
+    return [
+        (round(note.start_seconds, 3), round(note.end_seconds, 3), note.pitch)
+        for note in part.notes
+    ]
 
 
 @pytest.mark.parametrize("name", ["score.musicxml", "score.mxl"])
 def test_musicxml_is_played_as_written(name, tmp_path, capsys):
     pytest.importorskip("music21", reason="an extra")
-    content = packed(**{"META-INF/container.xml": CONTAINER, "a/score.xml": SCORE}) if name == "score.mxl" else SCORE
+    content = (
+        packed(**{"META-INF/container.xml": CONTAINER, "a/score.xml": SCORE})
+        if name == "score.mxl"
+        else SCORE
+    )
     (tmp_path / name).write_bytes(content)
     clarinet, bass = read_score(tmp_path / name)
-    assert (clarinet.name, clarinet.program, bass.name, bass.program) == ("Clarinet in B", 71, "Bass", 33)
+    assert (clarinet.name, clarinet.program, bass.name, bass.program) == (
+        "Clarinet in B",
+        71,
+        "Bass",
+        33,
+    )
     once = [(0.0, 0.5, 58), (1.0, 2.5, 60)]  # the tied note is one
     again = [(4.0, 4.5, 58), (5.0, 6.0, 60)]
     assert heard(clarinet) == [*once, *again, (6.0, 8.0, 64), (8.0, 9.0, 65), (8.0, 9.0, 68)]
@@ -100,27 +126,49 @@ def guitar_pro(version):
     import guitarpro as gp
 
     song = gp.Song(tempo=120)
-    song.measureHeaders = [gp.MeasureHeader(number=number, start=960 + 3840 * (number - 1)) for number in (1, 2, 3)]
+    song.measureHeaders = [
+        gp.MeasureHeader(number=number, start=960 + 3840 * (number - 1)) for number in (1, 2, 3)
+    ]
     song.measureHeaders[0].isRepeatOpen = True
     song.measureHeaders[1].repeatAlternative, song.measureHeaders[1].repeatClose = 1, 1
     song.measureHeaders[2].repeatAlternative = 2
-    lead = gp.Track(song, number=1, name="Lead", offset=2, channel=gp.MidiChannel(channel=0, effectChannel=1, instrument=29))
-    drums = gp.Track(song, number=2, name="Kit", isPercussionTrack=True, channel=gp.MidiChannel(channel=9, effectChannel=9, instrument=0))
+    lead = gp.Track(
+        song,
+        number=1,
+        name="Lead",
+        offset=2,
+        channel=gp.MidiChannel(channel=0, effectChannel=1, instrument=29),
+    )
+    drums = gp.Track(
+        song,
+        number=2,
+        name="Kit",
+        isPercussionTrack=True,
+        channel=gp.MidiChannel(channel=9, effectChannel=9, instrument=0),
+    )
     drums.strings = [gp.GuitarString(number, 0) for number in range(1, 7)]
     song.tracks = [lead, drums]
 
     def write(track, number, *beats):
         voice = track.measures[number].voices[0]
         for value, notes, *effect in beats:
-            beat = gp.Beat(voice, duration=gp.Duration(value), status=gp.BeatStatus.normal if notes else gp.BeatStatus.rest)
-            beat.notes = [gp.Note(beat, value=fret, string=string, type=kind) for string, fret, kind in notes]
+            beat = gp.Beat(
+                voice,
+                duration=gp.Duration(value),
+                status=gp.BeatStatus.normal if notes else gp.BeatStatus.rest,
+            )
+            beat.notes = [
+                gp.Note(beat, value=fret, string=string, type=kind) for string, fret, kind in notes
+            ]
             beat.effect = effect[0] if effect else beat.effect
             voice.beats.append(beat)
 
     normal, tie, dead = gp.NoteType.normal, gp.NoteType.tie, gp.NoteType.dead
     write(lead, 0, (4, [(1, 0, normal)]), (4, []), (2, [(2, 1, normal)]))
     write(lead, 1, (2, [(2, 1, tie)]), (2, [(1, 3, dead)]))
-    slower = gp.BeatEffect(mixTableChange=gp.MixTableChange(tempo=gp.MixTableItem(60), hideTempo=False))
+    slower = gp.BeatEffect(
+        mixTableChange=gp.MixTableChange(tempo=gp.MixTableItem(60), hideTempo=False)
+    )
     write(lead, 2, (2, [(1, 5, normal)]), (2, [(1, 7, normal)], slower))
     write(drums, 0, (1, [(1, 38, normal)]))
     write(drums, 1, (1, []))
@@ -137,7 +185,14 @@ def test_guitar_pro_is_played_as_written(version, tmp_path):
     lead, drums = sorted(read_score(tmp_path / "tab.gp"), key=lambda part: part.is_drum)
     assert (lead.name, lead.program, drums.name, drums.is_drum) == ("Lead", 29, "Kit", True)
     # E4 and B3 are the open strings; the capo is at the second fret.
-    assert heard(lead) == [(0.0, 0.5, 66), (1.0, 3.0, 62), (4.0, 4.5, 66), (5.0, 6.0, 62), (6.0, 7.0, 71), (7.0, 9.0, 73)]
+    assert heard(lead) == [
+        (0.0, 0.5, 66),
+        (1.0, 3.0, 62),
+        (4.0, 4.5, 66),
+        (5.0, 6.0, 62),
+        (6.0, 7.0, 71),
+        (7.0, 9.0, 73),
+    ]
     assert heard(drums) == [(0.0, 2.0, 38), (4.0, 6.0, 38)]
 
 
@@ -166,7 +221,8 @@ def test_library_that_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "score.musicxml").write_bytes(musicxml(("A", 1, 0, [note("C4", 4)])))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(
-        BespokeError, match=r"is of MusicXML: .* export it as MIDI, or have Bespoke read it \(pip install 'bespoke-separation\[scores\]'\)"
+        BespokeError,
+        match=r"is of MusicXML: .* export it as MIDI, or have Bespoke read it \(pip install 'bespoke-separation\[scores\]'\)",
     ):
         read_score(tmp_path / "score.musicxml")
 
@@ -174,9 +230,13 @@ def test_library_that_is_not_there_is_named(tmp_path, monkeypatch):
 def test_endless_piece_is_left(tmp_path, monkeypatch):
     pytest.importorskip("music21", reason="an extra")
     monkeypatch.setattr(notation, "MAX_SECONDS", 4)
-    endless = note("C4", 4) + bar("right", repeat="backward").replace("<repeat", '<repeat times="100000000"')
+    endless = note("C4", 4) + bar("right", repeat="backward").replace(
+        "<repeat", '<repeat times="100000000"'
+    )
     (tmp_path / "endless.xml").write_bytes(musicxml(("A", 1, 0, [endless])))
-    with pytest.raises(BespokeError, match=r"it takes more than 4 seconds, or too much memory|MemoryError"):
+    with pytest.raises(
+        BespokeError, match=r"it takes more than 4 seconds, or too much memory|MemoryError"
+    ):
         read_score(tmp_path / "endless.xml")
 
 
@@ -184,7 +244,10 @@ def test_endless_piece_is_left(tmp_path, monkeypatch):
     ("content", "program"),
     [
         (b"<?xml version='1.0'?><museScore version='4.0'>", "MuseScore"),
-        (packed(**{"META-INF/container.xml": CONTAINER, "song.mscx": b"<museScore/>"}), "MuseScore"),
+        (
+            packed(**{"META-INF/container.xml": CONTAINER, "song.mscx": b"<museScore/>"}),
+            "MuseScore",
+        ),
         (packed(**{"Content/score.gpif": b"<GPIF/>"}), "Guitar Pro"),
         (b"BCFZ" + bytes(100), "Guitar Pro"),
         (b"\x18FICHIER GUITAR PRO v2.21", "Guitar Pro"),
@@ -193,7 +256,10 @@ def test_endless_piece_is_left(tmp_path, monkeypatch):
 )
 def test_score_that_nothing_reads_is_named_with_the_remedy(content, program, tmp_path):
     (tmp_path / "score.any").write_bytes(content)
-    with pytest.raises(BespokeError, match=f"is of {program}: open it there, or in MuseScore, and export it as MIDI"):
+    with pytest.raises(
+        BespokeError,
+        match=f"is of {program}: open it there, or in MuseScore, and export it as MIDI",
+    ):
         read_score(tmp_path / "score.any")
 
 

@@ -22,7 +22,11 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
     synthesized = []
     original = synth._synthesize
-    monkeypatch.setattr(synth, "_synthesize", lambda *arguments: synthesized.append(arguments) or original(*arguments))
+    monkeypatch.setattr(
+        synth,
+        "_synthesize",
+        lambda *arguments: synthesized.append(arguments) or original(*arguments),
+    )
     return tmp_path / "cache" / "renders", synthesized
 
 
@@ -40,7 +44,9 @@ def test_note_sounds_at_its_pitch(pitch, frequency_hz, sample_rate):
 
 def test_notes_sound_when_they_should():
     waveform = render([Note(0.5, 0.7, 69), Note(1.5, 1.7, 69)], Patch(SAWTOOTH), RATE)
-    loudness = np.abs(waveform[0, : 2 * RATE]).reshape(-1, RATE // 20).max(axis=1)  # frames of 50 ms
+    loudness = (
+        np.abs(waveform[0, : 2 * RATE]).reshape(-1, RATE // 20).max(axis=1)
+    )  # frames of 50 ms
     assert loudness[:10].max() < 1e-6
     assert loudness[10:14].min() > 100 * loudness[24:29].max()
     assert loudness[30:34].min() > 100 * loudness[24:29].max()
@@ -72,16 +78,22 @@ def test_dense_loud_chord_is_the_sum_of_its_notes():
 
 
 def test_velocity_and_patch_are_heard():
-    loud, quiet = (render([Note(0.0, 0.5, 69, velocity)], Patch(PIANO), RATE) for velocity in (120, 30))
+    loud, quiet = (
+        render([Note(0.0, 0.5, 69, velocity)], Patch(PIANO), RATE) for velocity in (120, 30)
+    )
     assert np.abs(loud).max() > 4 * np.abs(quiet).max() > 0
     assert not np.array_equal(loud, render([Note(0.0, 0.5, 69, 120)], Patch(SAWTOOTH), RATE))
 
 
 def test_drum_kit_plays():
     hits = render([Note(0.0, 0.1, 38), Note(0.5, 0.6, 42)], Patch(0, DRUM_BANK).check(), RATE)
-    snare, hat = (np.abs(np.fft.rfft(hits[0, start : start + RATE // 4])) for start in (0, RATE // 2))
+    snare, hat = (
+        np.abs(np.fft.rfft(hits[0, start : start + RATE // 4])) for start in (0, RATE // 2)
+    )
     high = RATE // 4 * 5000 // RATE
-    assert (hat[high:] ** 2).sum() / (hat**2).sum() > 2 * (snare[high:] ** 2).sum() / (snare**2).sum()
+    assert (hat[high:] ** 2).sum() / (hat**2).sum() > 2 * (snare[high:] ** 2).sum() / (
+        snare**2
+    ).sum()
     assert is_silent(render([Note(0.0, 0.1, 1)], Patch(0, DRUM_BANK), RATE))  # no drum is there
     assert not is_silent(hits)
 
@@ -115,7 +127,9 @@ def test_whatever_goes_into_a_render_is_in_its_key(own_cache, tmp_path):
     font = SoundFont.find()
     shutil.copy(font.path, tmp_path / "copy.sf2")
     render(A4, Patch(SAWTOOTH), RATE)
-    render(A4, Patch(SAWTOOTH, soundfont=SoundFont(tmp_path / "copy.sf2")), RATE)  # the content counts, not the name
+    render(
+        A4, Patch(SAWTOOTH, soundfont=SoundFont(tmp_path / "copy.sf2")), RATE
+    )  # the content counts, not the name
     assert len(synthesized) == 1
     others = [
         ((Note(0.0, 1.0, 70),), Patch(SAWTOOTH), RATE),
@@ -132,7 +146,13 @@ def test_whatever_goes_into_a_render_is_in_its_key(own_cache, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda content: content[:-100], lambda content: content[:50], lambda content: b"", lambda content: b"x" * 99]
+    "damage",
+    [
+        lambda content: content[:-100],
+        lambda content: content[:50],
+        lambda content: b"",
+        lambda content: b"x" * 99,
+    ],
 )
 def test_damaged_cache_is_rendered_again(own_cache, damage):
     folder, synthesized = own_cache
@@ -166,7 +186,10 @@ def test_cache_drops_the_least_recently_used(own_cache, monkeypatch):
 def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BespokeError, match=r"The cache of renders .*file.renders cannot be written: set BESPOKE_CACHE"):
+    with pytest.raises(
+        BespokeError,
+        match=r"The cache of renders .*file.renders cannot be written: set BESPOKE_CACHE",
+    ):
         render(A4, Patch(SAWTOOTH), 8000)
 
 
@@ -180,7 +203,10 @@ def test_soundfont_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert SoundFont.find("Grand Piano.sf2").path == folder / "Grand Piano.sf2"
     assert SoundFont.find("grand piano").path == folder / "Grand Piano.sf2"
     assert SoundFont.find("single").path == single
-    with pytest.raises(BespokeError, match=r"Organ was not found: give a path .*BESPOKE_SOUNDFONTS \(found by name: .*Grand Piano\.sf2"):
+    with pytest.raises(
+        BespokeError,
+        match=r"Organ was not found: give a path .*BESPOKE_SOUNDFONTS \(found by name: .*Grand Piano\.sf2",
+    ):
         SoundFont.find("Organ")
 
 
@@ -203,7 +229,9 @@ def test_what_is_no_soundfont_is_refused(tmp_path):
 def test_patch_that_is_not_there_is_refused():
     assert SoundFont.find().preset_name(0, 0).startswith("Piano")
     for missing in (Patch(0, bank=7), Patch(128), Patch(7, DRUM_BANK)):
-        with pytest.raises(BespokeError, match=r"TimGM6mb\.sf2 has no patch \d+ in bank \d+: choose"):
+        with pytest.raises(
+            BespokeError, match=r"TimGM6mb\.sf2 has no patch \d+ in bank \d+: choose"
+        ):
             missing.check()
     with pytest.raises(BespokeError, match=r"has no patch 0 in bank 7"):
         render(A4, Patch(0, bank=7), RATE)
@@ -211,7 +239,10 @@ def test_patch_that_is_not_there_is_refused():
 
 def test_missing_fluidsynth_is_explained(own_cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "fluidsynth", None)
-    with pytest.raises(BespokeError, match=r"apt install libfluidsynth3 .*brew install fluid-synth .*song\.target\.audio"):
+    with pytest.raises(
+        BespokeError,
+        match=r"apt install libfluidsynth3 .*brew install fluid-synth .*song\.target\.audio",
+    ):
         render([Note(0.0, 0.2, 61)], Patch(SAWTOOTH), RATE)
 
 

@@ -14,7 +14,15 @@ from bespoke.models.separator import load_separator
 from bespoke.score.midi import Note, Part, read_score, write_midi
 from conftest import MELODY
 
-AUTO = ["recipe=auto", "data.batch_size=1", "data.segment_seconds=1", "data.workers=0", "trainer.max_steps=2", "trainer=cpu", "logger=none"]
+AUTO = [
+    "recipe=auto",
+    "data.batch_size=1",
+    "data.segment_seconds=1",
+    "data.workers=0",
+    "trainer.max_steps=2",
+    "trainer=cpu",
+    "logger=none",
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +30,19 @@ def auto(run_train, make_song, tmp_path_factory):
     """A run whose score is too slow by a fifth and starts half a second late."""
     folder = tmp_path_factory.mktemp("auto")
     song = make_song(folder)
-    shifted = tuple(Note(1.2 * note.start_seconds + 0.5, 1.2 * note.end_seconds + 0.5, note.pitch) for note in MELODY)
+    shifted = tuple(
+        Note(1.2 * note.start_seconds + 0.5, 1.2 * note.end_seconds + 0.5, note.pitch)
+        for note in MELODY
+    )
     write_midi(song.score, [Part("Melody", 80, False, shifted)])
-    files = [f"song.mixture={song.mixture}", f"song.target.score={song.score}", f"song.reference={song.reference}"]
-    result = run_train(*AUTO, "song=custom", *files, f"hydra.run.dir={folder / 'run'}", "curve_steps=1", cwd=folder)
+    files = [
+        f"song.mixture={song.mixture}",
+        f"song.target.score={song.score}",
+        f"song.reference={song.reference}",
+    ]
+    result = run_train(
+        *AUTO, "song=custom", *files, f"hydra.run.dir={folder / 'run'}", "curve_steps=1", cwd=folder
+    )
     assert result.returncode == 0, result.stderr
     return song, folder / "run", result
 
@@ -34,7 +51,9 @@ def test_the_notes_are_put_in_time_and_written(auto):
     _, folder, _ = auto
     (part,) = read_score(folder / "aligned.mid")
     assert [note.pitch for note in part.notes] == [note.pitch for note in MELODY]
-    assert [note.start_seconds for note in part.notes] == pytest.approx([note.start_seconds for note in MELODY], abs=0.08)
+    assert [note.start_seconds for note in part.notes] == pytest.approx(
+        [note.start_seconds for note in MELODY], abs=0.08
+    )
     facts = json.loads((folder / "metrics.json").read_text())
     assert facts["alignment"]["used"]
     assert facts["alignment"]["tempo_factor"] == pytest.approx(1 / 1.2, rel=0.05)
@@ -55,17 +74,35 @@ def test_the_checkpoint_is_enough_and_holds_no_code(auto, tmp_path):
     mixture, sample_rate = read_audio(song.mixture)
     # With as many threads for numpy as the run had: others round otherwise, which bfloat16 magnifies.
     with threadpool_limits(1):
-        target, residual = load_separator(folder / "checkpoints" / "last.ckpt").separate(mixture, sample_rate)
+        target, residual = load_separator(folder / "checkpoints" / "last.ckpt").separate(
+            mixture, sample_rate
+        )
     np.testing.assert_allclose(target, read_audio(folder / "target.wav")[0], atol=1e-6)
     np.testing.assert_allclose(target + residual, mixture, atol=1e-6)
-    assert cli.main(["apply", str(folder / "checkpoints" / "last.ckpt"), str(song.mixture), "--out", str(tmp_path)]) == 0
+    assert (
+        cli.main(
+            [
+                "apply",
+                str(folder / "checkpoints" / "last.ckpt"),
+                str(song.mixture),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     (stem,) = (read_audio(file)[0] for file in tmp_path.rglob("*target*.wav"))
     np.testing.assert_array_equal(stem, read_audio(folder / "target.wav")[0])
 
 
 def test_the_reference_is_for_metrics_only_and_a_run_goes_on(auto, run_train, tmp_path):
     song, folder, _ = auto
-    files = ["song=custom", f"song.mixture={song.mixture}", f"song.target.score={song.score}", f"hydra.run.dir={tmp_path / 'run'}"]
+    files = [
+        "song=custom",
+        f"song.mixture={song.mixture}",
+        f"song.target.score={song.score}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     result = run_train(*AUTO, *files, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "target.wav").read_bytes() == (folder / "target.wav").read_bytes()
@@ -74,10 +111,15 @@ def test_the_reference_is_for_metrics_only_and_a_run_goes_on(auto, run_train, tm
     assert (tmp_path / "run" / "target.wav").read_bytes() == (folder / "target.wav").read_bytes()
 
 
-def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(auto, run_train, tmp_path):
+def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(
+    auto, run_train, tmp_path
+):
     song, _, _ = auto
     rng = np.random.default_rng(0)
-    wrong = tuple(Note(index * 0.21, index * 0.21 + 0.1, int(pitch)) for index, pitch in enumerate(rng.integers(40, 80, 14)))
+    wrong = tuple(
+        Note(index * 0.21, index * 0.21 + 0.1, int(pitch))
+        for index, pitch in enumerate(rng.integers(40, 80, 14))
+    )
     write_midi(tmp_path / "wrong.mid", [Part("Wrong", 80, False, wrong)])
     files = [f"song.mixture={song.mixture}", "song.target.score=wrong.mid", "hydra.run.dir=run"]
     result = run_train(*AUTO, "song=custom", *files, cwd=tmp_path)
@@ -97,7 +139,9 @@ def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(aut
         (["align=false", "model=blstm", "separate.resolutions=[1.0]"], "align=true"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_trained(auto, run_train, tmp_path, overrides, words):
+def test_what_cannot_work_is_said_before_anything_is_trained(
+    auto, run_train, tmp_path, overrides, words
+):
     song, _, _ = auto
     shutil.copy(song.reference, tmp_path / "target.wav")
     files = [f"song.mixture={song.mixture}", f"song.target.score={song.score}", "hydra.run.dir=run"]

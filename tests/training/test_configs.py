@@ -17,7 +17,11 @@ from bespoke.training import build, preflight
 from conftest import ROOT
 
 CONF = ROOT / "conf"
-CHOICES = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != "hydra"]
+CHOICES = [
+    (file.parent.name, file.stem)
+    for file in sorted(CONF.glob("*/*.yaml"))
+    if file.parent.name != "hydra"
+]
 SONGS = [name for group, name in CHOICES if group == "song"]
 RATE = 16000
 
@@ -45,12 +49,16 @@ def test_choice_composes_and_names_only_settings_that_exist(compose_config, grou
         parameters = inspect.signature(get_object(node["_target_"])).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             settings = {key for key in node if key not in ("_target_", "_partial_")}
-            assert settings <= set(parameters), f"{place} has settings that {node['_target_']} does not take"
+            assert settings <= set(parameters), (
+                f"{place} has settings that {node['_target_']} does not take"
+            )
 
 
 @pytest.mark.parametrize("name", SONGS)
 def test_song_has_every_key_of_custom_and_no_other(compose_config, name):
-    song, custom = (composed(compose_config, f"song={choice}")["song"] for choice in (name, "custom"))
+    song, custom = (
+        composed(compose_config, f"song={choice}")["song"] for choice in (name, "custom")
+    )
     assert set(song) == set(custom)
     assert set(song["target"]) == set(custom["target"])
     assert song["name"] == name
@@ -59,7 +67,9 @@ def test_song_has_every_key_of_custom_and_no_other(compose_config, name):
 @pytest.mark.parametrize("name", ["feelings", "lithium"])
 def test_shipped_song_has_its_files_and_its_licence(compose_config, name):
     song = composed(compose_config, f"song={name}")["song"]
-    files = [CONF.parent / path for path in (song["mixture"], song["target"]["score"], song["reference"])]
+    files = [
+        CONF.parent / path for path in (song["mixture"], song["target"]["score"], song["reference"])
+    ]
     assert all(file.is_file() for file in [*files, files[0].parent / "LICENCE.txt"])
 
 
@@ -69,15 +79,26 @@ def test_default_is_the_best_we_know(compose_config):
     assert cfg == composed(compose_config, "recipe=auto")
     # The shipped network was trained on this transform.
     assert cfg["data"]["sample_rate"] == 22050
-    assert cfg["stft"] == pytest.approx({"window_seconds": 2048 / 22050, "hop_seconds": 512 / 22050})
+    assert cfg["stft"] == pytest.approx(
+        {"window_seconds": 2048 / 22050, "hop_seconds": 512 / 22050}
+    )
     for song in ("take_on_me", "reelin_in_the_years"):
         assert background(compose_config, f"song={song}") == "Residual"
 
 
 def test_quick_is_the_papers_network_and_mixes_in_few_steps(compose_config):
     cfg = composed(compose_config, "recipe=quick")
-    assert (cfg["song"]["name"], cfg["recipe"], cfg["data"]["sample_rate"]) == ("feelings", "quick", 16000)
-    assert cfg["model"] == {"_target_": "bespoke.models.networks.MaskBLSTM", "hidden_size": 300, "layers": 2, "dropout": 0.3}
+    assert (cfg["song"]["name"], cfg["recipe"], cfg["data"]["sample_rate"]) == (
+        "feelings",
+        "quick",
+        16000,
+    )
+    assert cfg["model"] == {
+        "_target_": "bespoke.models.networks.MaskBLSTM",
+        "hidden_size": 300,
+        "layers": 2,
+        "dropout": 0.3,
+    }
     assert [round(seconds * 16000) for seconds in cfg["stft"].values()] == [512, 128]
     assert cfg["trainer"]["max_steps"] < 1000
     assert composed(compose_config, "recipe=paper")["trainer"]["max_steps"] == 2000
@@ -93,8 +114,16 @@ def background(compose_config, *overrides):
 def test_song_beats_the_default_and_the_command_line_beats_the_song(compose_config):
     reelin = "song=reelin_in_the_years"
     quick = "recipe=quick"
-    assert background(compose_config, quick) == background(compose_config, quick, "song=take_on_me") == "Mixture"
-    assert background(compose_config, reelin, quick) == background(compose_config, reelin, "recipe=paper") == "Synth"
+    assert (
+        background(compose_config, quick)
+        == background(compose_config, quick, "song=take_on_me")
+        == "Mixture"
+    )
+    assert (
+        background(compose_config, reelin, quick)
+        == background(compose_config, reelin, "recipe=paper")
+        == "Synth"
+    )
     assert background(compose_config, reelin, quick, "background=mixture") == "Mixture"
     assert background(compose_config, "background=mixture", reelin) == "Mixture"
 
@@ -117,7 +146,13 @@ def test_paper_policy_is_section_3(compose_config):
         "_target_": "bespoke.data.augment.Policy",
         "target_gain_db": [-12, 6],
         "background_gain_db": [-12, 6],
-        "compressor": {"ratios": [2, 4, 8, 12, 16, 20], "threshold_db": -18, "attack_ms": 20, "release_ms": 250, "knee_db": 9.03},
+        "compressor": {
+            "ratios": [2, 4, 8, 12, 16, 20],
+            "threshold_db": -18,
+            "attack_ms": 20,
+            "release_ms": 250,
+            "knee_db": 9.03,
+        },
         "target": {},
         "background": {},
         "mix": {},
@@ -142,20 +177,37 @@ def policy(compose_config, name):
 
 @pytest.mark.parametrize("name", ["light", "heavy"])
 def test_light_and_heavy_add_effects_to_the_papers_draws(compose_config, name):
-    paper, own = composed(compose_config, "aug=paper")["aug"], composed(compose_config, f"aug={name}")["aug"]
+    paper, own = (
+        composed(compose_config, "aug=paper")["aug"],
+        composed(compose_config, f"aug={name}")["aug"],
+    )
     roles = ("target", "background", "mix")
-    assert {key: own[key] for key in own if key not in roles} == {key: paper[key] for key in paper if key not in roles}
+    assert {key: own[key] for key in own if key not in roles} == {
+        key: paper[key] for key in paper if key not in roles
+    }
     made = policy(compose_config, name)
     drawn = [made.sample(np.random.default_rng(seed)) for seed in range(200)]
     assert {params.compressor.ratio for params in drawn} == {2, 4, 8, 12, 16, 20}
-    assert -12 <= min(params.target_gain_db for params in drawn) < -11 < 5 < max(params.target_gain_db for params in drawn) <= 6
+    assert (
+        -12
+        <= min(params.target_gain_db for params in drawn)
+        < -11
+        < 5
+        < max(params.target_gain_db for params in drawn)
+        <= 6
+    )
     for role in roles:
-        assert {effect.effect.name for params in drawn for effect in getattr(params, f"{role}_effects")} == set(own[role])
+        assert {
+            effect.effect.name for params in drawn for effect in getattr(params, f"{role}_effects")
+        } == set(own[role])
 
 
 @pytest.mark.parametrize("factor", ["eq", "pitch", "time", "reverb", "distortion", "noise"])
 def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config, factor):
-    paper, heavy, own = (composed(compose_config, f"aug={name}")["aug"] for name in ("paper", "heavy", f"paper_{factor}"))
+    paper, heavy, own = (
+        composed(compose_config, f"aug={name}")["aug"]
+        for name in ("paper", "heavy", f"paper_{factor}")
+    )
     role = "mix" if factor == "noise" else "target"
     assert own == {**paper, role: {factor: heavy[role][factor]}}
 
@@ -167,7 +219,9 @@ def test_gains_alone_are_the_papers_without_its_compression(compose_config):
 
 def test_stft_experiment_keeps_the_overlap():
     sweep = OmegaConf.load(CONF / "experiment" / "stft.yaml").hydra.sweeper.params.stft
-    windows = [[float(number) for number in re.findall(r"[\d.]+", text)] for text in sweep.split("},")]
+    windows = [
+        [float(number) for number in re.findall(r"[\d.]+", text)] for text in sweep.split("},")
+    ]
     assert windows == [[samples / 16000, samples / 64000] for samples in (512, 1024, 2048)]
 
 
@@ -181,7 +235,9 @@ def distance_db(one, other):
 
 
 def test_heavy_is_recognizably_stronger_than_light(compose_config):
-    melody = render([Note(0.0, 0.5, 60), Note(0.5, 1.0, 67), Note(1.0, 1.5, 64)], Patch(81), RATE)[:, : 3 * RATE // 2]
+    melody = render([Note(0.0, 0.5, 60), Note(0.5, 1.0, 67), Note(1.0, 1.5, 64)], Patch(81), RATE)[
+        :, : 3 * RATE // 2
+    ]
     means = {}
     for name in ("none", "paper", "light", "heavy"):
         made, distances = policy(compose_config, name), []
@@ -197,7 +253,8 @@ def test_heavy_is_recognizably_stronger_than_light(compose_config):
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision"), [((7, 0), "16-mixed"), ((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")]
+    ("capability", "precision"),
+    [((7, 0), "16-mixed"), ((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")],
 )
 def test_precision_suits_the_card(compose_config, monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -214,7 +271,9 @@ def test_precision_without_a_card_is_full_but_for_what_was_trained_in_less(monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert build.precision("auto") == "32-true"
     for is_there in (False, True):
-        monkeypatch.setattr("bespoke.utils.processor.multiplies_bfloat16", lambda is_there=is_there: is_there)
+        monkeypatch.setattr(
+            "bespoke.utils.processor.multiplies_bfloat16", lambda is_there=is_there: is_there
+        )
         found = [build.precision("auto", network) for network in (MaskBLSTM(9), ScoreUNet())]
         assert found == ["32-true", "bf16-mixed" if is_there else "32-true"]
 

@@ -23,30 +23,54 @@ from bespoke.training.system import BespokeSystem
 from conftest import read_wandb
 
 RATE = 16000
-SIGNALS = {name: np.random.default_rng(0).normal(size=(2, RATE)).astype(np.float32) * 0.1 for name in ("mixture", "estimate")}
+SIGNALS = {
+    name: np.random.default_rng(0).normal(size=(2, RATE)).astype(np.float32) * 0.1
+    for name in ("mixture", "estimate")
+}
 
 
 def test_an_offline_run_holds_config_figures_media_and_files(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     write_wav(tmp_path / "target.wav", SIGNALS["estimate"], RATE)
     loggers = logs.wandb(tmp_path, "the_sweep")
-    logs.log_config(loggers, {"aug": {"target_gain_db": [-12, 6], "mix": {}}, "seed": 3}, {"aug": "heavy", "hydra/launcher": "basic"})
+    logs.log_config(
+        loggers,
+        {"aug": {"target_gain_db": [-12, 6], "mix": {}}, "seed": 3},
+        {"aug": "heavy", "hydra/launcher": "basic"},
+    )
     loggers[0].log_metrics({"train/loss": 0.5}, 10)
     logs.log_separation(loggers, SIGNALS["mixture"], SIGNALS["estimate"], RATE, 20)
-    logs.log_results(loggers, tmp_path, {"si_sdr": 1.0, "si_sdr_improvement": None, "seed": 3, "seconds": {"total": 9.0}}, 20)
+    logs.log_results(
+        loggers,
+        tmp_path,
+        {"si_sdr": 1.0, "si_sdr_improvement": None, "seed": 3, "seconds": {"total": 9.0}},
+        20,
+    )
     logs.finish(loggers, failed=False)
     run = read_wandb(tmp_path)
     assert run.group == "the_sweep"
-    assert run.config == {"aug": "heavy", "aug/target_gain_db": "[-12, 6]", "aug/mix": "{}", "seed": 3}
+    assert run.config == {
+        "aug": "heavy",
+        "aug/target_gain_db": "[-12, 6]",
+        "aug/mix": "{}",
+        "seed": 3,
+    }
     assert run.history["train/loss"] == {10: 0.5}
     assert run.history["final/si_sdr"] == {20: 1.0}
     assert run.history["final/seconds"] == {20: 9.0}
     assert "final/si_sdr_improvement" not in run.history
     names = ("mixture", "estimate", "residual")
-    media = {*(f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in names), "mask/estimate"}
-    assert {key for key in run.history if key.partition("/")[0] in ("audio", "spectrogram", "mask")} == media
+    media = {
+        *(f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in names),
+        "mask/estimate",
+    }
+    assert {
+        key for key in run.history if key.partition("/")[0] in ("audio", "spectrogram", "mask")
+    } == media
     assert all(set(run.history[key]) == {20} for key in media)
-    files = [file for file in tmp_path.glob("wandb/offline-run-*/files/media/**/*") if file.is_file()]
+    files = [
+        file for file in tmp_path.glob("wandb/offline-run-*/files/media/**/*") if file.is_file()
+    ]
     heard = [soundfile.info(file) for file in files if file.suffix == ".ogg"]
     assert [(info.subtype, info.channels) for info in heard] == [("OPUS", 2)] * 3
     assert all(info.duration == pytest.approx(1, abs=0.01) for info in heard)
@@ -59,18 +83,35 @@ def test_an_offline_run_holds_config_figures_media_and_files(tmp_path, caplog):
 def test_what_stays_the_same_is_sent_once(tmp_path):
     loggers = logs.wandb(tmp_path, None)
     for step in (0, 5):
-        logs.log_separation(loggers, SIGNALS["mixture"], SIGNALS["estimate"], RATE, step, SIGNALS["estimate"], again=step > 0)
+        logs.log_separation(
+            loggers,
+            SIGNALS["mixture"],
+            SIGNALS["estimate"],
+            RATE,
+            step,
+            SIGNALS["estimate"],
+            again=step > 0,
+        )
     logs.finish(loggers, failed=False)
     history = read_wandb(tmp_path).history
-    steps = {name: {*history[f"audio/{name}"]} for name in ("mixture", "estimate", "residual", "reference")}
+    steps = {
+        name: {*history[f"audio/{name}"]}
+        for name in ("mixture", "estimate", "residual", "reference")
+    }
     assert steps == {"mixture": {0}, "estimate": {0, 5}, "residual": {0, 5}, "reference": {0}}
 
 
 def test_the_network_alone_is_uploaded_and_separates_the_same(tmp_path):
     torch.manual_seed(0)
     stft = STFT(RATE)
-    system = BespokeSystem(stft, MaskBLSTM(stft.bins, 8, 1), TPSALoss(), torch.optim.Adam, 0, {"strength": 1.5})
-    whole = {"state_dict": system.state_dict(), "hyper_parameters": dict(system.hparams), "global_step": 7}
+    system = BespokeSystem(
+        stft, MaskBLSTM(stft.bins, 8, 1), TPSALoss(), torch.optim.Adam, 0, {"strength": 1.5}
+    )
+    whole = {
+        "state_dict": system.state_dict(),
+        "hyper_parameters": dict(system.hparams),
+        "global_step": 7,
+    }
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir()
     torch.save({**whole, "optimizer_states": [{"state": torch.zeros(1 << 20)}]}, checkpoint)
@@ -80,7 +121,9 @@ def test_the_network_alone_is_uploaded_and_separates_the_same(tmp_path):
     ((name, file),) = read_wandb(tmp_path).artifacts["checkpoint"].items()
     assert name == "last.ckpt"
     assert os.path.getsize(file) < checkpoint.stat().st_size - 4_000_000
-    stems = [load_separator(path).separate(SIGNALS["mixture"], RATE)[0] for path in (file, checkpoint)]
+    stems = [
+        load_separator(path).separate(SIGNALS["mixture"], RATE)[0] for path in (file, checkpoint)
+    ]
     assert np.array_equal(*stems)
 
 
@@ -92,7 +135,13 @@ def test_a_resumed_offline_run_keeps_its_id_and_both_legs_are_uploaded_together(
     assert loggers[0].experiment.id == first
     logs.finish(loggers, failed=False)
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", str(tmp_path / "wandb")]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "WANDB_SILENT": "false"}).stderr
+    said = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WANDB_SILENT": "false"},
+    ).stderr
     assert "Would sync 2 run(s)" in said
 
 
@@ -141,7 +190,9 @@ def test_tensorboard_gets_the_same(tmp_path):
     assert events.Scalars("final/si_sdr")[0].value == 1.0
     assert tags["audio"] == [f"audio/{name}" for name in names]
     assert tags["images"] == [*(f"spectrogram/{name}" for name in names), "mask/estimate"]
-    assert "aug: heavy" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert (
+        "aug: heavy" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    )
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 

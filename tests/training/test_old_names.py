@@ -34,7 +34,10 @@ def as_before(text):
     "name",
     [
         *(f"augment.{name}" for name in ("Policy", "DecayingNoiseReverb")),
-        *(f"background.{name}Background" for name in ("Audio", "Mixed", "Mixture", "Residual", "Synth")),
+        *(
+            f"background.{name}Background"
+            for name in ("Audio", "Mixed", "Mixture", "Residual", "Synth")
+        ),
         *("benchmark.RowWriter", "launch.SweepTable", "loss.RelativeErrorLoss", "loss.TPSALoss"),
         *("logs.auto", "logs.csv", "logs.none", "logs.tensorboard", "logs.wandb"),
         *("model.MaskBLSTM", "model.ScoreUNet", "model.pretrained_score_unet"),
@@ -50,7 +53,15 @@ def test_own_configs_and_command_lines_may_have_the_names_of_before(tmp_path, mo
     (tmp_path / "conf" / "aug" / "mine.yaml").write_text(as_before(here), encoding="utf-8")
     assert "bespoke.augment.DecayingNoiseReverb" in as_before(here)
     monkeypatch.chdir(tmp_path)
-    mine = train.compose(["recipe=paper", "aug=mine", "model._target_=bespoke.model.ScoreUNet", "~model.hidden_size", "~model.layers"])
+    mine = train.compose(
+        [
+            "recipe=paper",
+            "aug=mine",
+            "model._target_=bespoke.model.ScoreUNet",
+            "~model.hidden_size",
+            "~model.layers",
+        ]
+    )
     ours = train.compose(["recipe=paper", "aug=light"])
     assert mine.aug == ours.aug
     assert mine.model._target_ == "bespoke.models.networks.ScoreUNet"
@@ -64,7 +75,11 @@ def test_a_hook_of_before_is_found_and_nothing_else_is_let_in():
         assert cfg.hydra.callbacks.table._target_ == "bespoke.cli.launch.SweepTable"
         check_hydra(cfg.hydra)
         with pytest.raises(BespokeError, match="is not allowed"):
-            compose("config", ["+hydra.callbacks.other._target_=bespoke.launch.quieten"], return_hydra_config=True)
+            compose(
+                "config",
+                ["+hydra.callbacks.other._target_=bespoke.launch.quieten"],
+                return_hydra_config=True,
+            )
 
 
 def test_names_are_put_right_wherever_they_are_and_nothing_else_is():
@@ -99,5 +114,7 @@ def test_a_run_of_before_goes_on_and_is_compared_by_what_differs(compose_config,
     written.write_text(as_before(written.read_text()).replace("seed: 0", "seed: 1"))
     assert written.read_text().count("_target_: bespoke.model.MaskBLSTM") == 1
     assert preflight.changes(cfg, folders[0]) == ["seed: 1 there, 0 now"]
-    differing = comparison._differing_settings([SimpleNamespace(folder=folder) for folder in folders])
+    differing = comparison._differing_settings(
+        [SimpleNamespace(folder=folder) for folder in folders]
+    )
     assert differing == {"seed": ["1", "0"]}

@@ -24,5 +24,8 @@ print(pages())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc to be told")
 def test_kept_memory_is_used_again_as_it_is():
-    plain, kept = (int(subprocess.check_output([sys.executable, "-c", FAULTS, how])) for how in ("leave", "keep"))
+    plain, kept = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how]))
+        for how in ("leave", "keep")
+    )
     assert kept < min(plain, 32)

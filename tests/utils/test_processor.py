@@ -32,7 +32,11 @@ def machine(monkeypatch):
 
         def times():
             seconds = next(clock)
-            return seconds, seconds * (others + 0.5), seconds * 0.5  # this process uses half a core itself
+            return (
+                seconds,
+                seconds * (others + 0.5),
+                seconds * 0.5,
+            )  # this process uses half a core itself
 
         monkeypatch.setattr(processor, "_times", times)
         monkeypatch.setattr(processor, "_before", times())
@@ -42,7 +46,10 @@ def machine(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize(("cores", "others", "free"), [(2, 0.1, 2), (2, 1.0, 1), (2, 4.0, 1), (8, 3.3, 5), (1, 0.0, 1), (64, 0.0, 64)])
+@pytest.mark.parametrize(
+    ("cores", "others", "free"),
+    [(2, 0.1, 2), (2, 1.0, 1), (2, 4.0, 1), (8, 3.3, 5), (1, 0.0, 1), (64, 0.0, 64)],
+)
 def test_other_programs_cores_are_not_free(machine, cores, others, free):
     machine(cores, others)
     assert processor.free_cores() == free
@@ -60,7 +67,9 @@ def test_a_busy_program_beside_this_one_is_noticed():
     with subprocess.Popen([sys.executable, "-c", spin]) as busy:
         try:
             psutil.cpu_percent(0.5)
-            elapsed, machine, own = (after - before for after, before in zip(processor._times(), others, strict=True))
+            elapsed, machine, own = (
+                after - before for after, before in zip(processor._times(), others, strict=True)
+            )
         finally:
             busy.kill()
     assert elapsed > 0.5
@@ -75,7 +84,9 @@ def test_threads_are_those_that_are_free_or_asked_for(machine, monkeypatch):
         assert processor.use_free_cores() == torch.get_num_threads() == 4  # OMP_NUM_THREADS is set
         monkeypatch.delenv("OMP_NUM_THREADS")
         assert processor.use_free_cores() == torch.get_num_threads() == 2
-        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {1}
+        assert {
+            library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+        } == {1}
         machine(8, 0.0)
         assert processor.use_free_cores() == 2  # no more than PyTorch has
         assert processor.use_free_cores(3) == torch.get_num_threads() == 3
@@ -103,12 +114,18 @@ def test_bfloat16_is_multiplied_where_there_are_instructions_for_it(case, monkey
 
 def system(network):
     stft = STFT(8000, 0.064, 0.016)
-    model, loss = (ScoreUNet(stft.bins), RelativeErrorLoss()) if network == "score_unet" else (MaskBLSTM(stft.bins, 8, 1), TPSALoss())
+    model, loss = (
+        (ScoreUNet(stft.bins), RelativeErrorLoss())
+        if network == "score_unet"
+        else (MaskBLSTM(stft.bins, 8, 1), TPSALoss())
+    )
     return BespokeSystem(stft, model, loss, functools.partial(torch.optim.Adam, lr=1e-3))
 
 
 def trainer(precision):
-    return pl.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+    return pl.Trainer(
+        accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False
+    )
 
 
 @pytest.mark.parametrize("network", ["blstm", "score_unet"])
@@ -131,7 +148,10 @@ def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch):
         raise RuntimeError("could not create a primitive")
 
     monkeypatch.setattr(one.model, "forward", forward)
-    with pytest.raises(BespokeError, match=r"trainer\.precision=bf16-mixed is not possible: MaskBLSTM.*could not create.*32-true"):
+    with pytest.raises(
+        BespokeError,
+        match=r"trainer\.precision=bf16-mixed is not possible: MaskBLSTM.*could not create.*32-true",
+    ):
         preflight.check_precision(one, trainer("bf16-mixed"))
     preflight.check_precision(one, trainer("32-true"))  # is not tried
 
@@ -159,7 +179,11 @@ def test_what_passes_works_on_this_processor_and_on_an_older_one():
     assert passes == works
     if torch.backends.cpu.get_cpu_capability() == "AVX2":  # this is the older one
         return
-    older = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    older = {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}",
+    }
     result = subprocess.run(
         [sys.executable, "-c", "import test_processor; print(*test_processor.passes_and_works())"],
         env={**os.environ, **older},
@@ -178,7 +202,9 @@ def test_the_gradients_are_the_same_with_channels_first_and_last(monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda level=level: level)
         network.zero_grad()
         (network(magnitude, features) * magnitude).square().mean().backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+        )
     assert torch.equal(gradients[1], gradients[2])  # channels last
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
     assert gradients[0].abs().max() > 1e-4

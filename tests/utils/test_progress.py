@@ -28,7 +28,10 @@ class Terminal(io.StringIO):
 
 def seen(text):
     """The lines as they stay on the screen: what a carriage return overwrites is gone, and so are codes for the cursor."""
-    lines = [re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line).rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    lines = [
+        re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line).rstrip("\r").rpartition("\r")[2].rstrip()
+        for line in text.split("\n")
+    ]
     return [line for line in lines if line]
 
 
@@ -102,17 +105,25 @@ def test_the_last_step_promises_no_time_as_there_is_more_to_come(caplog):
         for trainer.global_step in range(1, 5):
             every_step.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.5)}, None, 0)
     lines = [record.getMessage() for record in caplog.records]
-    assert [line.partition(" (")[0].split(",")[0] for line in lines] == [f"Step {step} of 4" for step in range(1, 5)]
+    assert [line.partition(" (")[0].split(",")[0] for line in lines] == [
+        f"Step {step} of 4" for step in range(1, 5)
+    ]
     assert ["left" in line for line in lines] == [True, True, True, False]
 
 
 def test_a_run_on_a_terminal_shows_its_stages_and_ends_with_a_summary(tiny_song, tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
-    overrides = [*tiny_song.overrides, f"song.reference={tiny_song.reference}", f"hydra.run.dir={tmp_path / 'run'}"]
+    overrides = [
+        *tiny_song.overrides,
+        f"song.reference={tiny_song.reference}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs, stdin=theirs, env=environment)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=theirs, stderr=theirs, stdin=theirs, env=environment
+    )
     os.close(theirs)
     written = b""
     while True:
@@ -127,6 +138,13 @@ def test_a_run_on_a_terminal_shows_its_stages_and_ends_with_a_summary(tiny_song,
     assert process.wait() == 0, written
     lines = seen(written.decode().replace("\r\n", "\n"))
     ended = [match[1] for line in lines if (match := re.fullmatch(r"(.+?) +\d+\.\d s", line))]
-    assert ended == [progress.STAGES[name] for name in ("load", "render", "train", "separate", "evaluate")]
+    assert ended == [
+        progress.STAGES[name] for name in ("load", "render", "train", "separate", "evaluate")
+    ]
     assert re.search(r"step \d of 3, loss", written.decode())
-    assert [line.split()[0] for line in lines[-4:]] == ["target", "residual", "SI-SDR", "next"]  # a quick recipe, and no good one
+    assert [line.split()[0] for line in lines[-4:]] == [
+        "target",
+        "residual",
+        "SI-SDR",
+        "next",
+    ]  # a quick recipe, and no good one

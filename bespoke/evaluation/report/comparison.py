@@ -74,7 +74,9 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
         BespokeError: there are no runs.
     """
     if not folders:
-        raise BespokeError("There are no runs to compare: name folders that hold runs, such as outputs/sweeps/TIME.")
+        raise BespokeError(
+            "There are no runs to compare: name folders that hold runs, such as outputs/sweeps/TIME."
+        )
     runs = [_read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
     varying = _varying(runs)
     for run in runs:
@@ -92,7 +94,11 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
         counts=_counts(runs),
         constant=_constant(runs),
         varying=varying,
-        columns=[column for column in COLUMNS if any(run.figures.get(column.key) is not None for run in runs)],
+        columns=[
+            column
+            for column in COLUMNS
+            if any(run.figures.get(column.key) is not None for run in runs)
+        ],
         rows=_rows(runs, varying, path.parent),
         best=_best_runs(finished),
         players=_players(heard),
@@ -115,23 +121,41 @@ def _read(folder: Path, name: str) -> Run:
     row, metrics = summary.rows([folder])[0], read_json(folder / "metrics.json")
     fixed = {"run", "error", *summary.COLUMNS}
     figures = {column.key: row.get(column.key, metrics.get(column.key)) for column in COLUMNS}
-    figures["gap_closed"] = gap_closed(*(metrics.get(key) for key in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle")))
+    figures["gap_closed"] = gap_closed(
+        *(metrics.get(key) for key in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle"))
+    )
     figures["gap_closed"] = None if figures["gap_closed"] is None else 100 * figures["gap_closed"]
     figures["confidence"] = metrics.get("alignment", {}).get("confidence")
-    error = row["error"] or ("" if (folder / "target.wav").is_file() else "its target.wav is missing")
-    recording = (metrics.get("song"), metrics.get("hashes", {}).get("mixture"), metrics.get("song_seconds"))
+    error = row["error"] or (
+        "" if (folder / "target.wav").is_file() else "its target.wav is missing"
+    )
+    recording = (
+        metrics.get("song"),
+        metrics.get("hashes", {}).get("mixture"),
+        metrics.get("song_seconds"),
+    )
     values = {key: str(value) for key, value in row.items() if key not in fixed}
     return Run(name, folder, values, figures, error, recording, metrics.get("warnings", []))
 
 
 def _varying(runs: Sequence[Run]) -> list[str]:
     keys = dict.fromkeys(key for run in runs for key in run.values)
-    return [key for key in keys if key not in ("hydra.run.dir", "ckpt") and len({run.values.get(key) for run in runs}) > 1]
+    return [
+        key
+        for key in keys
+        if key not in ("hydra.run.dir", "ckpt") and len({run.values.get(key) for run in runs}) > 1
+    ]
 
 
 def _constant(runs: Sequence[Run]) -> dict[str, str]:
     return (
-        {key: value for key, value in runs[0].values.items() if all(run.values.get(key) == value for run in runs)} if len(runs) > 1 else {}
+        {
+            key: value
+            for key, value in runs[0].values.items()
+            if all(run.values.get(key) == value for run in runs)
+        }
+        if len(runs) > 1
+        else {}
     )
 
 
@@ -143,7 +167,9 @@ def _counts(runs: Sequence[Run]) -> str:
 
 
 def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict[str, Any]]:
-    usual = {key: Counter(run.values.get(key) for run in runs).most_common(1)[0][0] for key in varying}
+    usual = {
+        key: Counter(run.values.get(key) for run in runs).most_common(1)[0][0] for key in varying
+    }
     rows = []
     for run in runs:
         rivals = [other for other in runs if other.recording == run.recording and not other.error]
@@ -155,7 +181,9 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
                     "key": column.key,
                     "value": value,
                     "text": "" if value is None else f"{value:,.{column.decimals}f}",
-                    "best": len(rivals) > 1 and value is not None and value == _best(rivals, column),
+                    "best": len(rivals) > 1
+                    and value is not None
+                    and value == _best(rivals, column),
                     "bad": column.key == "si_sdr_improvement" and value is not None and value < 0,
                 }
             )
@@ -163,7 +191,9 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
         rows.append(
             {
                 "run": run,
-                "values": [(run.values.get(key, ""), run.values.get(key) != usual[key]) for key in varying],
+                "values": [
+                    (run.values.get(key, ""), run.values.get(key) != usual[key]) for key in varying
+                ],
                 "cells": cells,
                 "report": page.address(link, place) if link.is_file() else None,
             }
@@ -189,7 +219,9 @@ def _best_runs(runs: Sequence[Run]) -> list[dict[str, str]]:
                 song = f"{recording[0]}: " if len(recordings) > 1 else ""
                 text = f"{value:{'+' if column.key == 'si_sdr_improvement' else ''},.{column.decimals}f}"
                 says = ("highest " if column.best > 0 else "lowest ") + column.name
-                found.append({"name": song + says, "value": text, "unit": column.unit, "says": winner.label})
+                found.append(
+                    {"name": song + says, "value": text, "unit": column.unit, "says": winner.label}
+                )
     return found
 
 
@@ -199,14 +231,24 @@ def _warnings(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         for warning in run.warnings:
             given.setdefault(warning, []).append(run.label)
-    return {warning: "all" if 1 < len(labels) == len(runs) else ", ".join(labels) for warning, labels in given.items()}
+    return {
+        warning: "all" if 1 < len(labels) == len(runs) else ", ".join(labels)
+        for warning, labels in given.items()
+    }
 
 
 def _heard(runs: Sequence[Run]) -> list[Run]:
     """The runs that a page has room to play, the best first taken, in their own order."""
     best_first = sorted(runs, key=lambda run: -(run.figures["si_sdr_improvement"] or 0))
-    seconds = np.cumsum([min(soundfile.info(run.folder / "target.wav").duration, page.MAX_SECONDS) for run in best_first])
-    chosen = [run for run, total in zip(best_first, seconds, strict=True) if total <= MAX_HEARD_SECONDS][:MAX_HEARD]
+    seconds = np.cumsum(
+        [
+            min(soundfile.info(run.folder / "target.wav").duration, page.MAX_SECONDS)
+            for run in best_first
+        ]
+    )
+    chosen = [
+        run for run, total in zip(best_first, seconds, strict=True) if total <= MAX_HEARD_SECONDS
+    ][:MAX_HEARD]
     return [run for run in runs if run in chosen]
 
 
@@ -220,13 +262,25 @@ def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
             tracks += _common_tracks(run.folder, target)
         gain = run.figures["si_sdr_improvement"]
         note = f"target of run {run.name}" + ("" if gain is None else f", {gain:+.2f} dB")
-        tracks.append(page.Track(run.label, note, f"target_{run.name.replace('/', '_')}", target, run.name))
-    samples = {key: sum(track.waveform.size for track in tracks) / key[-2] for key, tracks in groups.items()}
+        tracks.append(
+            page.Track(run.label, note, f"target_{run.name.replace('/', '_')}", target, run.name)
+        )
+    samples = {
+        key: sum(track.waveform.size for track in tracks) / key[-2]
+        for key, tracks in groups.items()
+    }
     players = []
     for key, tracks in groups.items():
         song, *_, sample_rate, shape = key
         share = samples[key] / sum(samples.values())
-        data = page.player(tracks, sample_rate, seconds=shape[1] / sample_rate, share=share, wave_height=44, picture_height=88)
+        data = page.player(
+            tracks,
+            sample_rate,
+            seconds=shape[1] / sample_rate,
+            share=share,
+            wave_height=44,
+            picture_height=88,
+        )
         players.append({"heading": f"Listen: {song or 'recording'}", "data": data})
     return players
 
@@ -234,10 +288,19 @@ def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _common_tracks(folder: Path, target: np.ndarray) -> list[page.Track]:
     tracks = []
     if (folder / "residual.wav").is_file():
-        tracks.append(page.Track("Mixture", "the recording", "mixture", target + page.read_stem(folder / "residual.wav")[0]))
+        tracks.append(
+            page.Track(
+                "Mixture",
+                "the recording",
+                "mixture",
+                target + page.read_stem(folder / "residual.wav")[0],
+            )
+        )
     reference = _reference(folder, target)
     if reference is not None:
-        tracks.append(page.Track("Reference", "the true stem, for comparison only", "reference", reference))
+        tracks.append(
+            page.Track("Reference", "the true stem, for comparison only", "reference", reference)
+        )
     return tracks
 
 
@@ -252,7 +315,11 @@ def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
         return None
     same = all(song.hashes.get(role) == hashes.get(role) for role in ("mixture", "reference"))
     stem = soundfile.info(folder / "target.wav")
-    fits = same and (*song.reference.shape, song.sample_rate) == (stem.channels, stem.frames, stem.samplerate)
+    fits = same and (*song.reference.shape, song.sample_rate) == (
+        stem.channels,
+        stem.frames,
+        stem.samplerate,
+    )
     return song.reference[:, : target.shape[1]] if fits else None
 
 
@@ -265,10 +332,18 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
         configs.append(dict(_flat(with_current_names(config or {}))))
     known = [config for config in configs if config]
     keys = dict.fromkeys(key for config in known for key in config)
-    return {key: [config.get(key, "") for config in configs] for key in keys if len({config.get(key) for config in known}) > 1}
+    return {
+        key: [config.get(key, "") for config in configs]
+        for key in keys
+        if len({config.get(key) for config in known}) > 1
+    }
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
-        return [leaf for key, item in value.items() for leaf in _flat(item, f"{name}.{key}" if name else str(key))]
+        return [
+            leaf
+            for key, item in value.items()
+            for leaf in _flat(item, f"{name}.{key}" if name else str(key))
+        ]
     return [(name, str(value))]

@@ -14,7 +14,10 @@ OPUS_RATE = 48000
 BLOCK_SECONDS = 60  # that are encoded at once
 # Of all the sound of a page, before base64 makes it a third larger: a 4-minute song stays under 25 MB with its pictures.
 AUDIO_BYTES = 14e6
-KBPS = (16.0, 96.0)  # least and most for a channel: below, even a single instrument suffers; above, nobody hears a difference
+KBPS = (
+    16.0,
+    96.0,
+)  # least and most for a channel: below, even a single instrument suffers; above, nobody hears a difference
 
 LOWEST_HZ, HIGHEST_HZ = 55.0, 14000.0
 ROWS = 192  # of a spectrogram's picture
@@ -42,7 +45,11 @@ def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> bytes:
     """
     file = io.BytesIO()
     # libsndfile goes from 256 kbit/s a channel at level 0 to 6 at 1.
-    quality = {"format": "OGG", "subtype": "OPUS", "compression_level": float(np.clip((256 - kbps) / 250, 0, 1))}
+    quality = {
+        "format": "OGG",
+        "subtype": "OPUS",
+        "compression_level": float(np.clip((256 - kbps) / 250, 0, 1)),
+    }
     size = BLOCK_SECONDS * sample_rate
     blocks = (waveform[:, start : start + size] for start in range(0, waveform.shape[-1], size))
     with soundfile.SoundFile(file, "w", OPUS_RATE, len(waveform), **quality) as sound:
@@ -92,7 +99,14 @@ class Pictures:
         """The power of the channel mean, `[row, column]`, low frequencies first."""
         mono = torch.from_numpy(np.ascontiguousarray(waveform.mean(axis=0), dtype=np.float32))
         hop = max(self.window // 4, -(-mono.numel() // MAX_COLUMNS))
-        spectrogram = torch.stft(mono, self.window, hop, window=torch.hann_window(self.window), pad_mode="constant", return_complex=True)
+        spectrogram = torch.stft(
+            mono,
+            self.window,
+            hop,
+            window=torch.hann_window(self.window),
+            pad_mode="constant",
+            return_complex=True,
+        )
         return (self.weights @ spectrogram.abs().square()).numpy()
 
     def spectrogram(self, power: np.ndarray, top: float) -> str:
@@ -119,7 +133,9 @@ def common_scale(waveforms: Sequence[np.ndarray]) -> float:
 
 def at_level(waveform: np.ndarray, other: np.ndarray, below_db: float = 3.0) -> np.ndarray:
     """Bring a waveform to so many dB below another's RMS, as far as it is not clipped."""
-    rms, wanted = (float(np.sqrt(np.square(signal, dtype=np.float64).mean())) for signal in (waveform, other))
+    rms, wanted = (
+        float(np.sqrt(np.square(signal, dtype=np.float64).mean())) for signal in (waveform, other)
+    )
     highest = float(np.abs(waveform).max(initial=0))
     return waveform * min(wanted * 10 ** (-below_db / 20) / max(rms, 1e-9), 1 / max(highest, 1e-9))
 
@@ -129,5 +145,7 @@ def _webp(values: np.ndarray, colours: str) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(colormaps[colours](values[::-1].clip(0, 1), bytes=True)[..., :3]).save(file, "WEBP", quality=80)
+    Image.fromarray(colormaps[colours](values[::-1].clip(0, 1), bytes=True)[..., :3]).save(
+        file, "WEBP", quality=80
+    )
     return data_uri(file.getvalue(), "image/webp")

@@ -21,7 +21,15 @@ from bespoke.utils import processor
 from bespoke.utils.files import atomic_path, read_csv
 
 MAX_SECONDS = 600  # of a recording that a page plays; the stems hold all of it
-TICKS_HZ = {100: "100 Hz", 250: "250", 500: "500", 1000: "1 kHz", 2500: "2.5", 5000: "5", 10000: "10"}
+TICKS_HZ = {
+    100: "100 Hz",
+    250: "250",
+    500: "500",
+    1000: "1 kHz",
+    2500: "2.5",
+    5000: "5",
+    10000: "10",
+}
 STEREO_KBPS = 32.0  # with less for a channel, one channel sounds better than two
 SMOOTH_STEPS = 50  # of the loss, on longer trainings
 
@@ -51,7 +59,9 @@ class Track:
 def read_stem(path: Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
     """The beginning of a stem, float32 `[channel, time]`, and its rate in Hz."""
     with soundfile.SoundFile(path) as file:
-        return file.read(round(max_seconds * file.samplerate), dtype="float32", always_2d=True).T, file.samplerate
+        return file.read(
+            round(max_seconds * file.samplerate), dtype="float32", always_2d=True
+        ).T, file.samplerate
 
 
 def player(
@@ -88,7 +98,9 @@ def player(
         encoded = list(encoding)
     top = max(powers[0].max(), 1e-12)
     lanes = []
-    for number, (track, waveform, sound, power) in enumerate(zip(tracks, waveforms, encoded, powers, strict=True), 1):
+    for number, (track, waveform, sound, power) in enumerate(
+        zip(tracks, waveforms, encoded, powers, strict=True), 1
+    ):
         lanes.append(
             {
                 "name": track.name,
@@ -100,7 +112,9 @@ def player(
                 "outline": media.outline(waveform),
                 "picture": pictures.spectrogram(power, top),
                 "alt": f"Spectrogram of {track.name}",
-                "score": None if track.notes is None else score_path(track.notes, pictures, seconds),
+                "score": None
+                if track.notes is None
+                else score_path(track.notes, pictures, seconds),
                 "together": track.together,
             }
         )
@@ -117,13 +131,18 @@ def player(
             | dict.fromkeys(("audio", "outline", "run", "number")),
         )
     score = score_path(notes, pictures, seconds)
-    ticks = [(text, round(100 * pictures.height(hz), 1)) for hz, text in TICKS_HZ.items() if hz < 0.9 * pictures.highest_hz]
+    ticks = [
+        (text, round(100 * pictures.height(hz), 1))
+        for hz, text in TICKS_HZ.items()
+        if hz < 0.9 * pictures.highest_hz
+    ]
     shown = ("name", "file", "audio", "outline", "run", "score", "together")
     for_script = {
         "duration": seconds,
         "score": score,
         "wave_height": wave_height,
-        "highest": max((abs(value) for lane in lanes for value in lane["outline"] or ()), default=1) or 1,
+        "highest": max((abs(value) for lane in lanes for value in lane["outline"] or ()), default=1)
+        or 1,
         "lanes": [{name: lane.get(name) for name in shown} for lane in lanes],
     }
     return {
@@ -160,7 +179,9 @@ def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) 
         top = 1 - pictures.height(pitch_hz(note.pitch)) - semitone / 2
         if note.start_seconds < seconds and 0 < top < 1:
             length = min(note.end_seconds, seconds) - note.start_seconds
-            boxes.append(f"M{note.start_seconds:.3f} {top:.4f}h{length:.3f}v{semitone:.4f}h{-length:.3f}z")
+            boxes.append(
+                f"M{note.start_seconds:.3f} {top:.4f}h{length:.3f}v{semitone:.4f}h{-length:.3f}z"
+            )
     return "".join(boxes)
 
 
@@ -171,8 +192,17 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     for index, (name, folder) in enumerate(folders.items()):
         training, curve = _losses(folder), read_csv(folder / "curve.csv")
         series = functools.partial(_series, colour=index if name else None)
-        found = {"loss": training, "val_loss": training, "val_si_sdr": training, "si_sdr": curve, "agreement": curve}
-        points = {column: [(row["step"], row[column]) for row in rows if row.get(column) is not None] for column, rows in found.items()}
+        found = {
+            "loss": training,
+            "val_loss": training,
+            "val_si_sdr": training,
+            "si_sdr": curve,
+            "agreement": curve,
+        }
+        points = {
+            column: [(row["step"], row[column]) for row in rows if row.get(column) is not None]
+            for column, rows in found.items()
+        }
         if name:
             losses += series(name, _smooth(points["loss"]))
         else:
@@ -182,14 +212,31 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
             losses += series("on mixes held back", points["val_loss"])
             qualities += series("on mixes held back", points["val_si_sdr"])
         qualities += series(name or "on the recording", points["si_sdr"])
-        qualities += [] if name and points["si_sdr"] else series(f"{name} against the score's own estimate".strip(), points["agreement"])
+        qualities += (
+            []
+            if name and points["si_sdr"]
+            else series(f"{name} against the score's own estimate".strip(), points["agreement"])
+        )
     found = []
     if losses:
-        found.append({"title": "Loss", "note": "lower is better", "x": "step", "y": "loss", "series": losses})
+        found.append(
+            {"title": "Loss", "note": "lower is better", "x": "step", "y": "loss", "series": losses}
+        )
     if qualities:
-        found.append({"title": "SI-SDR on the way", "note": "higher is better", "x": "step", "y": "dB", "series": qualities})
+        found.append(
+            {
+                "title": "SI-SDR on the way",
+                "note": "higher is better",
+                "x": "step",
+                "y": "dB",
+                "series": qualities,
+            }
+        )
     for chart in found:
-        ends = "; ".join(f"{series['name']}: from {series['y'][0]:.3g} to {series['y'][-1]:.3g}" for series in chart["series"])
+        ends = "; ".join(
+            f"{series['name']}: from {series['y'][0]:.3g} to {series['y'][-1]:.3g}"
+            for series in chart["series"]
+        )
         chart["description"] = f"{chart['title']} over {chart['x']}s. {ends}"
     return found
 
@@ -214,12 +261,23 @@ def _losses(folder: Path) -> list[dict[str, float | None]]:
     rows = read_csv(folder / "training.csv")
     if rows:
         return rows
-    names = {"step": "step", "train/loss": "loss", "val/loss": "val_loss", "val/si_sdr": "val_si_sdr"}
+    names = {
+        "step": "step",
+        "train/loss": "loss",
+        "val/loss": "val_loss",
+        "val/si_sdr": "val_si_sdr",
+    }
     files = sorted(folder.glob("csv/version_*/metrics.csv"))
-    return [{names[name]: value for name, value in row.items() if name in names} for file in files for row in read_csv(file)]
+    return [
+        {names[name]: value for name, value in row.items() if name in names}
+        for file in files
+        for row in read_csv(file)
+    ]
 
 
-def _series(name: str, points: Sequence[tuple[float, float]], faint: bool = False, colour: int | None = None) -> list[dict[str, Any]]:
+def _series(
+    name: str, points: Sequence[tuple[float, float]], faint: bool = False, colour: int | None = None
+) -> list[dict[str, Any]]:
     if not points:
         return []
     x, y = zip(*points, strict=True)
@@ -233,7 +291,10 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     total = np.cumsum([0.0, *(value for _, value in points)])
     every = max(1, len(points) // 500)
     chosen = range(SMOOTH_STEPS, len(points) + 1, every)
-    return [(points[index - 1][0], float(total[index] - total[index - SMOOTH_STEPS]) / SMOOTH_STEPS) for index in chosen]
+    return [
+        (points[index - 1][0], float(total[index] - total[index - SMOOTH_STEPS]) / SMOOTH_STEPS)
+        for index in chosen
+    ]
 
 
 def _asset(name: str) -> str:
@@ -243,4 +304,10 @@ def _asset(name: str) -> str:
 def _for_ears(waveform: np.ndarray) -> np.ndarray:
     """One channel where all are the same, or where there are more than two."""
     alike = len(waveform) == 1 or (len(waveform) == 2 and np.array_equal(waveform[0], waveform[1]))
-    return waveform[:1] if alike else waveform if len(waveform) == 2 else waveform.mean(axis=0, keepdims=True)
+    return (
+        waveform[:1]
+        if alike
+        else waveform
+        if len(waveform) == 2
+        else waveform.mean(axis=0, keepdims=True)
+    )

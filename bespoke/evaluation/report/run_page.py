@@ -45,7 +45,12 @@ FILES = {
     "checkpoints/last.ckpt": "the network; bespoke apply uses it again",
     "checkpoints/best.ckpt": "the network of the step that agrees most with the score, which made the stems",
 }
-INSIDE = {"aligned.mid": "audio/midi", "metrics.json": "application/json", "config.yaml": "text/yaml", "training.csv": "text/csv"}
+INSIDE = {
+    "aligned.mid": "audio/midi",
+    "metrics.json": "application/json",
+    "config.yaml": "text/yaml",
+    "training.csv": "text/csv",
+}
 
 
 def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
@@ -56,7 +61,9 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         song: its target is aligned, if the run aligned it.
         metrics: as in metrics.json.
     """
-    target, residual = (song.read_stem(folder / f"{name}.wav", MAX_SECONDS) for name in ("target", "residual"))
+    target, residual = (
+        song.read_stem(folder / f"{name}.wav", MAX_SECONDS) for name in ("target", "residual")
+    )
     tracks = [
         Track("Mixture", "the recording", "mixture", target + residual),
         Track("Target", "what the run separated", "target", target),
@@ -65,11 +72,15 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         *_synthesized(song, metrics, target + residual),
     ]
     seconds = target.shape[-1] / song.sample_rate
-    notes = song.target.part.notes if song.target and not song.target.part.is_drum else ()  # a drum's number is no pitch
+    notes = (
+        song.target.part.notes if song.target and not song.target.part.is_drum else ()
+    )  # a drum's number is no pitch
     level = level_db(target, target + residual)
     warnings = [*metrics.get("warnings", []), *doubts(metrics, level)]
     if metrics["song_seconds"] > seconds + 0.1:
-        warnings.append(f"This page plays the first {MAX_SECONDS // 60} minutes; the stems in the run's folder are whole.")
+        warnings.append(
+            f"This page plays the first {MAX_SECONDS // 60} minutes; the stems in the run's folder are whole."
+        )
     return write(
         folder / "report.html",
         "report.html.j2",
@@ -80,14 +91,18 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         lead=_lead(metrics),
         warnings=warnings,
         tiles=tiles(metrics, song.target.part.notes if song.target else (), level),
-        player=player(tracks, song.sample_rate, notes, mask=(target, target + residual), seconds=seconds),
+        player=player(
+            tracks, song.sample_rate, notes, mask=(target, target + residual), seconds=seconds
+        ),
         charts=charts({"": folder}),
         rows=_rows(metrics),
         stages=_stages(metrics["seconds"]),
         cost=_cost(metrics),
         files=_files(folder),
         config=(folder / "config.yaml").read_text(encoding="utf-8"),
-        facts=yaml.safe_dump({name: metrics.get(name) for name in ("versions", "hashes")}, sort_keys=False),
+        facts=yaml.safe_dump(
+            {name: metrics.get(name) for name in ("versions", "hashes")}, sort_keys=False
+        ),
     )
 
 
@@ -106,18 +121,30 @@ def doubts(metrics: Mapping[str, Any], level: float) -> list[str]:
             " separation is worse than doing nothing. As a rule recipe=auto, or background=synth with the other parts' scores, does better."
         )
     if level < FADED_DB:
-        found.append(f"The target is {-level:.0f} dB below the recording: next to nothing was separated.")
+        found.append(
+            f"The target is {-level:.0f} dB below the recording: next to nothing was separated."
+        )
     return found
 
 
 def _known(song: Song, samples: int) -> list[Track]:
     found = []
     if song.reference is not None:
-        found.append(Track("Reference", "the true stem, for comparison only", "reference", song.reference[:, :samples]))
+        found.append(
+            Track(
+                "Reference",
+                "the true stem, for comparison only",
+                "reference",
+                song.reference[:, :samples],
+            )
+        )
     if song.estimate is not None:
         found.append(
             Track(
-                "First estimate", "what the network made before it was trained on this song", "first_estimate", song.estimate[:, :samples]
+                "First estimate",
+                "what the network made before it was trained on this song",
+                "first_estimate",
+                song.estimate[:, :samples],
             )
         )
     return found
@@ -130,22 +157,35 @@ def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) ->
         played = take_notes(song.target.part.notes, [(0.0, MAX_SECONDS)])
         if not played:
             return []
-        song = replace(song, target=replace(song.target, part=replace(song.target.part, notes=played)))
+        song = replace(
+            song, target=replace(song.target, part=replace(song.target.part, notes=played))
+        )
     renders = song.render_target(rate)
     patches = song.target.patches if song.target else (None,)
     more = f"; one of {len(renders)}" if len(renders) > 1 else ""
     tracks = []
     for index, (waveform, patch) in enumerate(zip(renders[:MAX_PATCHES], patches, strict=False), 1):
-        sound = f"program {patch.program}, {patch.soundfont.path.stem}" if patch else "your own render"
+        sound = (
+            f"program {patch.program}, {patch.soundfont.path.stem}" if patch else "your own render"
+        )
         name = f"Synthesized {index}" if len(renders) > 1 else "Synthesized"
-        tracks.append((name, f"trained on, before augmentation: {sound}{more}", f"synthesized_{index}", waveform))
+        tracks.append(
+            (
+                name,
+                f"trained on, before augmentation: {sound}{more}",
+                f"synthesized_{index}",
+                waveform,
+            )
+        )
     if song.target:
         aligned = metrics.get("alignment", {}).get("used")
         piano = Patch(0, DRUM_BANK if song.target.part.is_drum else 0)
         name = "Aligned score" if aligned else "Score"
         note = "as a piano plays it" if aligned else "as given, not aligned, as a piano plays it"
         tracks.append((name, note, "score", render(song.target.part.notes, piano, rate)))
-    return [Track(name, note, file, beside(mixture, waveform)) for name, note, file, waveform in tracks]
+    return [
+        Track(name, note, file, beside(mixture, waveform)) for name, note, file, waveform in tracks
+    ]
 
 
 def beside(mixture: np.ndarray, waveform: np.ndarray) -> np.ndarray:
@@ -176,11 +216,18 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
     """
     found = []
 
-    def tile(name: str, value: str, unit: str, says: str, tone: str = "", share: float | None = None) -> None:
-        found.append({"name": name, "value": value, "unit": unit, "says": says, "tone": tone, "share": share})
+    def tile(
+        name: str, value: str, unit: str, says: str, tone: str = "", share: float | None = None
+    ) -> None:
+        found.append(
+            {"name": name, "value": value, "unit": unit, "says": says, "tone": tone, "share": share}
+        )
 
     if metrics.get("si_sdr") is not None:
-        gain, closed = metrics["si_sdr_improvement"], gap_closed(*(metrics[name] for name in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle")))
+        gain, closed = (
+            metrics["si_sdr_improvement"],
+            gap_closed(*(metrics[name] for name in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle"))),
+        )
         tile(
             "Improvement",
             f"{gain:+.2f}",
@@ -198,19 +245,34 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
             )
         tile("Target", f"{metrics['si_sdr']:.2f}", "dB", "SI-SDR of the result")
         tile("Recording", f"{metrics['si_sdr_mixture']:.2f}", "dB", "SI-SDR before")
-        tile("Oracle mask", f"{metrics['si_sdr_oracle']:.2f}", "dB", "the most that masking can give")
+        tile(
+            "Oracle mask", f"{metrics['si_sdr_oracle']:.2f}", "dB", "the most that masking can give"
+        )
     elif "si_sdr" in metrics:
         tile("Target", "silent", "", "there is nothing to measure", "bad")
     if where := place(metrics, notes):
-        tile("It plays", where, "", f"where the {len(notes)} notes of the score are in the recording")
+        tile(
+            "It plays", where, "", f"where the {len(notes)} notes of the score are in the recording"
+        )
     if "alignment" in metrics:
         confidence = metrics["alignment"]["confidence"]
         tile("Alignment", f"{confidence:.2f}", "of 1", *trust(metrics["alignment"]))
     if level < FADED_DB:
-        tile("Level", "silent" if level < SILENT_DB else f"{level:.0f} dB", "", "next to nothing was found", "bad")
+        tile(
+            "Level",
+            "silent" if level < SILENT_DB else f"{level:.0f} dB",
+            "",
+            "next to nothing was found",
+            "bad",
+        )
     else:
         tile("Level", f"{level:+.1f}", "dB", "of the target, beside the whole recording")
-    tile("What was done", f"{metrics['steps']}", "steps", f"of training for this song, in {clock(metrics['seconds']['total'])} in all")
+    tile(
+        "What was done",
+        f"{metrics['steps']}",
+        "steps",
+        f"of training for this song, in {clock(metrics['seconds']['total'])} in all",
+    )
     return found
 
 
@@ -252,15 +314,32 @@ def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
         "threads": ("threads", "", "of the CPU"),
     }
     values = {
-        name: value for name, value in metrics.items() if name in says and value is not None and (name, value) != ("resumed_from_step", 0)
+        name: value
+        for name, value in metrics.items()
+        if name in says and value is not None and (name, value) != ("resumed_from_step", 0)
     }
-    rows = [{"name": says[name][0], "value": _number(value, says[name][1]), "says": says[name][2]} for name, value in values.items()]
+    rows = [
+        {"name": says[name][0], "value": _number(value, says[name][1]), "says": says[name][2]}
+        for name, value in values.items()
+    ]
     alignment = metrics.get("alignment", {})
     if alignment:
         rows += [
-            {"name": "alignment", "value": f"{alignment['confidence']:.2f}", "says": "confidence, from 0 to 1"},
-            {"name": "tempo factor", "value": f"{alignment['tempo_factor']:.3f}", "says": "the score's times were multiplied by it"},
-            {"name": "offset", "value": f"{alignment['offset_seconds']:.2f} s", "says": "and moved by it"},
+            {
+                "name": "alignment",
+                "value": f"{alignment['confidence']:.2f}",
+                "says": "confidence, from 0 to 1",
+            },
+            {
+                "name": "tempo factor",
+                "value": f"{alignment['tempo_factor']:.3f}",
+                "says": "the score's times were multiplied by it",
+            },
+            {
+                "name": "offset",
+                "value": f"{alignment['offset_seconds']:.2f} s",
+                "says": "and moved by it",
+            },
         ]
     return rows
 
@@ -273,14 +352,20 @@ def _number(value: float, unit: str) -> str:
 def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
     longest = max(seconds.get(stage, 0) for stage in STAGES) or 1
     return [
-        {"name": text, "percent": round(100 * seconds[stage] / longest, 1), "seconds": f"{seconds[stage]:.1f}"}
+        {
+            "name": text,
+            "percent": round(100 * seconds[stage] / longest, 1),
+            "seconds": f"{seconds[stage]:.1f}",
+        }
         for stage, text in STAGES.items()
         if stage in seconds
     ]
 
 
 def _cost(metrics: Mapping[str, Any]) -> str:
-    rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(metrics["seconds"]["train"], 1e-9)
+    rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(
+        metrics["seconds"]["train"], 1e-9
+    )
     return f"{rate:.1f} steps a second on {metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
 
 

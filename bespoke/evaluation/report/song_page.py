@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from bespoke.evaluation.report.page import MAX_SECONDS, Track, address, player, read_stem, size, write
+from bespoke.evaluation.report.page import (
+    MAX_SECONDS,
+    Track,
+    address,
+    player,
+    read_stem,
+    size,
+    write,
+)
 from bespoke.evaluation.report.run_page import beside, clock, doubts, level_db, place, tiles, trust
 from bespoke.score.crop import take_notes
 from bespoke.score.midi import Part, describe, read_score
@@ -56,7 +64,10 @@ def write_song_page(
     info = soundfile.info(next(iter(sources.values())))
     seconds = min(MAX_SECONDS, MAX_TRACK_SECONDS / (len(sources) + 1))
     held = (len(sources) + 1) * min(info.duration, seconds) * info.samplerate * info.channels
-    stems = {label: gain * _read(source, seconds, info.channels > 2 or held > MAX_HELD_VALUES) for label, source in sources.items()}
+    stems = {
+        label: gain * _read(source, seconds, info.channels > 2 or held > MAX_HELD_VALUES)
+        for label, source in sources.items()
+    }
     mixture = np.sum(list(stems.values()), axis=0)
     length = mixture.shape[-1] / info.samplerate
     parts = {label: _part(folder) for label, folder in runs.items()}
@@ -66,7 +77,13 @@ def write_song_page(
     rows: list[dict[str, Any]] = []
     warned: list[str] = []
     for label in runs:
-        told = [reword(warning) for warning in (*metrics[label].get("warnings", []), *doubts(metrics[label], levels[label]))]
+        told = [
+            reword(warning)
+            for warning in (
+                *metrics[label].get("warnings", []),
+                *doubts(metrics[label], levels[label]),
+            )
+        ]
         warned += told if single else [f"{label}: {warning}" for warning in told]
         rows.append(_row(label, metrics[label], parts[label], levels[label]))
     if info.duration > length + 0.1:
@@ -75,15 +92,41 @@ def write_song_page(
     tracks = [Track("Recording", "the song, all of it", "recording", mixture, notes=())]
     for label, stem in stems.items():
         part = parts.get(label)
-        note = "what none of the parts took" if label not in runs else describe(part) if part else "separated"
+        note = (
+            "what none of the parts took"
+            if label not in runs
+            else describe(part)
+            if part
+            else "separated"
+        )
         name = label.capitalize() if single or label not in runs else label
-        tracks.append(Track(name, note, f"{song}.{label}", stem, notes=_pitched(part), together=True))
+        tracks.append(
+            Track(name, note, f"{song}.{label}", stem, notes=_pitched(part), together=True)
+        )
     if single and (part := next(iter(parts.values()))) and part.notes[0].start_seconds < length:
         played = take_notes(part.notes, [(0.0, length)])
-        piano = beside(mixture, render(played, Patch(0, DRUM_BANK if part.is_drum else 0), info.samplerate))
-        tracks.append(Track("Score", "the notes as they were found, as a piano plays them", "score", piano, notes=_pitched(part)))
+        piano = beside(
+            mixture, render(played, Patch(0, DRUM_BANK if part.is_drum else 0), info.samplerate)
+        )
+        tracks.append(
+            Track(
+                "Score",
+                "the notes as they were found, as a piano plays them",
+                "score",
+                piano,
+                notes=_pitched(part),
+            )
+        )
     label = next(iter(runs))
-    links = [*finals.values(), *(folder / name for folder in runs.values() for name in DETAILS if (folder / name).is_file())]
+    links = [
+        *finals.values(),
+        *(
+            folder / name
+            for folder in runs.values()
+            for name in DETAILS
+            if (folder / name).is_file()
+        ),
+    ]
     write(
         path,
         "song.html.j2",
@@ -91,11 +134,24 @@ def write_song_page(
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         lead=f"{clock(info.duration)} of audio, in {len(sources)} stems, which add up to it.",
         warnings=warned,
-        tiles=tiles(metrics[label], parts[label].notes if parts[label] else (), levels[label]) if single else [],
+        tiles=tiles(metrics[label], parts[label].notes if parts[label] else (), levels[label])
+        if single
+        else [],
         rows=rows,
-        player=player(tracks, info.samplerate, mask=(stems[label], mixture) if single else None, seconds=length),
+        player=player(
+            tracks,
+            info.samplerate,
+            mask=(stems[label], mixture) if single else None,
+            seconds=length,
+        ),
         stems=[
-            {"name": file.name, "address": address(file, path.parent), "size": size(file), "what": label} for label, file in finals.items()
+            {
+                "name": file.name,
+                "address": address(file, path.parent),
+                "size": size(file),
+                "what": label,
+            }
+            for label, file in finals.items()
         ],
         details=[
             {

@@ -18,7 +18,15 @@ from bespoke.utils.files import atomic_path, read_json, write_csv
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("si_sdr", "si_sdr_mixture", "si_sdr_improvement", "si_sdr_oracle", "agreement", "steps", "seconds")
+COLUMNS = (
+    "si_sdr",
+    "si_sdr_mixture",
+    "si_sdr_improvement",
+    "si_sdr_oracle",
+    "agreement",
+    "steps",
+    "seconds",
+)
 
 
 @contextlib.contextmanager
@@ -26,7 +34,9 @@ def collect_warnings() -> Iterator[list[str]]:
     """A list that grows by every warning that Bespoke gives inside the block."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: warnings.append(record.getMessage()) if record.getMessage() not in warnings else None
+    handler.emit = lambda record: (
+        warnings.append(record.getMessage()) if record.getMessage() not in warnings else None
+    )
     logger = logging.getLogger("bespoke")
     logger.addHandler(handler)
     try:
@@ -38,11 +48,17 @@ def collect_warnings() -> Iterator[list[str]]:
 def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
     """Write a run's report.html. A page that cannot be made is a warning, and never costs the run its results."""
     try:
-        from bespoke.evaluation.report import run_page  # with a template engine, which only this needs
+        from bespoke.evaluation.report import (
+            run_page,
+        )  # with a template engine, which only this needs
 
         run_page.write_report(folder, song, metrics)
     except Exception as error:
-        log.warning("report.html could not be made (%s: %s); the stems are whole.", type(error).__name__, one_sentence(error))
+        log.warning(
+            "report.html could not be made (%s: %s); the stems are whole.",
+            type(error).__name__,
+            one_sentence(error),
+        )
         log.debug("", exc_info=True)
 
 
@@ -56,10 +72,14 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
         lines += [f"  target    {folder / 'target.wav'}", f"  residual  {folder / 'residual.wav'}"]
         if "kept_step" in metrics:
             best = folder / "checkpoints" / "best.ckpt"
-            lines.append(f"  kept      step {metrics['kept_step']}, which agrees most with the score: {best}")
+            lines.append(
+                f"  kept      step {metrics['kept_step']}, which agrees most with the score: {best}"
+            )
         if (folder / "aligned.mid").is_file():
             confidence = metrics["alignment"]["confidence"]
-            lines.append(f"  score     {folder / 'aligned.mid'}: aligned, confidence {confidence:.2f}")
+            lines.append(
+                f"  score     {folder / 'aligned.mid'}: aligned, confidence {confidence:.2f}"
+            )
         if (folder / "report.html").is_file():
             lines.append(f"  report    {folder / 'report.html'}")
     if metrics.get("si_sdr") is not None:
@@ -70,7 +90,9 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
     elif "si_sdr" in metrics:
         lines.append("  SI-SDR    none: the target is silent")
     if metrics.get("agreement") is not None:
-        lines.append(f"  agreement {metrics['agreement']:.2f} dB with the score's own estimate: to compare runs of this song by")
+        lines.append(
+            f"  agreement {metrics['agreement']:.2f} dB with the score's own estimate: to compare runs of this song by"
+        )
     if notice := (metrics.get("alignment") or {}).get("notice"):
         lines.append(f"  note      {notice}")
     return "\n".join([*lines, *(f"  next      {advice}" for advice in _advice(folder, metrics))])
@@ -83,7 +105,9 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
     if alignment and alignment["confidence"] < LOW_CONFIDENCE:
         picture = folder / "alignment.png"
         look = f"look at {picture}: " if picture.is_file() else ""
-        advice.append(f"{look}is song.target.score of this song and key, and song.target.instrument the right one?")
+        advice.append(
+            f"{look}is song.target.score of this song and key, and song.target.instrument the right one?"
+        )
     if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
         advice.append(
             "recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (docs/EXPERIMENTS.md)"
@@ -91,7 +115,9 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
     return advice
 
 
-def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> None:
+def plot_alignment(
+    path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int
+) -> None:
     """Draw a score's fundamentals over the recording's spectrogram, as it was and as it is aligned: of a long one the ten minutes from
     where it begins.
 
@@ -105,16 +131,38 @@ def plot_alignment(path: Path, before: Sequence[Note], after: Sequence[Note], mi
 
     if mixture.shape[-1] > 600 * sample_rate:
         start = max(0.0, min(note.start_seconds for note in after) - 10)
-        before, after = (shift((note for note in notes if note.start_seconds < start + 600), -start) for notes in (before, after))
+        before, after = (
+            shift((note for note in notes if note.start_seconds < start + 600), -start)
+            for notes in (before, after)
+        )
         mixture = mixture[:, round(start * sample_rate) :][:, : 600 * sample_rate]
-    stft = STFT(sample_rate, 4096 / 44100, 0.045)  # a hop of half a window is more than that at some rates
-    level_db = 20 * torch.log10(stft(torch.from_numpy(mixture.mean(axis=0))[None, None])[0, 0].abs() + 1e-6).numpy()
+    stft = STFT(
+        sample_rate, 4096 / 44100, 0.045
+    )  # a hop of half a window is more than that at some rates
+    level_db = (
+        20
+        * torch.log10(
+            stft(torch.from_numpy(mixture.mean(axis=0))[None, None])[0, 0].abs() + 1e-6
+        ).numpy()
+    )
     top_hz = 2 * pitch_hz(max(note.pitch for note in [*before, *after]))
     figure = Figure(figsize=(12, 6), layout="constrained")
-    for axes, notes, title in zip(figure.subplots(2, sharex=True), (before, after), ("score as given", "score aligned"), strict=True):
+    for axes, notes, title in zip(
+        figure.subplots(2, sharex=True),
+        (before, after),
+        ("score as given", "score aligned"),
+        strict=True,
+    ):
         half_bin_hz = sample_rate / stft.window_samples / 2
         extent = (0, mixture.shape[-1] / sample_rate, -half_bin_hz, sample_rate / 2 + half_bin_hz)
-        axes.imshow(level_db, origin="lower", aspect="auto", extent=extent, vmin=level_db.max() - 70, cmap="magma")
+        axes.imshow(
+            level_db,
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            vmin=level_db.max() - 70,
+            cmap="magma",
+        )
         for note in notes:
             hz = pitch_hz(note.pitch)
             axes.plot([note.start_seconds, note.end_seconds], [hz, hz], color="cyan", linewidth=2)
@@ -128,10 +176,16 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """One row a run: its overrides, metrics and cost, or the error that ended it."""
     table = []
     for folder in folders:
-        metrics, error, job = (read_json(folder / name) for name in ("metrics.json", "error.json", "job.json"))
+        metrics, error, job = (
+            read_json(folder / name) for name in ("metrics.json", "error.json", "job.json")
+        )
         found = metrics or error or job
         row: dict[str, Any] = {"run": folder.name}
-        row |= dict(override.lstrip("+~").partition("=")[::2] for override in found.get("overrides", []) if override != "ckpt=last")
+        row |= dict(
+            override.lstrip("+~").partition("=")[::2]
+            for override in found.get("overrides", [])
+            if override != "ckpt=last"
+        )
         row |= {column: metrics.get(column) for column in COLUMNS}
         row["seconds"] = metrics.get("seconds", {}).get("total")
         row["error"] = "" if metrics else error.get("error", "not finished")
@@ -141,9 +195,17 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 def find_runs(place: Path) -> list[Path]:
     """The folders of the runs in a folder, finished or not, in the order of their numbers; it may be a run's itself."""
-    found = {file.parent for name in ("config.yaml", "metrics.json", "error.json", "job.json") for file in place.rglob(name)}
+    found = {
+        file.parent
+        for name in ("config.yaml", "metrics.json", "error.json", "job.json")
+        for file in place.rglob(name)
+    }
     # What W&B keeps in a run's folder has a config.yaml of its own.
-    runs = [run for run in found if not any(above.name == "wandb" and above.parent in found for above in (run, *run.parents))]
+    runs = [
+        run
+        for run in found
+        if not any(above.name == "wandb" and above.parent in found for above in (run, *run.parents))
+    ]
     return sorted(runs, key=lambda folder: (len(folder.relative_to(place).name), folder))
 
 
@@ -164,15 +226,22 @@ def write_table(sweep: Path) -> str:
     table = rows(folders)
     for row, folder in zip(table, folders, strict=True):
         row["run"] = str(folder.relative_to(sweep))
-    names = list(dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error")))
+    names = list(
+        dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error"))
+    )
     columns = [*names, *COLUMNS, "error"]
     write_csv(sweep / "sweep.csv", table, columns)
     cells = [columns, *([_text(row.get(column)) for column in columns] for row in table)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
     ending = [f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"]
     if any(row["error"] for row in table):
-        ending.append(f"To do what failed or was not finished, and only that: the same command with hydra.sweep.dir={sweep} ckpt=last")
+        ending.append(
+            f"To do what failed or was not finished, and only that: the same command with hydra.sweep.dir={sweep} ckpt=last"
+        )
     return "\n".join(["", *lines, "", *ending])
 
 
