@@ -94,11 +94,18 @@ _OCTAVE_STEP = 0.34  # of the random equalizers, above 30 Hz
 
 @dataclass(frozen=True)
 class Example:
-    """A mix for training: target and background, `[time]`, which add up to a mixture with a peak of 0.9, and the target's notes."""
+    """A mix for training.
+
+    Attributes:
+        target, background: `[time]`; they add up to a mixture with a peak of 0.9.
+        notes: the target's.
+        others: those of each other pitched part.
+    """
 
     target: np.ndarray
     background: np.ndarray
     notes: tuple[Note, ...]
+    others: tuple[tuple[Note, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,7 @@ class Ensembles:
             (scale * target).astype(np.float32),
             (scale * background).astype(np.float32),
             tuple(parts[index].notes),
+            tuple(tuple(part.notes) for part in parts if part.notes and part is not parts[index]),
         )
 
     def _parts(self, rng: np.random.Generator) -> list[_Part]:

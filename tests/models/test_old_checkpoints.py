@@ -31,7 +31,7 @@ RECORDING = (
         (
             "unet",
             ScoreUNet,
-            1207,
+            1261,  # three channels that it never saw have zeros
             0.1400422,
             [-0.2366656, 0.2288440, -0.2100888, 0.1865018, 0.0066009],
         ),
