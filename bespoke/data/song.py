@@ -81,7 +81,8 @@ class Song:
         sample_rate: of the mixture, in Hz.
         target: the part to separate, or None where `target_audio` is given.
         target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
-        others: the other parts, where they are known.
+        others: the other parts, where they are known. Only the pitched ones where a run chose them
+            itself (`others: auto`).
         reference: the true target `[channel, time]` of the recording's shape, for metrics only, or None.
         estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
@@ -468,6 +469,12 @@ def _others(
 ) -> tuple[Voice, ...]:
     if others is None:
         return ()
+    if others == "auto":
+        return tuple(
+            Voice(part, _patches(_pair(part), None, part, "song.others"))
+            for part in rest
+            if not part.is_drum
+        )
     if others == "rest":
         if target is None:
             raise BespokeError(
@@ -481,7 +488,9 @@ def _others(
             Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest
         )
     if not isinstance(others, Sequence) or isinstance(others, str):
-        raise BespokeError("song.others must be 'rest' or a list of {score, instrument, patches}.")
+        raise BespokeError(
+            "song.others must be auto, rest, null or a list of {score, instrument, patches}."
+        )
     voices = []
     for index, other in enumerate(others):
         where = f"song.others[{index}]"

@@ -49,6 +49,7 @@ class Separator:
         overlap_seconds: which overlap by this much and are cross-faded.
         notes: the target's, in seconds of the recording, for a network that uses the score. Half a second before the first and two after
             the last of those that follow each other closely the estimate fades to silence.
+        others: the notes of each other part, likewise, where they are known.
         strength: the mask is raised to this power: more than 1 leaves less of the other instruments in the target and makes more
             artefacts, less than 1 the reverse.
         resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
@@ -69,6 +70,7 @@ class Separator:
         resolutions: Sequence[float] = (1.0,),
         strength: float = 1.0,
         panning: bool = False,
+        others: Sequence[Sequence[Note]] = (),
     ):
         if not isinstance(model, MaskNetwork):
             raise TypeError(
@@ -97,6 +99,7 @@ class Separator:
         self.stft, self.model = stft, model
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
         self.notes, self.strength, self.panning = tuple(notes), strength, panning
+        self.others = tuple(tuple(part) for part in others)
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [
             STFT(stft.sample_rate, *(factor * seconds for seconds in lengths))
@@ -208,21 +211,17 @@ class Separator:
         self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float
     ) -> np.ndarray:
         notes: Sequence[Note] = ()
+        others: Sequence[Sequence[Note]] = ()
         if self._features:
             end_seconds = start_seconds + recording.shape[-1] / sample_rate
-            notes = [
-                note
-                for note in self.notes
-                if start_seconds - _FAR < note.end_seconds
-                and note.start_seconds < end_seconds + _FAR
-            ]
+            notes = _near(self.notes, start_seconds, end_seconds)
             if not notes:
                 return np.zeros_like(recording)
-            notes = shift(notes, -start_seconds)
+            others = [_near(part, start_seconds, end_seconds) for part in self.others]
         mono = resample(mono, sample_rate, self.stft.sample_rate)
         estimates = []
         for number, source in enumerate(self._stfts):
-            features = [self._features[number](mono, notes)] if self._features else []
+            features = [self._features[number](mono, notes, others)] if self._features else []
             estimates.append(self._estimate(recording, mono, sample_rate, source, features, notes))
         return np.mean(estimates, axis=0) if len(estimates) > 1 else estimates[0]
 
@@ -271,6 +270,16 @@ class Separator:
             )
             estimate[:] = stft.inverse(mask * spectrogram, len(channel))[0, 0].cpu().numpy()
         return target
+
+
+def _near(notes: Sequence[Note], start_seconds: float, end_seconds: float) -> tuple[Note, ...]:
+    """The notes that matter to a block of a recording, in seconds of the block."""
+    near = [
+        note
+        for note in notes
+        if start_seconds - _FAR < note.end_seconds and note.start_seconds < end_seconds + _FAR
+    ]
+    return shift(near, -start_seconds)
 
 
 def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
@@ -373,7 +382,8 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
     Args:
         path: the checkpoint.
         device: to separate on.
-        **settings: `Separator`'s `block_seconds`, `overlap_seconds` and `notes`, if others than the run's are wanted.
+        **settings: `Separator`'s `block_seconds`, `overlap_seconds`, `notes` and `others`, where
+            those of the run are not wanted.
 
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
@@ -394,6 +404,7 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
         hyperparameters = dict(checkpoint["hyper_parameters"])
         kept = dict(hyperparameters["separate"])
         kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
+        kept["others"] = [[Note(*values) for values in part] for part in kept.get("others", ())]
         settings = {**kept, **settings}
         transform = hyperparameters["stft"]
         if not (

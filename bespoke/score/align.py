@@ -8,7 +8,7 @@ There is no second round against an estimate of the target: it came out no neare
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -27,6 +27,8 @@ LOW_CONFIDENCE = 0.5
 """Below it a wrong score is likelier than a right one."""
 NO_CONFIDENCE = 0.2
 """Below it the place that was found is not to be used."""
+NO_FIT = 3.0
+"""Standard deviations: below it another part is not where the line puts it (see `Alignment.fits`)."""
 
 _RATE, _HOP = 22050, 256  # 11.6 ms a frame
 _FRAMES = _RATE / _HOP  # a second
@@ -57,6 +59,10 @@ _BETTER, _SLACK = (
     1.2,
     0.9,
 )  # what another place must be to be preferred, and how much less the old one may be to be kept
+# Of `_locate_together`.
+_SURE = 0.95  # confidence of all parts together: parts of another song that led the target astray had less
+_KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
+_MOST_FITTED = 4000  # notes
 _ROLLS = 400  # places that tell what chance gives
 
 
@@ -64,12 +70,18 @@ _ROLLS = 400  # places that tell what chance gives
 class Alignment:
     """Where a score lies in a recording.
 
-    Args:
-        notes: the score's, in seconds of the recording, in the score's order; some may lie before its start or after its end.
-        confidence: 0 to 1: the share of right scores among those that fit as well, if half of all are right (see `_confidence`).
-        tempo_factor: seconds of the recording for a second of the score, on the whole: 2 is half the score's tempo.
+    Attributes:
+        notes: the target's, in seconds of the recording, in the score's order; some may lie before
+            its start or after its end.
+        confidence: 0 to 1: the share of right scores among those that fit as well, if half of all
+            are right (see `_confidence`). With other parts, of all parts together.
+        tempo_factor: seconds of the recording for a second of the score, on the whole: 2 is half
+            the score's tempo.
         offset_seconds: where the straight line of that tempo puts the score's time 0.
         path: the bent line: pairs of seconds in the score and in the recording, one an onset.
+        others: the notes of each other part, likewise.
+        fits: how well each other part fits where it lies: in standard deviations from what it would
+            fit elsewhere and in other keys. Below `NO_FIT` it is not in the recording.
     """
 
     notes: tuple[Note, ...]
@@ -77,6 +89,19 @@ class Alignment:
     tempo_factor: float
     offset_seconds: float
     path: tuple[tuple[float, float], ...]
+    others: tuple[tuple[Note, ...], ...] = ()
+    fits: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A straight line from score to recording, its confidence, and the line bent at each onset."""
+
+    factor: float
+    offset_seconds: float
+    confidence: float
+    onsets: np.ndarray
+    times: np.ndarray
 
 
 def within(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
@@ -109,32 +134,70 @@ def align(
     mixture: np.ndarray,
     sample_rate: int,
     tempo_range: tuple[float, float] = (0.65, 1.5),
+    others: Sequence[Sequence[Note]] = (),
 ) -> Alignment:
     """Align the notes of one instrument to a recording in which it plays among others.
 
-    The score may begin before or after the recording, cover a part of it or be longer, and have a few wrong, missing or extra notes.
-    Its key must be the recording's.
+    The score may begin before or after the recording, cover a part of it or be longer, and have a
+    few wrong, missing or extra notes. Its key must be the recording's.
+
+    The other parts of the score help: all are laid on one line, unless the target fits much worse
+    there than by itself. Parts that do not fit are left out, and the rest is aligned again.
 
     Args:
         notes: in seconds of the score.
         mixture: the recording, `[channel, time]`, of any level.
         sample_rate: in Hz.
         tempo_range: the least and the largest `Alignment.tempo_factor` that is tried.
+        others: the notes of each other pitched part, in seconds of the score.
 
     Returns:
-        The alignment. A confidence below `LOW_CONFIDENCE` means that the notes should not be relied on. It is calibrated for the
-        default ranges: where little is searched, wrong scores find less too.
+        The alignment. A confidence below `LOW_CONFIDENCE` means that the notes should not be relied
+        on. It is calibrated for the default ranges: where little is searched, wrong scores find
+        less too.
 
     Raises:
         BespokeError: there is no note from C1 to B7, or the recording is silent.
     """
-    pitched = [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
-    if not pitched:
+    if not _pitched(notes):
         raise BespokeError(
-            "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align: choose another instrument."
+            "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align:"
+            " choose another instrument."
         )
-    sounding, starting = evidence(mixture, sample_rate)
-    pool = _POOL if sounding.shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+    rows = evidence(mixture, sample_rate)
+    line = _locate(rows, notes, tempo_range)
+    if any(_pitched(part) for part in others):
+        line = _locate_together(rows, notes, others, line, tempo_range)
+    fit = _fit_by(rows)
+    placed = tuple(_placed(part, line) for part in others)
+    return Alignment(
+        _placed(notes, line),
+        line.confidence,
+        line.factor,
+        line.offset_seconds,
+        tuple(zip(line.onsets.tolist(), line.times.tolist(), strict=True)),
+        placed,
+        tuple(fit(part) for part in placed),
+    )
+
+
+def _pitched(notes: Sequence[Note]) -> list[Note]:
+    """The notes that `evidence` has rows for."""
+    return [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
+
+
+def _locate(
+    rows: tuple[np.ndarray, np.ndarray], notes: Sequence[Note], tempo_range: tuple[float, float]
+) -> _Line:
+    """The line on which notes fit a recording best.
+
+    Args:
+        rows: the recording's `evidence`.
+        notes: in seconds of the score, some of them pitched.
+        tempo_range: of the factor.
+    """
+    pitched, (sounding, starting) = _pitched(notes), rows
+    pool = _pool(sounding.shape[1])
     found = [
         (anchor, *_search(sounding, starting, anchor, tempo_range, pool))
         for anchor in _anchors(pitched)
@@ -148,7 +211,7 @@ def align(
     if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
         window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
         _, times = _warp(
-            *(_pooled(rows, _COARSE) for rows in (sounding, starting)),
+            *(_pooled(values, _COARSE) for values in rows),
             pitched,
             factor,
             expected,
@@ -157,14 +220,61 @@ def align(
         )
         expected = times + _LATENESS_SECONDS
     onsets, times = _warp(sounding, starting, pitched, factor, expected)
-    path = tuple(zip(onsets.tolist(), times.tolist(), strict=True))
-    return Alignment(
-        _placed(notes, onsets, times, factor),
-        _confidence(fit, wrong_fits),
-        float(factor),
-        float(offset),
-        path,
-    )
+    return _Line(float(factor), float(offset), _confidence(fit, wrong_fits), onsets, times)
+
+
+def _locate_together(
+    rows: tuple[np.ndarray, np.ndarray],
+    notes: Sequence[Note],
+    others: Sequence[Sequence[Note]],
+    alone: _Line,
+    tempo_range: tuple[float, float],
+) -> _Line:
+    """The line of the target and of the other parts that fit there.
+
+    All together they are found far more surely than the target alone, unless the others are of
+    another song or arrangement: then the target fits worse than where it lies by itself.
+    """
+    fit = _fit_by(rows)
+
+    def is_better(line: _Line) -> bool:
+        if line.confidence < _SURE:
+            return False
+        own = fit(_placed(notes, alone))
+        return alone.confidence < _SURE or fit(_placed(notes, line)) >= _KEPT_FIT * own
+
+    def locate(parts: Sequence[Sequence[Note]]) -> _Line:
+        return _locate(rows, [note for part in (notes, *parts) for note in part], tempo_range)
+
+    line = locate(others)
+    is_together = is_better(line)
+    line = line if is_together else alone
+    fitting = [part for part in others if fit(_placed(part, line)) >= NO_FIT]
+    if not fitting:
+        return alone
+    if is_together and len(fitting) == len(others):
+        return line
+    again = locate(fitting)
+    return again if is_better(again) else line
+
+
+def _fit_by(rows: tuple[np.ndarray, np.ndarray]) -> Callable[[Sequence[Note]], float]:
+    """A function of notes in seconds of the recording: `_surprise`, or 0 if none is within it."""
+    frames = rows[0].shape[1]
+    pool = _pool(frames)
+    pooled = _twice(_pooled(rows[0], pool)), _pooled(rows[1], pool)
+
+    def fit(notes: Sequence[Note]) -> float:
+        inside = within(_pitched(notes), frames / _FRAMES)
+        inside = inside[:: 1 + len(inside) // _MOST_FITTED]
+        return _surprise(*pooled, inside, _FRAMES / pool) if inside else 0.0
+
+    return fit
+
+
+def _pool(frames: int) -> int:
+    """Frames that count as one observation, in a recording of so many."""
+    return _POOL if frames <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
 
 
 def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> float | None:
@@ -190,10 +300,10 @@ def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) ->
         BespokeError: the recording is silent.
     """
     rows = evidence(mixture, sample_rate)
-    pitched = [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
+    pitched = _pitched(notes)
     if not pitched:
         return None
-    pool = _POOL if rows[0].shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+    pool = _pool(rows[0].shape[1])
     pooled = _twice(_pooled(rows[0], pool)), _pooled(rows[1], pool)
 
     def surprise(offset: float) -> float:
@@ -273,10 +383,9 @@ def _fits(
     return (held + _ONSET_WEIGHT * starting[row, first]).sum(axis=0)
 
 
-def _placed(
-    notes: Sequence[Note], onsets: np.ndarray, times: np.ndarray, factor: float
-) -> tuple[Note, ...]:
-    """The notes, carried along the path from `onsets` to `times`, and beyond its ends along a line of slope `factor`."""
+def _placed(notes: Sequence[Note], line: _Line) -> tuple[Note, ...]:
+    """The notes, carried along the bent line, and beyond its ends along a straight one."""
+    onsets, times, factor = line.onsets, line.times, line.factor
 
     def place(seconds: float) -> float:
         beyond = min(seconds - onsets[0], 0.0) + max(
@@ -289,7 +398,8 @@ def _placed(
         start = place(note.start_seconds)
         # The path may run two onsets together, but a note keeps a quarter of its length.
         end = max(
-            place(note.end_seconds), start + 0.25 * factor * (note.end_seconds - note.start_seconds)
+            place(note.end_seconds),
+            start + 0.25 * factor * (note.end_seconds - note.start_seconds),
         )
         placed.append(replace(note, start_seconds=start, end_seconds=end))
     return tuple(placed)

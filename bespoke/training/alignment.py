@@ -1,15 +1,24 @@
-"""The target's notes in time with the recording, as a run writes and uses them."""
+"""The score in time with the recording, as a run writes and uses it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bespoke.data.song import Song
+from bespoke.data.song import Song, Voice
 from bespoke.evaluation.report.summary import plot_alignment
 from bespoke.models.separator import silent_elsewhere
-from bespoke.score.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
-from bespoke.score.midi import Note, write_midi
+from bespoke.score.align import (
+    LOW_CONFIDENCE,
+    NO_CONFIDENCE,
+    NO_FIT,
+    Alignment,
+    align,
+    anywhere,
+    within,
+)
+from bespoke.score.midi import Note, program_name, write_midi
 from bespoke.utils.errors import BespokeError
 
 log = logging.getLogger(__name__)
@@ -20,7 +29,8 @@ class Aligned:
     """A song after the alignment.
 
     Attributes:
-        song: its target plays in time, where the alignment is used.
+        song: its parts play in time, where the alignment is used; other parts that do not fit the
+            recording are gone.
         notes: for a network that uses the score; where the alignment is not used each pitch may sound
             at any time. Empty where no alignment was asked for.
         is_used: whether the times that were found are used.
@@ -37,23 +47,36 @@ class Aligned:
         notes = heard.target.part.notes
         return tuple(notes) if self.is_used else anywhere(notes, heard.seconds)
 
+    def others_of(self, heard: Song) -> tuple[tuple[Note, ...], ...]:
+        """The notes of each other pitched part, in seconds of a part of the song; none where the
+        alignment is not used."""
+        return tuple(voice.part.notes for voice in _pitched(heard.others)) if self.is_used else ()
 
-def align_target(song: Song, folder: Path) -> Aligned:
-    """Put the target's notes in time with the recording, and write them.
+
+def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
+    """Put the score in time with the recording, and write the target's notes.
 
     Args:
         song: with its target's score.
         folder: for `aligned.mid` and `alignment.png`.
+        uses_others: whether the other parts are aligned, too.
 
     Raises:
         BespokeError: there is no score.
     """
     if song.target is None:
         raise BespokeError(
-            "align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper."
+            "align=true needs a score: set song.target.score, or choose a recipe that needs none,"
+            " such as recipe=paper."
         )
     part, seconds = song.target.part, song.seconds
-    alignment = align(part.notes, song.mixture, song.sample_rate)
+    pitched = _pitched(song.others) if uses_others else ()
+    alignment = align(
+        part.notes,
+        song.mixture,
+        song.sample_rate,
+        others=[voice.part.notes for voice in pitched],
+    )
     facts = {
         "confidence": round(alignment.confidence, 4),
         "tempo_factor": round(alignment.tempo_factor, 4),
@@ -62,25 +85,61 @@ def align_target(song: Song, folder: Path) -> Aligned:
     notes = within(alignment.notes, seconds)
     if not notes or alignment.confidence < NO_CONFIDENCE:
         log.warning(
-            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key? Only its pitches are used, not its"
-            " times, and the result is not to be trusted.",
+            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key?"
+            " Only its pitches are used, not its times, and the result is not to be trusted.",
             alignment.confidence,
         )
         return Aligned(song, anywhere(part.notes, seconds), False, {**facts, "used": False})
     if alignment.confidence < LOW_CONFIDENCE:
         log.warning(
-            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen before you trust it.",
+            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen"
+            " before you trust it.",
             alignment.confidence,
         )
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
     plot_alignment(
-        folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate
+        folder / "alignment.png",
+        song.target.part.notes,
+        notes,
+        song.mixture,
+        song.sample_rate,
     )
     log.info("The score is aligned (confidence %.2f).", alignment.confidence)
-    return Aligned(
-        replace(song, target=replace(song.target, part=part)), notes, True, {**facts, "used": True}
-    )
+    others = song.others
+    if pitched:
+        fitting, facts["others"] = _fitting(pitched, alignment, seconds)
+        others = tuple(fitting.get(id(voice), voice) for voice in song.others)
+        others = tuple(voice for voice in others if voice.part.notes)
+    song = replace(song, target=replace(song.target, part=part), others=others)
+    return Aligned(song, notes, True, {**facts, "used": True})
+
+
+def _pitched(voices: Sequence[Voice]) -> tuple[Voice, ...]:
+    """Those that factorization and network can use: drums are not told by their pitches."""
+    return tuple(voice for voice in voices if not voice.part.is_drum)
+
+
+def _fitting(
+    voices: Sequence[Voice], alignment: Alignment, seconds: float
+) -> tuple[dict[int, Voice], list[dict[str, Any]]]:
+    """The other parts in time, by the identity of what they were, without notes where they do not
+    fit the recording; and what metrics.json says of them."""
+    placed, facts, dropped = {}, [], []
+    for voice, notes, fit in zip(voices, alignment.others, alignment.fits, strict=True):
+        notes = within(notes, seconds)
+        is_used = fit >= NO_FIT and bool(notes)
+        placed[id(voice)] = replace(voice, part=replace(voice.part, notes=notes if is_used else ()))
+        name = voice.part.name or program_name(voice.part)
+        facts.append({"name": name, "fit": round(fit, 1), "used": is_used})
+        if notes and not is_used:
+            dropped.append(name)
+    used = [fact["name"] for fact in facts if fact["used"]]
+    if used:
+        log.info("Other parts of the score that are used: %s.", ", ".join(used))
+    if dropped:
+        log.info("Left out, as they do not fit the recording: %s.", ", ".join(dropped))
+    return placed, facts
 
 
 def note_coverage(aligned: Aligned) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import bespoke
+from bespoke.data.background import check_background
 from bespoke.data.song import Song
 from bespoke.evaluation.agreement import Agreement, judge
 from bespoke.evaluation.metrics import evaluate
 from bespoke.evaluation.report.summary import collect_warnings, summary, write_page
 from bespoke.evaluation.timbre import choose_patches
 from bespoke.models.separator import Separator, load_separator
+from bespoke.score.midi import Note
 from bespoke.training import logs, preflight
-from bespoke.training.alignment import Aligned, align_target, note_coverage
+from bespoke.training.alignment import Aligned, align_song, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
 from bespoke.training.callbacks import peak_memory_mb
 from bespoke.utils import processor, progress
@@ -90,7 +92,7 @@ def train(cfg: DictConfig) -> float | None:
             log.info("%s is finished already.", run.folder)
             return objective(read_json(finished))
         parts = make_parts(cfg)
-        song = load(run)
+        song = load(run, parts)
         aligned = align(run, song, parts)
         agreement = find_judge(run, aligned)
         heard = listen(run, aligned, parts)
@@ -126,7 +128,7 @@ def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
     )
 
 
-def load(run: Run) -> Song:
+def load(run: Run, parts: Parts) -> Song:
     """Read the song, and check all that its config may have got wrong.
 
     Raises:
@@ -137,6 +139,7 @@ def load(run: Run) -> Song:
             OmegaConf.to_container(run.cfg.song, resolve=True), max(22050, run.cfg.data.sample_rate)
         )
         preflight.check_space(run.folder, song.source)
+    check_background(parts.make_background, bool(song.others), parts.system.model.uses_score)
     if run.is_resumed:
         preflight.check_inputs(run.folder, song.hashes)
     if song.is_standin:
@@ -153,10 +156,13 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
     if not run.cfg.align:
         return Aligned(song)
     with run.stage("align"):
-        aligned = align_target(song, run.folder)
+        aligned = align_song(song, run.folder, parts.system.model.uses_score)
     if parts.system.model.uses_score:
         note_coverage(aligned)
-        parts.system.hparams.separate["notes"] = [list(astuple(note)) for note in aligned.notes]
+        parts.system.hparams.separate |= {
+            "notes": _plain(aligned.notes),
+            "others": [_plain(part) for part in aligned.others_of(aligned.song)],
+        }
     run.facts["alignment"] = aligned.facts
     return aligned
 
@@ -182,6 +188,7 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
         settings = {
             **OmegaConf.to_container(cfg.separate),
             "notes": aligned.notes_of(heard),
+            "others": aligned.others_of(heard),
             "strength": 1.0,
         }
         with run.stage("estimate"):
@@ -216,6 +223,11 @@ def choose_sounds(run: Run, aligned: Aligned, heard: Song) -> tuple[Aligned, Son
     ), heard
 
 
+def _plain(notes: Iterable[Note]) -> list[list]:
+    """Notes as plain values, for the checkpoint."""
+    return [list(astuple(note)) for note in notes]
+
+
 @contextlib.contextmanager
 def open_loggers(run: Run) -> Iterator[list]:
     """The loggers of this run, closed at its end; of several processes that train together one logs."""
@@ -234,7 +246,11 @@ def build_trainer(
     run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list
 ) -> pl.Trainer:
     """Lightning's trainer, with what looks on."""
-    separate = {**OmegaConf.to_container(run.cfg.separate), "notes": aligned.notes}
+    separate = {
+        **OmegaConf.to_container(run.cfg.separate),
+        "notes": aligned.notes,
+        "others": aligned.others_of(aligned.song),
+    }
     callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
     return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)
 
@@ -249,8 +265,10 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
     cfg = run.cfg
     with run.stage("render"):
         data = make_data(cfg, heard, parts)
-    if heard.others and not data.train.background.uses_others:
-        log.warning("song.others is not used: background=synth would use it.")
+    is_asked_for = run.cfg.song.get("others") not in (None, "auto")
+    uses_others = data.train.background.uses_others or parts.system.model.uses_score
+    if is_asked_for and heard.others and not uses_others:
+        log.warning("song.others is not used: background=synth or recipe=auto would use it.")
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
     logs.log_config(
