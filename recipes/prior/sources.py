@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from bespoke.audio.dsp import resample
 from bespoke.audio.io import read_audio
+from bespoke.utils.errors import BespokeError
 from recipes.prior.amps import RATE as AMP_RATE
 from recipes.prior.amps import Capture
 
@@ -117,18 +118,16 @@ def _write(
     seconds: float = 5.0,
 ) -> None:
     """Write notes (file, folder, pitch and take), after a change of each waveform `[time]`."""
-    for file, folder, pitch, take in tqdm(list(notes)):
-        target = Path(folder) / f"{name_of(pitch)}.{take}.flac"
-        if not target.exists():
+    for file, folder, pitch, take in tqdm(list(notes), mininterval=10):
+        if (folder / f"{name_of(pitch)}.{take}.flac").exists():
+            continue
+        try:
             waveform, rate = read_audio(file)
-            write_note(
-                target.parent,
-                pitch,
-                take,
-                change(waveform.mean(axis=0), rate)[None],
-                rate,
-                seconds,
-            )
+        except BespokeError as error:  # a few of thousands are damaged
+            tqdm.write(str(error))
+            continue
+        sound = change(waveform.mean(axis=0), rate)
+        write_note(folder, pitch, take, sound[None], rate, seconds)
 
 
 def guitars(source: Path, output: Path) -> None:
