@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from bespoke.audio.dsp import resample
 from bespoke.audio.io import read_audio
+from bespoke.score.midi import pitch_hz
 from bespoke.utils.errors import BespokeError
 from recipes.prior.amps import RATE as AMP_RATE
 from recipes.prior.amps import Capture
@@ -112,21 +113,71 @@ def sustain(sound: np.ndarray, rate: int, seconds: float, rng: np.random.Generat
     return np.concatenate([held, tail[fade:]])
 
 
+def deviation(sound: np.ndarray, rate: int, pitch: int) -> float:
+    """How many semitones a held note sounds above a MIDI pitch, by the lag at which it repeats.
+
+    Args:
+        sound: `[time]`.
+        rate: in Hz.
+        pitch: that it should have.
+
+    Returns:
+        Semitones; nan if it does not repeat.
+    """
+    start = int(np.argmax(np.abs(sound) > 0.1 * np.abs(sound).max()) + 0.15 * rate)
+    part = sound[start : start + int(0.5 * rate)]
+    longest = int(rate / pitch_hz(pitch - 16))
+    if len(part) < 3 * longest:
+        return np.nan
+    power = np.abs(np.fft.rfft(part - part.mean(), 2 * len(part))) ** 2
+    likeness = np.fft.irfft(power)[: longest + 2] / np.arange(
+        len(part), len(part) - longest - 2, -1
+    )
+    inner = likeness[1:-1]
+    peaks = 1 + np.flatnonzero((inner >= likeness[:-2]) & (inner > likeness[2:]))
+    peaks = peaks[peaks > rate / pitch_hz(pitch + 26)]
+    peaks = peaks[likeness[peaks] > 0.9 * likeness[peaks].max(initial=0.3 * likeness[0])]
+    if not len(peaks):
+        return np.nan
+    before, at, after = likeness[peaks[0] - 1 : peaks[0] + 2]
+    lag = peaks[0] + (before - after) / 2 / (before - 2 * at + after)
+    return float(12 * np.log2(rate / lag / pitch_hz(pitch)))
+
+
 def _write(
-    notes: Iterable[tuple[Path, str, int, int]],
-    change: Callable[[np.ndarray, int], np.ndarray] = lambda sound, rate: sound,
+    notes: Iterable[tuple[Path, Path, int, int]],
+    change: Callable[[np.ndarray, int], np.ndarray] | None = None,
     seconds: float = 5.0,
 ) -> None:
-    """Write notes (file, folder, pitch and take), after a change of each waveform `[time]`."""
-    for file, folder, pitch, take in tqdm(list(notes), mininterval=10):
-        if (folder / f"{name_of(pitch)}.{take}.flac").exists():
-            continue
+    """Write notes: file, folder, pitch and take.
+
+    Args:
+        notes: with the pitches that they are said to have.
+        change: of each waveform `[time]`. It makes a held note of it, which is then brought in tune;
+            one that is named an octave too high is renamed, and others out of tune are left out.
+        seconds: at most, of each.
+    """
+    written: set[tuple[Path, int, int]] = set()
+    for file, folder, named, number in tqdm(list(notes), mininterval=10):
         try:
             waveform, rate = read_audio(file)
         except BespokeError as error:  # a few of thousands are damaged
             tqdm.write(str(error))
             continue
-        sound = change(waveform.mean(axis=0), rate)
+        sound, pitch, take = waveform.mean(axis=0), named, number
+        if change:
+            semitones = deviation(sound, rate, pitch)
+            if abs(semitones + 12) < 2:
+                pitch, semitones = pitch - 12, semitones + 12
+            if not abs(semitones) < 2:
+                tqdm.write(f"{file.name} is left out: {semitones:+.1f} semitones.")
+                continue
+            length = int(len(sound) * 2 ** (semitones / 12))
+            times = np.arange(length) * 2 ** (-semitones / 12)
+            sound = change(np.interp(times, np.arange(len(sound)), sound), rate)
+        while (folder, pitch, take) in written:
+            take += 1
+        written.add((folder, pitch, take))
         write_note(folder, pitch, take, sound[None], rate, seconds)
 
 
