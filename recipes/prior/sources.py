@@ -12,6 +12,7 @@ may be passed on is up to each licence.
 """
 
 import argparse
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -36,6 +37,15 @@ BOOSTS = (
     "Demonfx|Fortin Grind|Ibanez Tube|MXR M77 Custom|Precision|BOSS-SD1|Maxon|Dirty ?Tree|"
     "MXR-M77-F|R TS9|Duncan 805|Power ?amp|lone_plus_BB_lowgain|klone_g6|Clean ish"
 )
+# What the presets of ZynAddSubFX are, by their banks and names.
+KINDS = (
+    ("pad", "^Pads|Synth.*Pad|^Fantasy.*Space|olivers-100.*Pad|Laba.*Pad|^Choir|Sweep|Morph"),
+    ("strings", "^Strings|olivers-100.*Strings"),
+    ("brass", "^Brass|olivers.*Brass|Companion.*Brass"),
+    ("organ", "^Organ"),
+    ("lead", "^Synth_|Laba.*Lead|olivers-100.*Lead|Companion.*(Saw|Solo)|Strings.*Saw-[123]"),
+)
+NO_NOTES = "5ths|Chord|Arp|SIDarp|Echo|Nois|Bell|Drum|Octave|RingMod|Infra|Distorted"
 
 
 def pitch_of(name: str) -> int:
@@ -330,9 +340,85 @@ def cabinets(source: Path, output: Path) -> None:
         )
 
 
+def synthesizers(source: Path, output: Path) -> None:
+    """Pads, strings, brass, organs and leads of ZynAddSubFX: `/usr/lib/lv2/ZynAddSubFX.lv2presets`.
+
+    Debian's packages zynaddsubfx-lv2 and zynaddsubfx-data (GPL-2+), played by the package dawdreamer
+    (GPL-3), which is not among the project's own. Presets that sound other pitches than the key's
+    and its octaves are left out.
+    """
+    import dawdreamer
+
+    rate, held, step = 44_100, 5.0, 4
+    engine = dawdreamer.RenderEngine(rate, 512)
+    plugin = engine.make_plugin_processor("zyn", "http://zynaddsubfx.sourceforge.net")
+    engine.load_graph([(plugin, [])])
+    output.mkdir(parents=True, exist_ok=True)
+    state_file = output / "state.ttl"
+    plugin.save_state(str(state_file))
+    state = state_file.read_text()
+    for bank in tqdm(sorted(source.glob("*.ttl"))):
+        for name, preset in re.findall(
+            r"#preset_(\S+)>\s+state:state \[\s+<urn:distrho:state>\s+\"\"\"\n(.*?)\n\"\"\"",
+            bank.read_text(),
+            re.DOTALL,
+        ):
+            plain = re.sub(r"%\w\w|[^\w]+", "-", name)
+            kind = next((kind for kind, names in KINDS if re.search(names, plain)), None)
+            if kind is None or re.search(NO_NOTES, plain):
+                continue
+            state_file.write_text(
+                re.sub(
+                    r'(<urn:distrho:state> """\n).*?(\n""")',
+                    lambda found, preset=preset: found[1] + preset + found[2],
+                    state,
+                    flags=re.DOTALL,
+                )
+            )
+            with contextlib.suppress(RuntimeError):  # that there is no editor, after it was read
+                plugin.load_state(str(state_file))
+            sounds = {}
+            for pitch in range(36, 88, step):
+                plugin.clear_midi()
+                engine.render(2.0)  # of the note before
+                plugin.add_midi_note(pitch, 100, 0.05, 0.05 + held)
+                engine.render(held + 0.05)
+                sounds[pitch] = engine.get_audio().mean(axis=0)
+            if all(in_tune(sounds[pitch], rate, pitch) for pitch in (48, 60)):
+                for pitch, sound in sounds.items():
+                    write_note(output / f"synth-{kind}.{plain}", pitch, 0, sound[None], rate)
+    state_file.unlink()
+
+
+def in_tune(sound: np.ndarray, rate: int, pitch: int, least: float = 0.7) -> bool:
+    """Whether at least a share of a sound's power is in the partials of a pitch, and it sounds on.
+
+    Args:
+        sound: `[time]`, a note of two seconds or more.
+        rate: in Hz.
+        pitch: of the note.
+        least: share of the power within 60 cents or 10 Hz of the partials, below 4 kHz.
+    """
+    if np.abs(sound).max() < 1e-3:
+        return False
+    early, late = sound[: 2 * rate], sound[2 * rate : 3 * rate]
+    power = np.abs(np.fft.rfft(early * np.hanning(len(early)))) ** 2
+    hz = np.fft.rfftfreq(len(early), 1 / rate)
+    power[(hz < 30) | (hz > 4000)] = 0
+    partial = np.maximum(np.round(hz / pitch_hz(pitch)), 1) * pitch_hz(pitch)
+    off = np.abs(hz - partial)
+    inside = (off < 10) | (off < partial * (2 ** (0.6 / 12) - 1))
+    # High up the partials' bands touch, so that chance alone is inside.
+    return bool(
+        power[inside & (hz < 12 * pitch_hz(pitch))].sum()
+        > least * power[hz < 12 * pitch_hz(pitch)].sum()
+        and np.mean(late**2) > 0.01 * np.mean(early**2)
+    )
+
+
 SOURCES = {
     function.__name__: function
-    for function in (guitars, philharmonia, saxophones, bass, captures, cabinets)
+    for function in (guitars, philharmonia, saxophones, bass, synthesizers, captures, cabinets)
 }
 
 
