@@ -222,7 +222,13 @@ def sing(
         :samples
     ]
     consonants = sosfilt(
-        butter(2, rng.uniform(2500, 5000), "high", fs=sample_rate, output="sos"),
+        butter(
+            2,
+            min(rng.uniform(2500, 5000), 0.45 * sample_rate),
+            "high",
+            fs=sample_rate,
+            output="sos",
+        ),
         rng.standard_normal(samples) * hiss,
     )
     return voiced + consonants * np.abs(voiced).max()

@@ -25,6 +25,7 @@ from bespoke.score.midi import Note, perturb
 from bespoke.score.synth import Player, SoundFont
 from bespoke.utils.files import atomic_path
 from bespoke.utils.processor import multiplies_bfloat16
+from recipes.prior.amps import Amps
 from recipes.prior.ensembles import Ensembles
 from recipes.prior.instruments import Sampler
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--recorded", type=Path, help="a folder with a folder of recorded notes for each instrument"
     )
+    parser.add_argument("--amps", type=Path, help="a folder of amplifiers, see recipes.prior.amps")
     parser.add_argument("--folder", type=Path, required=True, help="for the examples, 4 MB each")
     parser.add_argument("--examples", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
@@ -95,7 +97,14 @@ def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
         else {}
     )
     ensembles, features = (
-        Ensembles(players, stft.sample_rate, 20.0, recorded, drummers),
+        Ensembles(
+            players,
+            stft.sample_rate,
+            20.0,
+            recorded,
+            drummers,
+            Amps(options.amps) if options.amps else None,
+        ),
         ScoreFeatures(stft),
     )
     strangers: tuple[tuple[Note, ...], ...] = ()
