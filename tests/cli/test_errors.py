@@ -227,7 +227,7 @@ WRONG = {
     "keep the best of no curve": (["keep=best"], ["keep=best", "set curve_steps"]),
     "keep the best without a score": (
         ["keep=best", "curve_steps=1", "song.target.score=null", "song.target.audio=short.wav"],
-        ["keep=best goes by the score", "keep=last"],
+        ["keep=best needs a score", "keep=last"],
     ),
     "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
     "checkpoint as a file": (["ckpt=other.ckpt"], ["ckpt=other.ckpt is not known", "ckpt=last"]),
@@ -742,10 +742,7 @@ def test_user_sees_one_sentence_about_a_file(run_train, tiny_song, tmp_path):
     result = as_user(
         run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path
     )
-    assert (
-        result.error
-        == "The reference nosuch.wav does not exist: check the path, which is taken from where the command started."
-    )
+    assert result.error.startswith("The reference nosuch.wav does not exist: check the path")
     assert result.results == []
 
 
