@@ -1,4 +1,4 @@
-"""Run recipes and rivals over a folder of cases, and tabulate them.
+"""Run recipes and baselines over a folder of cases, and tabulate them.
 
     python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out outputs/benchmark
     python scripts/benchmark.py --cases CASES --experiment aug_screen --out outputs/aug_screen
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from bespoke.evaluation import benchmark
 from bespoke.utils.errors import BespokeError
-from bespoke.utils.files import write_json
+from bespoke.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--ceiling", default="", help="names of recipes or variants, separated by commas"
     )
     parser.add_argument(
-        "--rivals", default="mixture,comb,nmf,hpss", help="names of rivals, separated by commas"
+        "--baselines",
+        "--rivals",
+        default="mixture,comb,nmf,hpss",
+        help="names of the baseline methods to run, separated by commas",
     )
     parser.add_argument("--seeds", default="0", help="separated by commas")
     parser.add_argument(
@@ -66,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     try:
-        lock = benchmark.hold(out)
+        lock = benchmark.lock_folder(out)
         methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes)}
         methods |= {
             name: tuple(entry for entry in text.split(";") if entry)
@@ -78,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             methods |= found
             only += [case for case in named if not options.only and case not in only]
         cases, broken = benchmark.read_cases(options.cases, only)
-        failed = _others(cases, _split(options.rivals), out)
+        failed = _others(cases, _split(options.baselines), out)
         cells = []
         for seed in map(int, _split(options.seeds)):
             cells += [
@@ -135,18 +138,28 @@ class Progress:
             )
 
 
-def _others(cases: list[benchmark.Case], rivals: list[str], out: Path) -> list[str]:
-    """Rows of oracles and rivals, one file a case, made anew when the list of rivals changes; gives what failed, with the reason."""
+def _baselines_in(file: Path) -> list[str] | None:
+    """The baselines in a file of rows; None if there is no file."""
+    content = read_json(file)
+    return content.get("baselines", content.get("rivals"))  # the key's former name
+
+
+def _others(cases: list[benchmark.Case], baselines: list[str], out: Path) -> list[str]:
+    """Write the rows of oracles and baselines, one file per case.
+
+    A file is written again if the list of baselines has changed.
+
+    Returns:
+        The cases that failed, with the reason.
+    """
     files = {case: out / benchmark.FOLDER / case.name / "others.json" for case in cases}
-    pending = {
-        case: file
-        for case, file in files.items()
-        if not file.is_file() or json.loads(file.read_text())["rivals"] != rivals
-    }
-    progress, failed = Progress("oracles and rivals", len(pending)), []
+    pending = {case: file for case, file in files.items() if _baselines_in(file) != baselines}
+    progress, failed = Progress("oracles and baselines", len(pending)), []
     for case, file in pending.items():
         try:
-            write_json(file, {"rivals": rivals, "rows": benchmark.other_rows(case, rivals)})
+            write_json(
+                file, {"baselines": baselines, "rows": benchmark.other_rows(case, baselines)}
+            )
         except BespokeError as error:
             failed.append(f"{case.name}: {error}")
         progress.add(case.name)
@@ -161,7 +174,7 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
         BespokeError: Hydra refused to start them, or cells of a benchmark that was killed are still running.
     """
     folder, log = out / benchmark.FOLDER, out / "benchmark.log"
-    benchmark.hold(folder).release()  # from here on the process of the cells holds it
+    benchmark.lock_folder(folder).release()  # from here on the process of the cells holds it
     pending = benchmark.write_cells(cells, out)
     if not pending:
         return []

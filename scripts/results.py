@@ -1,7 +1,8 @@
 """Make the tables and pictures of docs/RESULTS.md again from the committed rows: `python scripts/results.py`.
 
 A set of results is a folder: docs/results for the methods, docs/results/NAME for a study. All of its CSV files count together, those
-whose names end in `curves` as curves and the others as rows, as scripts/benchmark.py writes them. Oracles and rivals may stand in several
+whose names end in `curves` as curves and the others as rows, as scripts/benchmark.py writes them.
+Oracles and baselines may stand in several
 of them, a trained run only in one.
 
 A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is one of TABLES

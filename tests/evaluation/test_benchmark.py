@@ -135,7 +135,7 @@ ARGUMENTS = [
     "--variant",
     "flat",
     "recipe=quick;aug=none;data.silent_share=0;curve_steps=10",
-    "--rivals",
+    "--baselines",
     "mixture,comb",
 ]
 
@@ -204,7 +204,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
 
 
 def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, tmp_path):
-    arguments = ["--recipes", "quick", "--rivals", "mixture", "--only", "toy_*", "--", *SETTINGS]
+    arguments = ["--recipes", "quick", "--baselines", "mixture", "--only", "toy_*", "--", *SETTINGS]
     command = [
         sys.executable,
         str(ROOT / "scripts" / "benchmark.py"),
@@ -228,11 +228,11 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
     process.kill()  # that is the one with the progress, which leaves its cells running ...
     process.wait()
     with pytest.raises(BespokeError, match="A benchmark is running in"):
-        benchmark.hold(tmp_path / "cells")
+        benchmark.lock_folder(tmp_path / "cells")
     os.killpg(process.pid, signal.SIGKILL)  # ... and these are the cells
     while time.monotonic() < deadline:
         with contextlib.suppress(BespokeError):  # until the system has cleared them away
-            benchmark.hold(tmp_path / "cells").release()
+            benchmark.lock_folder(tmp_path / "cells").release()
             break
         time.sleep(0.01)
     assert (finished / "row.json").exists()
@@ -279,7 +279,7 @@ def test_a_folder_is_held_until_its_process_ends(run, tmp_path):
         f"error: A benchmark is running in {tmp_path}: wait until it has ended, or choose another --out.\n",
     )
     assert not (tmp_path / "cells").exists()
-    benchmark.hold(tmp_path).release()
+    benchmark.lock_folder(tmp_path).release()
 
 
 def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
@@ -289,7 +289,7 @@ def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
         "toy_one",
         "--recipes",
         "quick",
-        "--rivals",
+        "--baselines",
         "mixture",
         "--",
         "trainer.max_step=3",

@@ -69,7 +69,7 @@ def test_a_report_has_all_tracks_and_stands_alone(sweep, tiny_song):
         "metrics.json",
         "checkpoints/last.ckpt",
         "seed: 0",
-        "SI-SDR on the way",
+        "SI-SDR during training",
     ):
         assert name in text
     links = [
@@ -181,10 +181,10 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
         for tile in run_page.tiles(metrics, notes, -7.42)
     }
     assert list(cards.items()) == [
-        ("It plays", ("1:02 to 2:05", "")),
+        ("Plays", ("1:02 to 2:05", "")),
         ("Alignment", ("0.94", "good")),
         ("Level", ("-7.4", "")),
-        ("What was done", ("300", "")),
+        ("Training", ("300", "")),
     ]
     metrics["alignment"] = {"confidence": 0.1, "used": False}
     cards = {
@@ -193,7 +193,7 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
     }
     assert cards["Alignment"] == ("0.10", "bad")
     assert cards["Level"] == ("silent", "bad")
-    assert "It plays" not in cards
+    assert "Plays" not in cards
 
 
 @pytest.fixture(scope="module")
