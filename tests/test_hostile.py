@@ -638,7 +638,7 @@ def test_own_command_line_may_have_a_launcher_run_lines():
         {**given, "hydra.launcher.setup": ["module load gcc"]},
         {"hydra.launcher.setup": given["hydra.launcher.setup"]},
     ):
-        with pytest.raises(BespokeError, match="is for the command line, not for a config"):
+        with pytest.raises(BespokeError, match="on the command line, not in a config"):
             check_hydra(launcher, changed)
 
 
