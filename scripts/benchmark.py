@@ -1,12 +1,15 @@
-"""Run recipes and baselines over a folder of cases, and tabulate them.
+"""Run recipes and baselines over a folder of cases, and tabulate the results.
 
-    python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out outputs/benchmark
+    python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out OUT
     python scripts/benchmark.py --cases CASES --experiment aug_screen --out outputs/aug_screen
 
-What is finished is not run again; what was killed goes on. `--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method of that
-name, `--experiment NAME` one for each combination of the sweep in conf/experiment/NAME.yaml. `--ceiling NAME` adds, as a diagnosis, the
-method NAME trained on the true stems. After `--`, overrides for every cell (`-- trainer.max_steps=500`) or for Hydra
-(`-- hydra/launcher=joblib`). What the cells print goes to benchmark.log.
+Finished runs are not repeated, and killed ones are resumed.
+
+`--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method NAME. `--experiment NAME` adds one
+for each combination of the sweep in conf/experiment/NAME.yaml. `--ceiling NAME` adds, as a
+diagnosis, the method NAME trained on the true stems. After `--` follow overrides for every run
+(`-- trainer.max_steps=500`) or for Hydra (`-- hydra/launcher=joblib`). The runs' output goes to
+benchmark.log.
 """
 
 import argparse
@@ -27,7 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, run what is missing, print the tables. Returns the exit code: 0, or 2 if a case or a cell failed."""
+    """Parse the command line, run what is missing, and print the tables.
+
+    Returns:
+        The exit code: 0, or 2 if a case or a run failed.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         default="",
-        help="names of cases or patterns, separated by commas; without it those of the experiments",
+        help="names of cases or patterns, separated by commas; default: those of the experiments",
     )
     parser.add_argument("--recipes", default="", help="names of recipes, separated by commas")
     parser.add_argument(
@@ -62,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--baseline",
         default="",
-        help="what the others are compared with; without it the first method",
+        help="method that the others are compared with; default: the first",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for cells and rows.csv")
     parser.add_argument("overrides", nargs="*", help="for train.py")
@@ -115,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Progress:
-    """How much is done, and the time left: a bar in a terminal, elsewhere a line for each that ends."""
+    """Progress with the time left: a bar on a terminal, elsewhere a line per result."""
 
     def __init__(self, what: str, total: int):
         self.what, self.began = what, time.monotonic()
@@ -123,7 +130,7 @@ class Progress:
         self.total, self.done = total, 0
 
     def add(self, result: str) -> None:
-        """One more has ended, with this result."""
+        """Count one more result and show it."""
         self.done += 1
         self.bar.set_postfix_str(result, refresh=False)
         self.bar.update()
@@ -168,13 +175,13 @@ def _others(cases: list[benchmark.Case], baselines: list[str], out: Path) -> lis
 
 
 def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[str]:
-    """Run the cells that are not finished in one multirun; give those that failed, with the reason.
+    """Run the unfinished cells in one multirun, and return those that failed, with the reason.
 
     Raises:
-        BespokeError: Hydra refused to start them, or cells of a benchmark that was killed are still running.
+        BespokeError: Hydra rejected the command, or cells of a killed benchmark are still running.
     """
     folder, log = out / benchmark.FOLDER, out / "benchmark.log"
-    benchmark.lock_folder(folder).release()  # from here on the process of the cells holds it
+    benchmark.lock_folder(folder).release()  # from now on the process of the cells locks it
     pending = benchmark.write_cells(cells, out)
     if not pending:
         return []
@@ -199,9 +206,8 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
     try:
         running = True
         while running:
-            running = (
-                process.poll() is None
-            )  # before the look at what has ended, so that nothing is missed
+            # Asked first, so that no cell is missed that ends in between.
+            running = process.poll() is None
             ended = [
                 cell
                 for cell in waiting
@@ -232,7 +238,7 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
 
 
 def _result(folder: Path) -> str:
-    """A cell's result in a few words."""
+    """Result of a cell in a few words."""
     if (folder / "row.json").is_file():
         improvement = json.loads((folder / "row.json").read_text())["si_sdr_improvement"]
         return "no SI-SDR" if improvement is None else f"SI-SDR improved by {improvement:+.2f} dB"
