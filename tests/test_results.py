@@ -119,7 +119,7 @@ def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
 def test_a_run_that_stands_in_two_files_is_refused(results, tmp_path, capsys):
     write_csv(tmp_path / "again.csv", [row("x_1", "paper", 1.5, steps=4)])
     assert results["main"](tmp_path, tmp_path / "page.md") == 2
-    assert "paper on x_1 stands in both" in capsys.readouterr().err
+    assert "paper on x_1 is in both" in capsys.readouterr().err
     assert (tmp_path / "page.md").read_text() == PAGE
 
 
