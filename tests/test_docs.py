@@ -1,4 +1,4 @@
-"""The pages of words: short lines, links that lead somewhere, and the commands and settings that they name."""
+"""The docs: line lengths, links, and the commands and settings that they name."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from bespoke.__main__ import main
 from conftest import ROOT
 
-# Tables of results, which programs write, and the laboratory notebook have lines as long as they need.
+# Generated tables and the lab notebook may have long lines.
 LONG = {"RESULTS.md", "SPEED.md", "LAB.md"}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 

@@ -1,4 +1,4 @@
-"""The page of results: tables from the committed rows, pictures of what was measured, and nothing else touched."""
+"""docs/RESULTS.md: tables from the committed rows, figures of measured data, all else unchanged."""
 
 import runpy
 
@@ -45,7 +45,7 @@ def row(case, method, value, seed=0, **more):
 
 @pytest.fixture
 def results(tmp_path):
-    """The script's functions and what it finds: a recipe with its ceiling and a curve, in two files, and a study."""
+    """The script's functions on a recipe with ceiling and curve in two files, and on a study."""
     trained = {"steps": 4}
     (tmp_path / "study").mkdir()
     study = [

@@ -1,4 +1,4 @@
-"""Baselines on mixtures whose answer is known, and what they do at the edges."""
+"""Baselines on mixtures with known answers, and on edge cases."""
 
 import sys
 from types import SimpleNamespace
@@ -79,7 +79,8 @@ def test_the_score_separates_two_tones(duet, estimates, name, floor_db):
 
 
 def test_learned_spectra_beat_the_fixed_comb_where_partials_meet():
-    # A fifth: every third partial of the lower tone is every second of the upper one, which is also four times as loud.
+    # A fifth: every third partial of the lower tone coincides with every second of the upper one,
+    # which is four times as loud.
     target, other = (
         tones((Note(0.2, 1.2, 60), Note(1.8, 2.8, 60))),
         4 * tones((Note(0.7, 2.3, 67),)),

@@ -1,4 +1,4 @@
-"""Whole runs through the command line, on a song of three seconds."""
+"""Whole runs through the command line, on a three-second song."""
 
 import json
 import os
@@ -182,7 +182,8 @@ def weights(folder):
 
 
 def test_a_killed_run_continues_bit_for_bit(run_train, tiny_song, tmp_path):
-    # A worker prefetches batches, dropout and batch normalization have state, and effects draw from the global generators.
+    # Workers prefetch batches, dropout and batch normalization have state, and effects use the
+    # global generators.
     overrides = [
         *tiny_song.overrides,
         "aug=light",
