@@ -281,7 +281,7 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         if sweep_name()
         else f"hydra.run.dir={trainer.default_root_dir}"
     )
-    remedy = f"to go on, repeat the command with {place} ckpt=last"
+    remedy = f"repeat the command with {place} ckpt=last to go on"
     with run.stage("train"):
         try:
             trainer.fit(parts.system, data, ckpt_path=checkpoint, weights_only=True)
