@@ -81,7 +81,7 @@ def measure(options: Options) -> Section:
             _markdown(
                 ("float32 and bfloat16 products of matrices, in GFLOP/s", *peaks[0]), peaks[1:]
             ),
-            "What may be cheaper, each in turns with the step as it is (median):",
+            "Alternatives, each timed in turns with the default step (median):",
             _markdown(("variant", "seconds", "of the step's"), variants(options, minimum)),
             "The step by operation (torch.profiler):",
             f"```\n{profile_table(step, batches)}\n```",
@@ -344,8 +344,8 @@ def flame(options: Options) -> str:
             )
             file.write_text(title, encoding="utf-8")
             return (
-                f"The flame graph of `{run}`, sampled {rate} times a second by py-spy: "
-                "[flame.svg](speed/flame.svg)."
+                f"The flame graph of `{run}`,\n"
+                f"sampled {rate} times a second by py-spy: [flame.svg](speed/flame.svg)."
             )
     file.unlink()
     return "No flame graph: it came out larger than a megabyte."

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -225,6 +226,7 @@ def _headed(section: Mapping[str, Any], where: str) -> str:
     )
     head = (
         f"`{section['command']}`{where}: {device}, torch {place['torch']}, {place['date']}, "
-        f"load {place['load']} before; took"
+        f"load {place['load']} before; took {section['seconds']:.0f} s.{quick}"
     )
-    return f"{head} {section['seconds']:.0f} s.{quick}\n\n{section['text']}".strip()
+    head = textwrap.fill(head, 100, break_long_words=False, break_on_hyphens=False)
+    return f"{head}\n\n{section['text']}".strip()
