@@ -1,6 +1,6 @@
-"""Broken and hostile input: a clear sentence, in bounded time and memory, and nothing is touched.
+"""Invalid and hostile input: a clear error, bounded time and memory, and no changed files.
 
-Every file is made here, by code. What a user gets wrong through the command line is in test_errors.py.
+All files are made here. Errors of users on the command line are in test_errors.py.
 """
 
 import gzip
@@ -237,7 +237,9 @@ MIDI = {
 
 
 def musicxml(inside, head=""):
-    return f'<?xml version="1.0"?>{head}<score-partwise version="4.0">{inside}</score-partwise>'.encode()
+    return (
+        f'<?xml version="1.0"?>{head}<score-partwise version="4.0">{inside}</score-partwise>'
+    ).encode()
 
 
 def mxl(root="score.xml", **files):
@@ -542,7 +544,8 @@ def test_checkpoint_cut_or_fuzzed_is_refused_or_the_same_shape(tmp_path):
 
 HYDRA = {
     "callback": "callbacks: {evil: {_target_: os.system, command: touch owned}}",
-    "callback within": "callbacks: {table: {_target_: bespoke.cli.launch.SweepTable, x: {_target_: builtins.exec}}}",
+    "callback within": "callbacks: {table: {_target_: bespoke.cli.launch.SweepTable, x: {_target_: "
+    "builtins.exec}}}",
     "launcher": "launcher: {_target_: subprocess.Popen, args: [touch, owned]}",
     "interpolation": "callbacks: {evil: '${oc.create:{_target_:os.system}}'}",
     "callback from elsewhere": "callbacks: {evil: '${payload}'}",
@@ -556,9 +559,12 @@ HYDRA = {
     "launcher's folder": "launcher: {submitit_folder: '${hydra.sweep.dir}/../../x'}",
     "launcher by way of a folder": "launcher: {x: '${hydra.sweep.dir}'}",
     "sweeper by way of a resolver": "sweeper: {x: '${hydra.sweep.dir}/${oc.env:HOME}'}",
-    "what a module imports": "callbacks: {evil: {_target_: hydra._internal.utils.os.system, command: touch owned}}",
-    "what a core plugin imports": "launcher: {_target_: hydra._internal.core_plugins.basic_sweeper.itertools.chain}",
-    "what a plugin imports": "launcher: {_target_: hydra_plugins.hydra_joblib_launcher._core.Path.home}",
+    "what a module imports": "callbacks: {evil: {_target_: hydra._internal.utils.os.system, "
+    "command: touch owned}}",
+    "what a core plugin imports": "launcher: {_target_: "
+    "hydra._internal.core_plugins.basic_sweeper.itertools.chain}",
+    "what a plugin imports": "launcher: {_target_: "
+    "hydra_plugins.hydra_joblib_launcher._core.Path.home}",
     "search space": "sweeper: {custom_search_space: evil.configure}",
     "environment": "job: {env_set: {WANDB_BASE_URL: 'http://127.0.0.1:9'}}",
     "environment copied": "job: {env_copy: [WANDB_API_KEY]}",
@@ -570,8 +576,10 @@ HYDRA = {
     "target by interpolation": "callbacks: {evil: {_target_: '${oc.env:EVIL}'}}",
     "logging factory": "job_logging: {handlers: {file: {'()': os.system}}}",
     "logging class": "job_logging: {handlers: {file: {class: subprocess.Popen}}}",
-    "log elsewhere": "job_logging: {handlers: {file: {class: logging.FileHandler, filename: /etc/cron.d/evil}}}",
-    "log above": "hydra_logging: {handlers: {file: {class: logging.FileHandler, filename: '${hydra.runtime.output_dir}/../../x'}}}",
+    "log elsewhere": "job_logging: {handlers: {file: {class: logging.FileHandler, filename: "
+    "/etc/cron.d/evil}}}",
+    "log above": "hydra_logging: {handlers: {file: {class: logging.FileHandler, filename: "
+    "'${hydra.runtime.output_dir}/../../x'}}}",
 }
 
 
@@ -638,7 +646,7 @@ def test_own_command_line_may_have_a_launcher_run_lines():
         {**given, "hydra.launcher.setup": ["module load gcc"]},
         {"hydra.launcher.setup": given["hydra.launcher.setup"]},
     ):
-        with pytest.raises(BespokeError, match="is for the command line, not for a config"):
+        with pytest.raises(BespokeError, match="on the command line, not in a config"):
             check_hydra(launcher, changed)
 
 
@@ -683,7 +691,7 @@ with initialize_config_dir(sys.argv[2], version_base="1.3"):
 
 @pytest.fixture
 def own_logging(monkeypatch):
-    """Hydra sets Python's logging up, with a file in the run's folder; other tests get theirs back."""
+    """Restore logging, which Hydra configures with a file in the run's folder, for other tests."""
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
     level, disabled = logging.root.level, logging.root.manager.disable
     yield
@@ -747,7 +755,8 @@ EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
 )
 SOUNDS = [
-    sound("WAV", "PCM_16"), sound("WAV", "FLOAT"), sound("FLAC"), sound("OGG"), sound("AIFF", "PCM_24"), sound("CAF", "PCM_16"), m4a(0.5),
+    sound("WAV", "PCM_16"), sound("WAV", "FLOAT"), sound("FLAC"), sound("OGG"),
+    sound("AIFF", "PCM_24"), sound("CAF", "PCM_16"), m4a(0.5),
 ]  # fmt: skip
 SCORE = midi(
     b"\x00\xff\x51\x03\x07\xa1\x20\x00\xff\x03\x04Lead" + b"\x00\xc0\x1d" + NOTE * 8 + END,

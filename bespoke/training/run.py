@@ -1,4 +1,4 @@
-"""One run, from config to results, step by step."""
+"""One run, from config to results, as a sequence of stages."""
 
 import contextlib
 import gc
@@ -40,15 +40,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """What all steps of a run know.
+    """State that all stages of a run share.
 
     Attributes:
         cfg: the whole config.
-        folder: of the results.
-        is_resumed: it goes on from the checkpoint in the folder.
-        warnings: that were given so far.
-        seconds: that each stage took.
-        facts: what else metrics.json is to say.
+        folder: folder of the results.
+        is_resumed: whether the run continues from the checkpoint in the folder.
+        warnings: warnings given so far.
+        seconds: duration of each stage.
+        facts: further content of metrics.json.
     """
 
     cfg: DictConfig
@@ -64,7 +64,7 @@ class Run:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Show that the run is at this stage, and note how long it takes."""
+        """Show the stage while the block runs, and record its duration."""
         began = time.monotonic()
         with progress.stage(name):
             yield
@@ -74,21 +74,28 @@ class Run:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Do one run: prepare, load, align, listen, build, fit, separate, evaluate, report.
+    """Carry out one run.
+
+    Its stages are prepare, load, align, listen, build, fit, separate, evaluate and report.
+
+    Args:
+        cfg: the whole config.
 
     Returns:
-        In dB the SI-SDR improvement where there is a reference, else the agreement where `curve_steps` asks for it, else None.
+        The objective of a search, in dB: the SI-SDR improvement if there is a reference, else the
+        agreement if `curve_steps` is set, else None.
 
     Raises:
-        BespokeError: something the user can put right.
+        BespokeError: an error that the user can correct.
     """
     if not gc.get_freeze_count():
-        gc.freeze()  # all that was imported: else each stage's collection looks through it, for a quarter of a second
+        # Exclude imported objects: they would add 0.25 s to the collection after each stage.
+        gc.freeze()
     with collect_warnings() as warnings:
         run = prepare(cfg, warnings)
-        if (
-            run.is_resumed and sweep_name() and (finished := run.folder / "metrics.json").is_file()
-        ):  # written last
+        # metrics.json is written last
+        finished = run.folder / "metrics.json"
+        if run.is_resumed and sweep_name() and finished.is_file():
             log.info("%s is finished already.", run.folder)
             return objective(read_json(finished))
         parts = make_parts(cfg)
@@ -109,16 +116,15 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
-    """Check the settings and the run's folder, and take the cores that are free.
+    """Check the settings and the run's folder, and set the number of threads.
 
     Raises:
-        BespokeError: a setting is not possible, or the folder has results of another run.
+        BespokeError: a setting is invalid, or the folder has results of another run.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     preflight.check(cfg)
-    if (
-        "LOCAL_RANK" not in os.environ
-    ):  # of several processes that train together Lightning gives each its share
+    # Lightning gives each of several processes that train together its share of the cores.
+    if "LOCAL_RANK" not in os.environ:
         processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
     return Run(
         cfg,
@@ -129,10 +135,10 @@ def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
 
 
 def load(run: Run, parts: Parts) -> Song:
-    """Read the song, and check all that its config may have got wrong.
+    """Read the song and check the files that its config names.
 
     Raises:
-        BespokeError: a file is missing, cannot be used, or is another than when the run began.
+        BespokeError: a file is missing or unusable, or a resumed run's file has changed.
     """
     with run.stage("load"):
         song = Song.load(
@@ -148,7 +154,7 @@ def load(run: Run, parts: Parts) -> Song:
 
 
 def align(run: Run, song: Song, parts: Parts) -> Aligned:
-    """Put the target's notes in time with the recording, where the recipe wants it.
+    """Align the target's notes with the recording, if the recipe asks for it.
 
     Raises:
         BespokeError: there is no score.
@@ -168,7 +174,7 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
 
 
 def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
-    """What judges the separation without a reference, where the quality curve wants it."""
+    """The metric without a reference, if the quality curve needs it."""
     if not run.cfg.curve_steps:
         return None
     with run.stage("agreement"):
@@ -176,14 +182,18 @@ def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
 
 
 def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
-    """What training hears of the song: an excerpt of a long one, with a first estimate of the target
-    for a network that uses the score."""
+    """The song as training uses it.
+
+    Of a long song it is an excerpt. For a network that uses the score it includes a first estimate
+    of the target.
+    """
     cfg, system, song = run.cfg, parts.system, aligned.song
     heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
     if system.model.uses_score:
         if parts.policy.moves_time:
             log.warning(
-                "This augmentation moves the target in time, away from the notes that the network is told: leave it out."
+                "This augmentation moves the target in time, away from the notes that the network "
+                "is told: leave it out."
             )
         settings = {
             **OmegaConf.to_container(cfg.separate),
@@ -211,7 +221,7 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
 
 
 def choose_sounds(run: Run, aligned: Aligned, heard: Song) -> tuple[Aligned, Song]:
-    """Choose the patches that sound like the target, where none are named (`patches: auto`)."""
+    """Choose patches that resemble the target if the song names none (`patches: auto`)."""
     song = aligned.song
     if song.target is None or song.target.patches:
         return aligned, heard
@@ -230,7 +240,10 @@ def _plain(notes: Iterable[Note]) -> list[list]:
 
 @contextlib.contextmanager
 def open_loggers(run: Run) -> Iterator[list]:
-    """The loggers of this run, closed at its end; of several processes that train together one logs."""
+    """The run's loggers, closed at the end of the block.
+
+    Of several processes that train together, only the first one logs.
+    """
     loggers: list = []
     is_failed = True
     try:
@@ -245,7 +258,7 @@ def open_loggers(run: Run) -> Iterator[list]:
 def build_trainer(
     run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list
 ) -> pl.Trainer:
-    """Lightning's trainer, with what looks on."""
+    """Lightning's trainer, with callbacks and loggers."""
     separate = {
         **OmegaConf.to_container(run.cfg.separate),
         "notes": aligned.notes,
@@ -256,11 +269,12 @@ def build_trainer(
 
 
 def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list) -> None:
-    """Render what mixes are made of, and train to the last step.
+    """Render the sources of the mixes, and train to the last step.
 
     Raises:
-        BespokeError: the mixes cannot be made, or a setting of the trainer, such as max_time, ended it before.
-        Interrupted: by Ctrl-C.
+        BespokeError: the mixes cannot be made, or a trainer setting such as max_time ended training
+            early.
+        Interrupted: training was interrupted by Ctrl-C.
     """
     cfg = run.cfg
     with run.stage("render"):
@@ -289,10 +303,8 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
     with run.stage("train"):
         try:
             trainer.fit(parts.system, data, ckpt_path=checkpoint, weights_only=True)
-        except (
-            KeyboardInterrupt,
-            SystemExit,
-        ) as error:  # Lightning makes the one of the other; it ends a sweep too
+        # Lightning turns a KeyboardInterrupt into a SystemExit. It ends a sweep too.
+        except (KeyboardInterrupt, SystemExit) as error:
             raise Interrupted(trainer.global_step, remedy) from error
         if trainer.global_step < trainer.max_steps:
             raise BespokeError(
@@ -303,8 +315,10 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
 
 
 def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
-    """Write the stems, by the checkpoint alone: the last one or, with `keep=best`, the one that agrees
-    most with the score."""
+    """Write the stems, using only a checkpoint.
+
+    It is the last one or, with `keep=best`, the one of highest agreement with the score.
+    """
     checkpoint = run.checkpoint
     if run.cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
         checkpoint, run.facts["kept_step"] = (
@@ -319,8 +333,10 @@ def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
 def measure(
     run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | None
 ) -> dict[str, Any]:
-    """Compare the target with the reference and with the score, as far as there are any, and write
-    metrics.json."""
+    """Evaluate the target against the reference and the score, where available.
+
+    The results are written to metrics.json and returned.
+    """
     metrics: dict[str, Any] = {}
     if song.reference is not None or agreement is not None:
         with run.stage("evaluate"):
@@ -337,7 +353,7 @@ def measure(
 def present(
     run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dict[str, Any], loggers: list
 ) -> None:
-    """Write the report, hand the results to the loggers, and say what there is."""
+    """Write the report, pass the results to the loggers, and print a summary."""
     if run.cfg.report:
         shown = replace(song, estimate=heard.estimate) if heard.seconds == song.seconds else song
         with run.stage("report"):
@@ -359,14 +375,17 @@ def present(
 
 
 def objective(metrics: Mapping[str, Any]) -> float | None:
-    """What a search maximizes: the improvement in SI-SDR or, without a reference, the agreement. A
-    silent target has neither, and is worse than any."""
+    """Objective of a search, in dB.
+
+    It is the SI-SDR improvement or, without a reference, the agreement. For a silent target, which
+    has neither, it is -inf. It is None if neither was measured.
+    """
     wanted = "si_sdr_improvement" if metrics.get("si_sdr_mixture") is not None else "agreement"
     return float("-inf") if wanted in metrics and metrics[wanted] is None else metrics.get(wanted)
 
 
 def _facts(run: Run, song: Song, trainer: pl.Trainer) -> dict[str, Any]:
-    """What metrics.json always holds."""
+    """Content of metrics.json that every run has."""
     packages = (
         "torch",
         "torchaudio",
@@ -410,13 +429,14 @@ def _standin_notice(cfg: DictConfig) -> str:
     score = "score.mid" if str(cfg.song.target.score).endswith("score.mid") else "target.mid"
     folder = Path(cfg.song.mixture).parent
     return (
-        f"THIS IS A STAND-IN, NOT THE REAL SONG {cfg.song.name}: an original piece of the same arrangement. For the real one put your own"
-        f" recording at {folder}/mix.wav (or .flac, .mp3, ...) and its MIDI at {folder}/{score}."
+        f"THIS IS A STAND-IN, NOT THE REAL SONG {cfg.song.name}: an original piece of the same "
+        "arrangement. For the real one put your own recording at "
+        f"{folder}/mix.wav (or .flac, .mp3, ...) and its MIDI at {folder}/{score}."
     )
 
 
 def sweep_name() -> str | None:
-    """The name of the sweep that this run is a job of."""
+    """Name of the sweep that this run belongs to, or None."""
     config = HydraConfig.get()
     return (
         Path(config.sweep.dir).name

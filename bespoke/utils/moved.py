@@ -1,4 +1,4 @@
-"""What was called otherwise once: configs, run folders and command lines from before keep the names of then."""
+"""Renamed modules: old configs, run folders and command lines still use the former names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _MODULES = {
 
 
 def current_name(target: Any) -> Any:
-    """The present name of what a `_target_` names; anything else as it is.
+    """Current name of a `_target_`. Names that have not changed are returned as they are.
 
     >>> current_name("bespoke.model.MaskBLSTM"), current_name("torch.optim.Adam")
     ('bespoke.models.networks.MaskBLSTM', 'torch.optim.Adam')
@@ -25,7 +25,7 @@ def current_name(target: Any) -> Any:
 
 
 def with_current_names(config: Any) -> Any:
-    """A plain config in which every `_target_` has its present name."""
+    """Copy of a plain config in which every `_target_` has its current name."""
     if isinstance(config, Mapping):
         return {
             key: current_name(value) if key == "_target_" else with_current_names(value)

@@ -1,4 +1,4 @@
-"""The `bespoke` command, as a musician uses it: in this process where that shows the same, as a process of its own where it is killed."""
+"""The `bespoke` command, in this process or, where it is killed, in a new one."""
 
 import errno
 import json
@@ -35,7 +35,10 @@ LOW = (Note(0.1, 0.8, 40), Note(0.9, 1.6, 43), Note(1.7, 2.5, 36))
 
 @pytest.fixture
 def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
-    """Run the command in a folder that has `song.wav` and `melody.mid`; gives its exit code, stdout and stderr."""
+    """Run the command in a folder with `song.wav` and `melody.mid`.
+
+    Returns exit code, stdout and stderr.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.chdir(tmp_path)
@@ -463,7 +466,8 @@ def test_what_only_looks_imports_nothing_slow(bespoke, band, case):
     arguments, slow = QUICK[case]
     code = (
         "import atexit, sys; from bespoke.cli.app import main\n"
-        f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], file=sys.stderr))\n"
+        f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], "
+        "file=sys.stderr))\n"
         f"sys.exit(main({arguments}))"
     )
     environment = {**os.environ, "CI": "1"}  # where FluidSynth's binding prints when it is imported

@@ -1,4 +1,4 @@
-"""What a request leaves, does not do twice and does not overwrite: with runs that are not trained."""
+"""Requests: their results, what they do not repeat, and what they do not overwrite."""
 
 import base64
 import errno
@@ -38,8 +38,10 @@ WAV = ["song.target.wav", "song.residual.wav", "song.report.html"]
 
 @pytest.fixture
 def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
-    """Run the command in a folder with `song.wav` and `melody.mid`, in place of training a network
-    of nothing but its initial weights; gives exit code, stdout's lines, stderr. `runs`: which began."""
+    """Run the command in a folder with `song.wav` and `melody.mid`, with untrained networks.
+
+    Returns exit code, lines of stdout, and stderr. `runs` lists the runs that were started.
+    """
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(tiny_song.mixture, "song.wav")
     shutil.copyfile(tiny_song.score, "melody.mid")
@@ -125,7 +127,7 @@ def links(page):
 
 
 def lanes(page):
-    """What a page plays, by track: the samples of the channel mean at 48 kHz, and the notes drawn over them."""
+    """Tracks of a page: samples of the channel mean at 48 kHz, and the notes drawn over them."""
     [data] = re.findall(
         r'class="player-data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL
     )

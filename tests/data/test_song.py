@@ -1,4 +1,4 @@
-"""What a song's config means: excerpt, patches, the other parts, paths, the reference; and what is refused."""
+"""The song config: excerpt, patches, other parts, paths and reference, and its errors."""
 
 import shutil
 import sys

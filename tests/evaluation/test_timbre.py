@@ -1,4 +1,4 @@
-"""The choice of patches: what rendered a sound is found, a known equalizer comes back, and what is not heard is not guessed."""
+"""Choice of patches: the patch and equalizer of a sound are found, and none for silence."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the network sees of the score, on tones whose partials are known."""
+"""Score features of tones with known partials."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Two that overlap in frequency are told apart by their places; where there are no places nothing changes."""
+"""Signals of one pitch are separated by their positions; mono mixes are not changed."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def placed(signal, *gains):
 
 @pytest.fixture(scope="module")
 def players():
-    """Two that play a tone of one pitch, swelling and fading in turns, and what a mask that is unsure says of it, at each time."""
+    """Two signals of one pitch that swell and fade in turns, and an uncertain mask at each time."""
     time = np.arange(4 * RATE) / RATE
     swell = 0.5 + 0.45 * np.sin(2 * np.pi * 1.5 * time)
     tone = np.sin(2 * np.pi * 440 * time)

@@ -1,4 +1,4 @@
-"""Random ensembles: sums, levels and notes are what is promised, and a seed is a piece."""
+"""Random ensembles: sums, levels and notes are right, and each seed gives one piece."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Alignment: recordings made from notes whose times are known."""
+"""Alignment of recordings made from notes with known times."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ SECONDS = 20.0
 
 
 def melody(seed, notes=32, low=60):
-    """A melody in C major from second 1 on, in notes of a quarter to three quarters of a second, with some rests."""
+    """Melody in C major from 1 s on, with notes of 0.25 to 0.75 s and some rests."""
     rng = np.random.default_rng(seed)
     scale = low + np.array([0, 2, 4, 5, 7, 9, 11, 12])
     time, line = 1.0, []
@@ -37,7 +37,7 @@ def melody(seed, notes=32, low=60):
 
 
 def recording(notes, seed=0, channels=2, noise=0.3):
-    """The notes played by an oboe (68) among two other instruments in the same key and noise, 20 seconds."""
+    """20 s of the notes played by an oboe (68), with two instruments in the same key and noise."""
     rng = np.random.default_rng(seed)
     bass, piano = stretch(melody(1001, 60, 36), 1.07), stretch(melody(1002, 60, 48), 0.93)
     samples = round(SECONDS * RATE)

@@ -1,4 +1,4 @@
-"""FluidSynth's output against known pitches, lengths and sums; the cache; soundfonts by path and by name."""
+"""FluidSynth against known pitches, lengths and sums; the cache; how soundfonts are found."""
 
 import shutil
 import sys
@@ -205,7 +205,8 @@ def test_soundfont_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert SoundFont.find("single").path == single
     with pytest.raises(
         BespokeError,
-        match=r"Organ was not found: give a path .*BESPOKE_SOUNDFONTS \(found by name: .*Grand Piano\.sf2",
+        match=r"Organ was not found: give a path .*BESPOKE_SOUNDFONTS \(found by name: .*Grand "
+        r"Piano\.sf2",
     ):
         SoundFont.find("Organ")
 

@@ -1,4 +1,4 @@
-"""Runs of recipe=auto through the command line, on a song of three seconds, with a few small steps."""
+"""Runs of recipe=auto through the command line, on a three-second song, with few small steps."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def test_the_melody_comes_out_of_the_noise(auto):
 def test_the_checkpoint_is_enough_and_holds_no_code(auto, tmp_path):
     song, folder, _ = auto
     mixture, sample_rate = read_audio(song.mixture)
-    # With as many threads for numpy as the run had: others round otherwise, which bfloat16 magnifies.
+    # As many NumPy threads as in the run: others round differently, which bfloat16 magnifies.
     with threadpool_limits(1):
         target, residual = load_separator(folder / "checkpoints" / "last.ckpt").separate(
             mixture, sample_rate

@@ -1,4 +1,4 @@
-"""What goes to the loggers: the offline W&B file is read record by record, and a server that never answers does not end a run."""
+"""Loggers: records of the offline W&B file, and runs with a server that does not respond."""
 
 import logging
 import os
