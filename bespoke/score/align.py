@@ -63,6 +63,7 @@ _BETTER, _SLACK = (
 _SURE = 0.95  # confidence of all parts together: parts of another song that led the target astray had less
 _KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
 _MOST_FITTED = 4000  # notes
+_DOUBTFUL_TUNING = 0.35  # semitones
 _ROLLS = 400  # places that tell what chance gives
 
 
@@ -80,8 +81,11 @@ class Alignment:
         offset_seconds: where the straight line of that tempo puts the score's time 0.
         path: the bent line: pairs of seconds in the score and in the recording, one an onset.
         others: the notes of each other part, likewise.
-        fits: how well each other part fits where it lies: in standard deviations from what it would
-            fit elsewhere and in other keys. Below `NO_FIT` it is not in the recording.
+        fit: how well the target fits where it lies: in standard deviations from what it would fit
+            elsewhere and in other keys. Below `NO_FIT` it is hardly there.
+        fits: the same of each other part. Below `NO_FIT` it is not in the recording.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is, for these notes: from -80
+            to 80.
     """
 
     notes: tuple[Note, ...]
@@ -90,7 +94,9 @@ class Alignment:
     offset_seconds: float
     path: tuple[tuple[float, float], ...]
     others: tuple[tuple[Note, ...], ...] = ()
+    fit: float = 0.0
     fits: tuple[float, ...] = ()
+    tuning_cents: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,21 +170,41 @@ def align(
             "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align:"
             " choose another instrument."
         )
-    rows = evidence(mixture, sample_rate)
-    line = _locate(rows, notes, tempo_range)
-    if any(_pitched(part) for part in others):
-        line = _locate_together(rows, notes, others, line, tempo_range)
+    tuning = estimate_tuning(_mono(mixture, sample_rate))
+    rows = evidence(mixture, sample_rate, tuning)
+    found = [(_locate_parts(rows, notes, others, tempo_range), tuning)]
+    if abs(tuning) > _DOUBTFUL_TUNING:  # nearly a quarter tone: flat or sharp by that much?
+        semitone = -1 if tuning > 0 else 1
+        rolled = tuple(np.roll(values, -semitone, axis=0) for values in rows)
+        found.append((_locate_parts(rolled, notes, others, tempo_range), tuning + semitone))
+        rows = rolled if found[1][0].confidence > found[0][0].confidence else rows
+    line, tuning = max(found, key=lambda place: place[0].confidence)
     fit = _fit_by(rows)
-    placed = tuple(_placed(part, line) for part in others)
+    placed, placed_others = _placed(notes, line), tuple(_placed(part, line) for part in others)
     return Alignment(
-        _placed(notes, line),
+        placed,
         line.confidence,
         line.factor,
         line.offset_seconds,
         tuple(zip(line.onsets.tolist(), line.times.tolist(), strict=True)),
-        placed,
-        tuple(fit(part) for part in placed),
+        placed_others,
+        fit(placed),
+        tuple(fit(part) for part in placed_others),
+        round(100 * tuning, 1),
     )
+
+
+def _locate_parts(
+    rows: tuple[np.ndarray, np.ndarray],
+    notes: Sequence[Note],
+    others: Sequence[Sequence[Note]],
+    tempo_range: tuple[float, float],
+) -> _Line:
+    """The line of the target, with the other parts where they help."""
+    line = _locate(rows, notes, tempo_range)
+    if any(_pitched(part) for part in others):
+        return _locate_together(rows, notes, others, line, tempo_range)
+    return line
 
 
 def _pitched(notes: Sequence[Note]) -> list[Note]:
@@ -405,44 +431,42 @@ def _placed(notes: Sequence[Note], line: _Line) -> tuple[Note, ...]:
     return tuple(placed)
 
 
-def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """How much each pitch sounds, and how much it starts to sound, in standard deviations from its mean over the recording.
+def evidence(
+    mixture: np.ndarray, sample_rate: int, tuning: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much each pitch sounds, and how much it starts to sound, in standard deviations from its
+    mean over the recording.
 
-    The log magnitudes of a variable-Q transform, in the recording's own tuning, are whitened: what stands out from its surroundings of
-    two semitones on either side counts, so that drums and noise, which are flat, vanish, and so does the mixture's spectral envelope.
-    Then they are summed over the partials of each pitch: Klapuri, "Multiple fundamental frequency estimation by summing harmonic
-    amplitudes" (ISMIR 2006). As a pitch's mean is 0, a note costs as much where its pitch rests as it earns where it sounds.
+    The log magnitudes of a variable-Q transform, in the recording's own tuning, are whitened: what
+    stands out from its surroundings of two semitones on either side counts. This removes drums and
+    noise, which are flat, and the mixture's spectral envelope. Then they are summed over the
+    partials of each pitch: Klapuri, "Multiple fundamental frequency estimation by summing harmonic
+    amplitudes" (ISMIR 2006). As a pitch's mean is 0, a note costs as much where its pitch rests as
+    it earns where it sounds.
 
     Args:
-        mixture: `[channel, time]`, of any level.
+        mixture: `[channel, time]`, of any level; the channel mean counts.
         sample_rate: in Hz.
+        tuning: of the recording, in semitones above A4 = 440 Hz; None: it is estimated.
 
     Returns:
-        Two float64 arrays `[pitch, frames]`: pitches from C1 in semitones, frames 256/22050 s apart, the first one centred at 0.
+        Two float64 arrays `[pitch, frames]`: pitches from C1 in semitones, frames 256/22050 s apart,
+        the first one centred at 0.
 
     Raises:
         BespokeError: the recording is silent.
     """
     librosa = _import_librosa()
-    mono = resample(mixture.mean(axis=0, keepdims=True), sample_rate, _RATE)[0]
-    if not mono.any():
-        raise BespokeError("The recording is silent: there is nothing to align the score to.")
+    mono = _mono(mixture, sample_rate)
+    if tuning is None:
+        tuning = estimate_tuning(mono)
     size = round(_BLOCK_SECONDS * _RATE)
-    sample = (
-        mono
-        if mono.size <= size
-        else np.concatenate(
-            [mono[start : start + size // 10] for start in range(0, mono.size, mono.size // 10)]
-        )
-    )
-    tuning = librosa.estimate_tuning(y=sample, sr=_RATE)  # of a semitone, from -0.5 to 0.5
     bins = {"n_bins": 96 * _BINS, "bins_per_octave": 12 * _BINS}
     lowest_hz = librosa.midi_to_hz(_LOWEST_PITCH + tuning)
     frames, step = 1 + mono.size // _HOP, size // _HOP
     magnitude = np.empty((96 * _BINS, frames), np.float32)
-    for start in range(
-        0, frames, step
-    ):  # a block at a time, with its surroundings: the transform takes much memory
+    # A block at a time, with its surroundings: the transform takes much memory.
+    for start in range(0, frames, step):
         end, before = min(start + step, frames), min(start, _MARGIN_FRAMES)
         block = mono[(start - before) * _HOP : (end + _MARGIN_FRAMES) * _HOP]
         transform = librosa.vqt(block, sr=_RATE, hop_length=_HOP, fmin=lowest_hz, **bins)
@@ -460,8 +484,33 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
     del magnitude
     sounding = _standardized(sounding)
     step = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
-    starting = _standardized(np.maximum(correlate1d(sounding, step, axis=1, mode="nearest"), 0))
-    return sounding, starting
+    rise = correlate1d(sounding, step, axis=1, mode="nearest")
+    return sounding, _standardized(np.maximum(rise, 0))
+
+
+def _mono(mixture: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The channel mean at the rate of the evidence, `[time]`.
+
+    Raises:
+        BespokeError: it is silent.
+    """
+    mono = resample(mixture.mean(axis=0, keepdims=True), sample_rate, _RATE)[0]
+    if not mono.any():
+        raise BespokeError("The recording is silent: there is nothing to align the score to.")
+    return mono
+
+
+def estimate_tuning(mono: np.ndarray) -> float:
+    """How much sharper than A4 = 440 Hz a recording is, in semitones from -0.5 to 0.5.
+
+    Args:
+        mono: `[time]` at 22,050 Hz. Of a long one ten pieces count.
+    """
+    size, pieces = round(_BLOCK_SECONDS * _RATE), 10
+    if mono.size > size:
+        starts = range(0, mono.size, mono.size // pieces)
+        mono = np.concatenate([mono[start : start + size // pieces] for start in starts])
+    return float(_import_librosa().estimate_tuning(y=mono, sr=_RATE))
 
 
 def _import_librosa() -> ModuleType:
