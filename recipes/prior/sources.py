@@ -276,8 +276,8 @@ def guitars(source: Path, output: Path) -> None:
 def philharmonia(source: Path, output: Path) -> None:
     """Winds and strings: github.com/skratchdot/philharmonia-samples, folder `audio`.
 
-    By the Philharmonia Orchestra, CC BY-SA 3.0: "You are free to use these samples as you wish [...] The
-    only restriction is they must not be sold or made available 'as is'".
+    By the Philharmonia Orchestra, CC BY-SA 3.0: "You are free to use these samples as you wish [...]
+    The only restriction is they must not be sold or made available 'as is'".
 
     The longest take of every second pitch, in up to three dynamics, held for four seconds.
     """
@@ -432,8 +432,8 @@ def synthesizers(source: Path, output: Path) -> None:
     """Pads, strings, brass, organs and leads of ZynAddSubFX: `/usr/lib/lv2/ZynAddSubFX.lv2presets`.
 
     Debian's packages zynaddsubfx-lv2 and zynaddsubfx-data (GPL-2+), played by the package
-    dawdreamer (GPL-3), which is not among the project's own. Presets that sound other pitches than the key's
-    and its octaves are left out.
+    dawdreamer (GPL-3), which is not among the project's own. Presets that sound other pitches than
+    the key's partials are left out.
     """
     import dawdreamer
 
