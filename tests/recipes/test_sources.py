@@ -89,3 +89,31 @@ def test_a_preset_counts_as_in_tune_only_at_its_keys_partials_and_while_it_sound
     assert not heard(np.random.default_rng(0).standard_normal(4 * RATE))
     assert not heard(np.zeros(4 * RATE))
     assert not heard(np.concatenate([tone(60, 1.0), np.zeros(3 * RATE)]))
+
+
+@pytest.mark.parametrize(
+    ("repository", "file", "sounding", "written"),
+    [
+        ("karoryfer.emilyguitar", "notes/gb3_mf_rr2", 54, "guitar-electric.emily-mf/Fs3.1"),
+        ("karoryfer.emilyguitar", "notes/gb3_mp_rr2", 54, None),
+        (
+            "karoryfer.shinyguitar",
+            "Samples/acoustic/a2_vl3_rr1_1",
+            45,
+            "guitar-acoustic.shiny-3/A2.0",
+        ),
+        ("karoryfer.war-tuba", "Samples/f0_sus_dyn", 29, "tuba.war/F1.0"),
+        ("karoryfer.weresax", "Samples/alto/db2_f_rr1_dnm", 49, "saxophone.weresax-f/Cs3.0"),
+        ("karoryfer.bear-sax", "Samples/eb1_looped_p", 39, "saxophone.bear-p/Ds2.0"),
+        ("karoryfer.growlybass", "sustain/e2_ff_rr1", 28, "bass-electric.growly-ff/E1.0"),
+        ("dsmolken.double-bass", "arco/arco_a1_f_down", 33, "contrabass.smolken-f/A1.0"),
+        ("dsmolken.double-bass", "pizz/pizz_a2_mb", 45, "contrabass-pizz.smolken-m/A2.1"),
+    ],
+)
+def test_files_of_repositories_become_notes(tmp_path, repository, file, sounding, written):
+    path = tmp_path / repository / f"{file}.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, tone(sounding, 1.0), RATE)
+    sources.karoryfer(tmp_path / repository, tmp_path / "notes")
+    found = [f.relative_to(tmp_path / "notes").as_posix() for f in tmp_path.rglob("*.flac")]
+    assert found == ([f"{written}.flac"] if written else [])
