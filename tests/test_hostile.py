@@ -157,7 +157,7 @@ AUDIO = {
     "garbage.aac": (b"\xff\xf1" + bytes(3000), "is empty"),
     "film.mp4": (film(), UNREADABLE),
     "opposite.wav": (
-        wav(np.array([[9000, -9000]] * 4000, "<i2").tobytes(), channels=2),
+        wav(np.array([[9000, -9000, 9000, -9000]] * 4000, "<i2").tobytes(), channels=4),
         "cancel each other",
     ),
 }

@@ -171,3 +171,46 @@ def resample_blocks(
         done = ready
         kept = max(done - margin, held_start)
         held, held_start = held[:, kept - held_start :], kept
+
+
+DIFFERENCE = (0.5, -0.5)
+"""The view of a target whose channels are opposite, see `seen`."""
+
+
+def seen(waveform: np.ndarray, view: Sequence[float] | None = None) -> np.ndarray:
+    """The channels as one: their mean, or their sum weighted by a view.
+
+    Args:
+        waveform: `[channel, time]`.
+        view: a weight for each channel; None, or as many as there are no channels: the mean.
+
+    Returns:
+        `[1, time]`.
+
+    >>> seen(np.array([[1.0, 2.0], [-1.0, 0.0]]), (0.5, -0.5))
+    array([[1., 1.]])
+    """
+    if view is None or len(view) != len(waveform):
+        return waveform.mean(axis=0, keepdims=True)
+    return np.asarray(view, waveform.dtype)[None] @ waveform
+
+
+def opposed(waveform: np.ndarray) -> tuple[float, float] | None:
+    """The view in which a recording is heard whose two channels are opposite, as after a wrong plug.
+
+    Args:
+        waveform: `[channel, time]`.
+
+    Returns:
+        The weights of half the channels' difference, if it has 30 dB more power than their mean;
+        None for all other recordings.
+
+    >>> opposed(np.array([[1.0, 2.0], [-1.0, -2.0]]))
+    (0.5, -0.5)
+    """
+    if len(waveform) != 2:
+        return None
+    mean, difference = (
+        np.square(seen(waveform, view), dtype=np.float64).mean() for view in (None, DIFFERENCE)
+    )
+    return DIFFERENCE if difference > 1e3 * mean else None

@@ -21,7 +21,8 @@ from bespoke.utils.errors import INTERRUPTED, BespokeError, Interrupted
 if TYPE_CHECKING:
     from bespoke.audio.io import Recording
     from bespoke.cli.request import Job
-    from bespoke.score.midi import Note, Part
+    from bespoke.models.separator import Separator
+    from bespoke.score.midi import Part
     from bespoke.score.synth import Patch, SoundFont
 
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
@@ -348,9 +349,9 @@ def apply(
     )
     with progress.on_stderr():
         if part is not None:
-            separator.notes = _aligned(part, score, recording)
+            separator.place(*_aligned(part, score, recording))
         elif separator.notes and not trust_notes:
-            separator.notes = _found(separator.notes, checkpoint, recording)
+            separator.place(*_found(separator, checkpoint, recording))
         if separator.notes and (notice := silent_elsewhere(separator.notes, recording.seconds)):
             _say(notice)
         out.mkdir(parents=True, exist_ok=True)
@@ -606,66 +607,80 @@ def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Pa
     return labels
 
 
-def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple["Note", ...]:
-    """A part's notes in seconds of the recording.
+def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple:
+    """Where a part is in a recording, as arguments of `Separator.place`.
 
     Raises:
-        BespokeError: they do not fit it.
+        BespokeError: its notes do not fit it.
     """
     from bespoke.data.song import hold
-    from bespoke.score.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, within
-    from bespoke.score.midi import without_key_switches
+    from bespoke.score.align import LOW_CONFIDENCE, NO_CONFIDENCE, NO_FIT, align, within
+    from bespoke.score.midi import read_score, without_key_switches
     from bespoke.utils import progress
 
+    others = [other.notes for other in read_score(score) if other != part and not other.is_drum]
     with progress.stage("align"):
         notes = part.notes if part.is_drum else without_key_switches(part.notes)
-        alignment = align(notes, *hold(recording, ALIGNMENT_RATE))
+        alignment = align(notes, *hold(recording, ALIGNMENT_RATE), others=others)
     notes = within(alignment.notes, recording.seconds)
     if alignment.confidence < NO_CONFIDENCE or not notes:
         raise BespokeError(
-            f"{score} does not fit {recording.path} (confidence {alignment.confidence:.2f}): is it of this song, in its key?"
+            f"{score} does not fit {recording.path} (confidence {alignment.confidence:.2f}):"
+            " is it of this song, in its key?"
         )
     if alignment.confidence < LOW_CONFIDENCE:
         _say(
-            f"The score fits the recording badly (confidence {alignment.confidence:.2f}): listen before you trust it."
+            f"The score fits the recording badly (confidence {alignment.confidence:.2f}):"
+            " listen before you trust it."
         )
     else:
         _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
-    return notes
+    fitting = [
+        other for other, fit in zip(alignment.others, alignment.fits, strict=True) if fit >= NO_FIT
+    ]
+    return notes, fitting, alignment.tuning_cents, alignment.view
 
 
-def _found(notes: Sequence["Note"], checkpoint: Path, recording: "Recording") -> tuple["Note", ...]:
-    """A checkpoint's notes in seconds of this recording, which may be another one of the same performance.
+def _found(separator: "Separator", checkpoint: Path, recording: "Recording") -> tuple:
+    """Where a checkpoint's parts are in this recording, which may be another one of the same
+    performance, as arguments of `Separator.place`.
 
     Raises:
         BespokeError: they do not fit it, or have no place at all.
     """
+    from bespoke.audio.dsp import opposed, seen
     from bespoke.data.song import hold
     from bespoke.score.align import find_offset, is_anywhere, within
     from bespoke.score.midi import shift
     from bespoke.utils import progress
 
-    remedy = "give the MIDI of this song too (bespoke apply CHECKPOINT SONG MELODY.mid), or --trust-notes to use them as they are"
+    remedy = (
+        "give the MIDI of this song too (bespoke apply CHECKPOINT SONG MELODY.mid),"
+        " or --trust-notes to use them as they are"
+    )
+    notes = separator.notes
     if is_anywhere(notes):
         raise BespokeError(
-            f"Where the notes of {checkpoint} lie was not known when it was trained, so that they cannot be looked for in {recording.path}:"
-            f" {remedy}."
+            f"Where the notes of {checkpoint} lie was not known when it was trained, so that they"
+            f" cannot be looked for in {recording.path}: {remedy}."
         )
     with progress.stage("place"):
-        offset_seconds = find_offset(notes, *hold(recording, ALIGNMENT_RATE))
-    found = (
-        () if offset_seconds is None else within(shift(notes, offset_seconds), recording.seconds)
-    )
-    if not found:
+        mixture, sample_rate = hold(recording, ALIGNMENT_RATE)
+        view = opposed(mixture) or separator.view
+        offset_seconds = find_offset(notes, seen(mixture, view), sample_rate)
+    if offset_seconds is not None:
+        if offset_seconds:
+            notes = within(shift(notes, offset_seconds), recording.seconds)
+        others = [shift(part, offset_seconds) for part in separator.others]
+    if offset_seconds is None or not notes:
         raise BespokeError(
-            f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do not fit it: {remedy}."
+            f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do"
+            f" not fit it: {remedy}."
         )
     if offset_seconds:
-        _say(
-            f"The notes are {abs(offset_seconds):.2f} s {'later' if offset_seconds > 0 else 'earlier'} here, and are moved there."
-        )
-        return found
-    return tuple(notes)
+        direction = "later" if offset_seconds > 0 else "earlier"
+        _say(f"The notes are {abs(offset_seconds):.2f} s {direction} here, and are moved there.")
+    return notes, others, separator.tuning_cents, view
 
 
 def _font(name: str | None) -> "SoundFont":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pretty_midi
 
-from bespoke.audio.dsp import equalize, resample
+from bespoke.audio.dsp import equalize, opposed, peak, resample, seen
 from bespoke.audio.io import Recording, open_audio
 from bespoke.score.crop import choose_spans, take_audio, take_notes
 from bespoke.score.midi import Part, choose_part, read_score, without_key_switches
@@ -39,6 +39,7 @@ class Voice:
         soundfonts: to choose them from.
         equalized: whether the chosen ones are to be equalized.
         gains_db: an equalizer for each patch, see `bespoke.audio.dsp.equalize`, or none.
+        tuning_cents: how much sharper than A4 = 440 Hz it is played.
     """
 
     part: Part
@@ -46,6 +47,7 @@ class Voice:
     soundfonts: tuple[SoundFont, ...] = ()
     equalized: bool = True
     gains_db: tuple[tuple[float, ...], ...] = ()
+    tuning_cents: float = 0.0
 
     def render(self, sample_rate: int) -> list[np.ndarray]:
         """One mono waveform `[1, time]` for each patch, all of one length.
@@ -53,7 +55,9 @@ class Voice:
         Raises:
             BespokeError: a patch gives silence.
         """
-        renders = [render(self.part.notes, patch, sample_rate) for patch in self.patches]
+        renders = [
+            render(self.part.notes, patch, sample_rate, self.tuning_cents) for patch in self.patches
+        ]
         for patch, waveform in zip(self.patches, renders, strict=True):
             if is_silent(waveform):
                 raise BespokeError(
@@ -87,6 +91,8 @@ class Song:
         estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
+        view: weights of the channels in whose sum the target is looked for, see
+            `bespoke.audio.dsp.seen`.
     """
 
     name: str
@@ -100,6 +106,7 @@ class Song:
     hashes: Mapping[str, str]
     estimate: np.ndarray | None = None
     source: Recording | None = None
+    view: tuple[float, ...] | None = None
 
     @classmethod
     def load(cls, config: Mapping[str, Any], working_rate: int = 22050) -> "Song":
@@ -155,16 +162,17 @@ class Song:
             raise BespokeError(
                 f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
             )
-        peak, mono_peak = source.levels()
-        if peak == 0:
+        loudest, _ = source.levels()
+        if loudest == 0:
             raise BespokeError(
                 "The recording is silent in song.excerpt: choose another part of it."
             )
-        if mono_peak < 1e-4 * peak:
+        mixture, sample_rate = hold(source, working_rate)
+        view = opposed(mixture)
+        if peak(seen(mixture, view)) < 1e-4 * loudest:
             raise BespokeError(
                 f"The channels of {files['mixture']} cancel each other: invert one of them."
             )
-        mixture, sample_rate = hold(source, working_rate)
         if reference is not None:
             reference = reference.cut(
                 start, end
@@ -226,6 +234,7 @@ class Song:
             is_standin,
             hashes,
             source=source,
+            view=view,
         )
 
     @property
@@ -301,12 +310,12 @@ class Song:
         return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
 
     def render_estimate(self, sample_rate: int) -> np.ndarray:
-        """The first estimate's channel mean at `sample_rate`, `[1, time]`."""
-        return resample(self.estimate.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+        """The first estimate's channels as one, in the song's view, at `sample_rate`, `[1, time]`."""
+        return resample(seen(self.estimate, self.view), self.sample_rate, sample_rate)
 
     def render_mixture(self, sample_rate: int) -> np.ndarray:
-        """The recording's channel mean at `sample_rate`, `[1, time]`."""
-        return resample(self.mixture.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+        """The recording's channels as one, in the song's view, at `sample_rate`, `[1, time]`."""
+        return resample(seen(self.mixture, self.view), self.sample_rate, sample_rate)
 
 
 def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:

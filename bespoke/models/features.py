@@ -41,18 +41,19 @@ class ScoreFeatures:
 
     Args:
         stft: the transform of the network's spectrogram.
+        tuning_cents: how much sharper than A4 = 440 Hz the mixture is.
 
     >>> features = ScoreFeatures(STFT(8000, 0.064, 0.016))
     >>> features(np.zeros((1, 8000), np.float32), [Note(0.2, 0.6, 69)]).shape
     torch.Size([10, 257, 63])
     """
 
-    def __init__(self, stft: STFT):
-        self.stft = stft
+    def __init__(self, stft: STFT, tuning_cents: float = 0.0):
+        self.stft, self.tuning_cents = stft, tuning_cents
         window, hop = (stft.hyperparameters[key] for key in ("window_seconds", "hop_seconds"))
         self._stfts = [STFT(stft.sample_rate, factor * window, hop) for factor in _WINDOWS]
         self._short = STFT(stft.sample_rate, window / 4, hop / 4)
-        self._factorization = ScoreInformedFactorization()
+        self._factorization = ScoreInformedFactorization(tuning_cents=tuning_cents)
 
     @torch.inference_mode()
     def __call__(
@@ -82,14 +83,15 @@ class ScoreFeatures:
             channels.append(target)
             others_share = others_share + rest / len(self._stfts)
         times = self.stft.times_seconds(others_share.shape[1]).numpy()
+        in_tune_hz = frequencies_hz / 2 ** (self.tuning_cents / 1200)
         channels += [
-            _bands(notes, frequencies_hz, times, 0.0, 0.0),
-            _bands(notes, frequencies_hz, times, _BEFORE_SECONDS, _AFTER_SECONDS),
+            _bands(notes, in_tune_hz, times, 0.0, 0.0),
+            _bands(notes, in_tune_hz, times, _BEFORE_SECONDS, _AFTER_SECONDS),
             np.broadcast_to(_attacks(notes, times), others_share.shape),
             others_share,
             _bands(
                 [note for part in others for note in part],
-                frequencies_hz,
+                in_tune_hz,
                 times,
                 _BEFORE_SECONDS,
                 _AFTER_SECONDS,

@@ -35,6 +35,7 @@ class ScoreInformedFactorization:
         template_prior: pulls the target's spectra towards their start: its weight against the data's.
         smoothing_frames: standard deviation of a Gaussian that smooths the target's activations at each iteration.
         seed: of the free components' start.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is.
     """
 
     components: int = 20
@@ -48,6 +49,7 @@ class ScoreInformedFactorization:
     template_prior: float = 0.1
     smoothing_frames: float = 1.0
     seed: int = 0
+    tuning_cents: float = 0.0
 
     def mask(self, magnitude: np.ndarray, stft: STFT, notes: Sequence[Note]) -> np.ndarray:
         """The share of each bin that one part has, where the other parts' notes are not known.
@@ -122,7 +124,8 @@ class ScoreInformedFactorization:
     ) -> tuple[np.ndarray, np.ndarray, list[slice]]:
         """The combs that the spectra start as, `[freq, pitch]`, where each may sound,
         `[pitch, frames]`, and which of them belong to each part."""
-        frequencies_hz, times = stft.frequencies_hz.numpy(), stft.times_seconds(frames).numpy()
+        frequencies_hz = stft.frequencies_hz.numpy() / 2 ** (self.tuning_cents / 1200)
+        times = stft.times_seconds(frames).numpy()
         combs, rolls, slices, first = [], [], [], 0
         for notes in parts:
             pitches = sorted({note.pitch for note in notes})

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bespoke.audio.dsp import peak, resample
+from bespoke.audio.dsp import peak, resample, seen
 from bespoke.audio.io import HIGHEST_RATE, Recording, wav_writer
 from bespoke.audio.stft import STFT
 from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MODELS, MaskNetwork
-from bespoke.models.wiener import multichannel_wiener
+from bespoke.models.wiener import multichannel_wiener, project
 from bespoke.score.midi import Note, shift
 from bespoke.utils import processor, progress
 from bespoke.utils.errors import BespokeError
@@ -50,6 +50,9 @@ class Separator:
         notes: the target's, in seconds of the recording, for a network that uses the score. Half a second before the first and two after
             the last of those that follow each other closely the estimate fades to silence.
         others: the notes of each other part, likewise, where they are known.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is.
+        view: a weight for each channel: the mask is estimated from their weighted sum, instead of
+            the channel mean, in which a target with opposite channels is silent.
         strength: the mask is raised to this power: more than 1 leaves less of the other instruments in the target and makes more
             artefacts, less than 1 the reverse.
         resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
@@ -71,6 +74,8 @@ class Separator:
         strength: float = 1.0,
         panning: bool = False,
         others: Sequence[Sequence[Note]] = (),
+        tuning_cents: float = 0.0,
+        view: Sequence[float] | None = None,
     ):
         if not isinstance(model, MaskNetwork):
             raise TypeError(
@@ -98,17 +103,34 @@ class Separator:
             )
         self.stft, self.model = stft, model
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
-        self.notes, self.strength, self.panning = tuple(notes), strength, panning
-        self.others = tuple(tuple(part) for part in others)
+        self.strength, self.panning = strength, panning
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [
             STFT(stft.sample_rate, *(factor * seconds for seconds in lengths))
             for factor in resolutions
         ]
-        self._features = (
-            [ScoreFeatures(scaled) for scaled in self._stfts] if model.uses_score else []
-        )
         self._bfloat16 = uses_bfloat16(model)
+        self.place(notes, others, tuning_cents, view)
+
+    def place(
+        self,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+        tuning_cents: float = 0.0,
+        view: Sequence[float] | None = None,
+    ) -> None:
+        """Say where the target is in the recordings from now on.
+
+        Args:
+            notes, others, tuning_cents, view: as of the constructor.
+        """
+        self.notes, self.others = tuple(notes), tuple(tuple(part) for part in others)
+        self.tuning_cents, self.view = tuning_cents, view
+        self._features = (
+            [ScoreFeatures(scaled, tuning_cents) for scaled in self._stfts]
+            if self.model.uses_score
+            else []
+        )
 
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
         """Separate a recording.
@@ -121,7 +143,7 @@ class Separator:
             Target and residual, float32 of the recording's shape, which add up to the recording.
         """
         recording = recording.astype(np.float32, copy=False)
-        level = peak(recording.mean(axis=0, keepdims=True))
+        level = peak(seen(recording, self.view))
         target = np.concatenate(
             [
                 target
@@ -140,7 +162,8 @@ class Separator:
             recording: its consecutive parts, each float32 `[channel, time]`, of any length.
             samples: length of the whole.
             sample_rate: in Hz.
-            level: the largest absolute sample of its channel mean. (The network was trained on peak-normalized mixes.)
+            level: the largest absolute sample of what the mask is estimated from. (The network was
+                trained on peak-normalized mixes.)
 
         Yields:
             Consecutive parts of target and residual, as of `separate`.
@@ -167,7 +190,7 @@ class Separator:
                     )
                 held = part if held is None else np.concatenate([held, part], axis=1)
             current = held[:, : end - start]
-            mono = current.mean(axis=0, keepdims=True) / np.float32(level or 1.0)
+            mono = seen(current, self.view) / np.float32(level or 1.0)
             target = self._separate_block(current, mono, sample_rate, start / sample_rate)
             if faded is not None:
                 target[:, :overlap] = target[:, :overlap] * ramp + faded
@@ -197,7 +220,10 @@ class Separator:
             if recording.seconds > self.block_seconds:
                 progress.advance(done, recording.samples)
             for parts in self.stream(
-                recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]
+                recording.blocks(),
+                recording.samples,
+                recording.sample_rate,
+                recording.levels()[1 if self.view is None else 0],
             ):
                 write_target(parts[0])
                 write_residual(parts[1])
@@ -253,13 +279,19 @@ class Separator:
             mask = mask * _sounding(notes, source.times_seconds(mask.shape[-1])).to(device)
         stft = source.at_rate(sample_rate)
         mask = carry(mask, magnitude[0], source, stft, 1 + recording.shape[-1] // stft.hop_samples)
-        if (
+        is_viewed = self.view is not None and len(self.view) == len(recording)
+        is_placed = (
             self.panning
             and 1 < len(recording) <= _MOST_PLACED
             and (recording != recording[:1]).any()
-        ):
-            spectrogram = stft(torch.from_numpy(np.ascontiguousarray(recording)).to(device)[None])
-            placed = multichannel_wiener(mask, spectrogram[0])
+        )
+        if is_viewed or is_placed:
+            channels = stft(torch.from_numpy(np.ascontiguousarray(recording)).to(device)[None])[0]
+            if is_viewed:
+                weights = torch.tensor(self.view, dtype=channels.dtype, device=device)
+                placed = project(mask * torch.einsum("c,cft->ft", weights, channels), channels)
+            else:
+                placed = multichannel_wiener(mask, channels)
             return stft.inverse(placed[None], recording.shape[-1])[0].cpu().numpy()
         target = np.empty_like(recording)
         for channel, estimate in zip(

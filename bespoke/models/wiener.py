@@ -42,7 +42,7 @@ def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
     # time.
     spectrogram = spectrogram.contiguous()
     signal = spectrogram.transpose(0, 1)  # [freq, channel, frames]: one matrix per frequency
-    band = (torch.arange(len(signal)).clamp(min=1).log2() / _BAND_OCTAVES).round().long()
+    band = _band(len(signal))
     target, rest = _covariances(
         spectrogram, [share**_SHARPNESS + _NO_EVIDENCE for share in (mask, 1 - mask)], band
     )
@@ -58,6 +58,37 @@ def multichannel_wiener(mask: Tensor, spectrogram: Tensor) -> Tensor:
     favoured = mask[:, None] * factors.clamp(min=1e-6)[band, :, None].to(mask.device, mask.dtype)
     axes_signal *= favoured / (favoured + (1 - mask[:, None]))
     return (back @ axes_signal).transpose(0, 1)
+
+
+def project(estimate: Tensor, spectrogram: Tensor) -> Tensor:
+    """The image in all channels of a target that was estimated in one view of them.
+
+    What is coherent with the estimate is the target's: for each third of an octave the least
+    squares of the channels given the estimate.
+
+    Args:
+        estimate: of the target, complex `[freq, frames]`.
+        spectrogram: mixture, complex `[channel, freq, frames]`, with bins in equal steps from 0 Hz.
+
+    Returns:
+        Spectrogram of the target, complex `[channel, freq, frames]`.
+
+    >>> target, rest = torch.randn(2, 40, 2000, dtype=torch.cfloat)
+    >>> image = project(target, torch.stack([target + rest, rest - target]))
+    >>> torch.allclose(image, torch.stack([target, -target]), atol=0.5)
+    True
+    """
+    band = _band(len(estimate)).to(estimate.device)
+    products = torch.stack([*spectrogram, estimate]) * estimate.conj()
+    sums = torch.zeros(len(products), int(band[-1]) + 1, dtype=products.dtype, device=band.device)
+    sums.index_add_(1, band, products.sum(dim=2))
+    gains = sums[:-1] / sums[-1].real.clamp(min=1e-20)
+    return gains[:, band, None] * estimate
+
+
+def _band(bins: int) -> Tensor:
+    """The third of an octave that each frequency lies in, `[freq]`."""
+    return (torch.arange(bins).clamp(min=1).log2() / _BAND_OCTAVES).round().long()
 
 
 def _covariances(spectrogram: Tensor, weights: Sequence[Tensor], band: Tensor) -> list[Tensor]:

@@ -18,7 +18,7 @@ import torch
 from scipy.ndimage import correlate1d, uniform_filter1d
 from scipy.optimize import linear_sum_assignment
 
-from bespoke.audio.dsp import resample
+from bespoke.audio.dsp import DIFFERENCE, opposed, peak, resample, seen
 from bespoke.score.midi import Note, shift
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.progress import track
@@ -64,6 +64,9 @@ _SURE = 0.95  # confidence of all parts together: parts of another song that led
 _KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
 _MOST_FITTED = 4000  # notes
 _DOUBTFUL_TUNING = 0.35  # semitones
+# Of two channels, where the target is not found in their mean.
+_VIEWS = (DIFFERENCE, (1.0, 0.0), (0.0, 1.0), None)
+_AUDIBLE, _CLEARER = 0.01, 1.5  # a view's least share of the peak, and its least gain of fit
 _ROLLS = 400  # places that tell what chance gives
 
 
@@ -86,6 +89,8 @@ class Alignment:
         fits: the same of each other part. Below `NO_FIT` it is not in the recording.
         tuning_cents: how much sharper than A4 = 440 Hz the recording is, for these notes: from -80
             to 80.
+        view: weights of the channels in whose sum the target was found, see
+            `bespoke.audio.dsp.seen`; None: in their mean.
     """
 
     notes: tuple[Note, ...]
@@ -97,6 +102,7 @@ class Alignment:
     fit: float = 0.0
     fits: tuple[float, ...] = ()
     tuning_cents: float = 0.0
+    view: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,9 @@ def align(
     The other parts of the score help: all are laid on one line, unless the target fits much worse
     there than by itself. Parts that do not fit are left out, and the rest is aligned again.
 
+    The channel mean is looked at. Where the target is not found in it, and the channels are two,
+    their difference and each by itself are tried: a target with opposite channels has no mean.
+
     Args:
         notes: in seconds of the score.
         mixture: the recording, `[channel, time]`, of any level.
@@ -170,6 +179,32 @@ def align(
             "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align:"
             " choose another instrument."
         )
+    first = _align_view(notes, mixture, sample_rate, tempo_range, others, opposed(mixture))
+    best = first
+    if len(mixture) == 2 and not _is_there(first):
+        for view in _VIEWS:
+            if peak(seen(mixture, view)) > _AUDIBLE * peak(mixture) and view != first.view:
+                found = _align_view(notes, mixture, sample_rate, tempo_range, others, view)
+                if _is_there(found) and found.fit > max(best.fit, _CLEARER * first.fit):
+                    best = found
+    return best
+
+
+def _is_there(alignment: Alignment) -> bool:
+    """Whether the target was found in what was looked at."""
+    return alignment.confidence >= LOW_CONFIDENCE and alignment.fit >= NO_FIT
+
+
+def _align_view(
+    notes: Sequence[Note],
+    mixture: np.ndarray,
+    sample_rate: int,
+    tempo_range: tuple[float, float],
+    others: Sequence[Sequence[Note]],
+    view: tuple[float, ...] | None,
+) -> Alignment:
+    """Align to one view of the channels."""
+    mixture = seen(mixture, view)
     tuning = estimate_tuning(_mono(mixture, sample_rate))
     rows = evidence(mixture, sample_rate, tuning)
     found = [(_locate_parts(rows, notes, others, tempo_range), tuning)]
@@ -191,6 +226,7 @@ def align(
         fit(placed),
         tuple(fit(part) for part in placed_others),
         round(100 * tuning, 1),
+        view,
     )
 
 

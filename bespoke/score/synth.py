@@ -28,6 +28,7 @@ PITCHED = range(112)  # pitched General MIDI programs; the others are percussion
 CACHE_BYTES = 2_000_000_000
 _GAIN = 0.2  # FluidSynth's default, set explicitly
 _TAIL_SECONDS = 3.0
+_PITCH_BEND_RANGE = 8192  # of the wheel's values, for two semitones
 _ALL_SOUND_OFF = 120  # MIDI controller
 
 
@@ -132,7 +133,12 @@ def _search(name: str) -> Path:
     return known[name.casefold()]
 
 
-def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -> np.ndarray:
+def render(
+    notes: Iterable[Note],
+    patch: Patch,
+    sample_rate: int = SYNTH_RATE,
+    tuning_cents: float = 0.0,
+) -> np.ndarray:
     """Synthesize notes with one patch, or load the result from the cache.
 
     The sound is dry (no reverb or chorus) and at FluidSynth's own level.
@@ -141,6 +147,7 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
         notes: any number of notes.
         patch: the sound.
         sample_rate: of the result, in Hz.
+        tuning_cents: how much sharper than A4 = 440 Hz it sounds, from -200 to 200; drums stay.
 
     Returns:
         Mono float32 `[1, time]`, full scale at 1 but never clipped, from time 0 to the end of the
@@ -152,7 +159,10 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
     """
     notes = sorted(notes)
     key = hashlib.sha256(
-        repr((2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()
+        repr(
+            (2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)
+            + ((tuning_cents,) if tuning_cents else ())
+        ).encode()
     ).hexdigest()
     cached = cache_folder() / "renders" / f"{key}.npy"
     try:
@@ -161,7 +171,7 @@ def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -
         return waveform
     except (OSError, ValueError, EOFError):
         pass
-    waveform = resample(_synthesize(notes, patch), SYNTH_RATE, sample_rate)
+    waveform = resample(_synthesize(notes, patch, tuning_cents), SYNTH_RATE, sample_rate)
     try:
         with atomic_path(cached) as temporary:
             np.save(temporary, waveform)
@@ -340,7 +350,7 @@ def _presets(soundfont: SoundFont) -> dict[tuple[int, int], str]:
     return {place: name for place, name in names.items() if name is not None}
 
 
-def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
+def _synthesize(notes: list[Note], patch: Patch, tuning_cents: float) -> np.ndarray:
     """Play the notes: mono float32 `[1, time]` at `SYNTH_RATE`.
 
     FluidSynth's float output is used. Its 16-bit output clips, and is dithered with the C library's
@@ -353,6 +363,8 @@ def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
                 f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} "
                 f"in bank {patch.bank}."
             )
+        if patch.bank != DRUM_BANK:
+            loaded.synth.pitch_bend(channel, round(tuning_cents / 200 * _PITCH_BEND_RANGE))
         blocks = loaded.perform(notes, channel)
         for _ in range(round(_TAIL_SECONDS * 10)):
             blocks.append(loaded.write(SYNTH_RATE // 10))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bespoke.audio.dsp import DIFFERENCE
 from bespoke.data.song import Song, Voice
 from bespoke.evaluation.report.summary import plot_alignment
 from bespoke.models.separator import silent_elsewhere
@@ -34,12 +35,14 @@ class Aligned:
         notes: for a network that uses the score; where the alignment is not used each pitch may sound
             at any time. Empty where no alignment was asked for.
         is_used: whether the times that were found are used.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is.
         facts: what metrics.json says of it.
     """
 
     song: Song
     notes: tuple[Note, ...] = ()
     is_used: bool = False
+    tuning_cents: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def notes_of(self, heard: Song) -> tuple[Note, ...]:
@@ -51,6 +54,15 @@ class Aligned:
         """The notes of each other pitched part, in seconds of a part of the song; none where the
         alignment is not used."""
         return tuple(voice.part.notes for voice in _pitched(heard.others)) if self.is_used else ()
+
+    def settings(self, heard: Song) -> dict[str, Any]:
+        """What a `Separator` is to know of a part of the song."""
+        return {
+            "notes": self.notes_of(heard) if self.notes else (),
+            "others": self.others_of(heard),
+            "tuning_cents": self.tuning_cents,
+            "view": heard.view and list(heard.view),
+        }
 
 
 def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
@@ -81,6 +93,8 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
         "confidence": round(alignment.confidence, 4),
         "tempo_factor": round(alignment.tempo_factor, 4),
         "offset_seconds": round(alignment.offset_seconds, 3),
+        "fit": round(alignment.fit, 1),
+        "tuning_cents": alignment.tuning_cents,
     }
     notes = within(alignment.notes, seconds)
     if not notes or alignment.confidence < NO_CONFIDENCE:
@@ -89,13 +103,16 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
             " Only its pitches are used, not its times, and the result is not to be trusted.",
             alignment.confidence,
         )
-        return Aligned(song, anywhere(part.notes, seconds), False, {**facts, "used": False})
+        return Aligned(song, anywhere(part.notes, seconds), facts={**facts, "used": False})
     if alignment.confidence < LOW_CONFIDENCE:
         log.warning(
             "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen"
             " before you trust it.",
             alignment.confidence,
         )
+    if alignment.view is not None:
+        facts["view"] = list(alignment.view)
+        log.info("The target is looked for in %s.", _named(alignment.view))
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
     plot_alignment(
@@ -111,8 +128,16 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
         fitting, facts["others"] = _fitting(pitched, alignment, seconds)
         others = tuple(fitting.get(id(voice), voice) for voice in song.others)
         others = tuple(voice for voice in others if voice.part.notes)
-    song = replace(song, target=replace(song.target, part=part), others=others)
-    return Aligned(song, notes, True, {**facts, "used": True})
+    target = replace(song.target, part=part, tuning_cents=alignment.tuning_cents)
+    song = replace(song, target=target, others=others, view=alignment.view)
+    return Aligned(song, notes, True, alignment.tuning_cents, {**facts, "used": True})
+
+
+def _named(view: Sequence[float]) -> str:
+    """What a view of two channels is called."""
+    if view == DIFFERENCE:
+        return "the difference of the channels: it is missing in their mean"
+    return f"the {'left' if view[0] else 'right'} channel: it is not found in the mean of both"
 
 
 def _pitched(voices: Sequence[Voice]) -> tuple[Voice, ...]:

@@ -119,7 +119,10 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
         key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")
     }
     scored = (
-        {"notes": song.target.part.notes, "features": ScoreFeatures(parts.system.stft)}
+        {
+            "notes": song.target.part.notes,
+            "features": ScoreFeatures(parts.system.stft, song.target.tuning_cents),
+        }
         if parts.system.model.uses_score
         else {}
     )

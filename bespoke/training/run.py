@@ -165,9 +165,10 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
         aligned = align_song(song, run.folder, parts.system.model.uses_score)
     if parts.system.model.uses_score:
         note_coverage(aligned)
-        parts.system.hparams.separate |= {
+        settings = aligned.settings(aligned.song)
+        parts.system.hparams.separate |= settings | {
             "notes": _plain(aligned.notes),
-            "others": [_plain(part) for part in aligned.others_of(aligned.song)],
+            "others": [_plain(part) for part in settings["others"]],
         }
     run.facts["alignment"] = aligned.facts
     return aligned
@@ -197,8 +198,7 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
             )
         settings = {
             **OmegaConf.to_container(cfg.separate),
-            "notes": aligned.notes_of(heard),
-            "others": aligned.others_of(heard),
+            **aligned.settings(heard),
             "strength": 1.0,
         }
         with run.stage("estimate"):
@@ -261,8 +261,7 @@ def build_trainer(
     """Lightning's trainer, with callbacks and loggers."""
     separate = {
         **OmegaConf.to_container(run.cfg.separate),
-        "notes": aligned.notes,
-        "others": aligned.others_of(aligned.song),
+        **aligned.settings(aligned.song),
     }
     callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
     return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)

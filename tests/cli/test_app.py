@@ -133,11 +133,17 @@ def test_apply_leaves_key_switches_out_and_says_when_stems_are_softer(bespoke, m
     write_midi("switched.mid", [Part("Lead", 80, False, (Note(0.0, 0.1, 24), *melody))])
     seen = []
 
-    def align(notes, *_):
+    def align(notes, *_, others):
+        assert others == []
         seen.extend(note.pitch for note in notes)
         return Alignment(tuple(notes), 1.0, 1.0, 0.0, ())
 
     class Louder:
+        notes = ()
+
+        def place(self, notes, others, tuning_cents, view):
+            assert (others, view) == ([], None)
+
         def write_stems(self, recording, *files):
             for file in files:
                 write_wav(file, 2 * recording.read() / recording.levels()[0], recording.sample_rate)
@@ -158,7 +164,10 @@ def separator(monkeypatch):
     """In place of what a checkpoint holds: a separator with notes, which halves the recording."""
 
     class Halves:
-        notes = MELODY
+        notes, others, tuning_cents, view = MELODY, ((Note(0.5, 1.0, 50),),), 3.0, None
+
+        def place(self, notes, others, tuning_cents, view):
+            self.notes, self.others, self.view = notes, others, view
 
         def write_stems(self, recording, *files):
             for file in files:
@@ -186,8 +195,16 @@ def test_apply_leaves_notes_that_fit_and_moves_those_that_are_elsewhere(bespoke,
     assert code == 0, err
     starts = [note.start_seconds for note in separator.notes]
     assert starts == pytest.approx([14.5 + note.start_seconds for note in MELODY], abs=0.03)
+    assert separator.others[0][0].start_seconds == pytest.approx(15.0, abs=0.03)
     assert "are 14.5" in err
     assert "The score covers 0:15 to 0:17 of 0:18; the target is silent elsewhere." in err
+
+
+def test_apply_hears_opposite_channels_in_their_difference(bespoke, separator):
+    waveform, rate = read_audio("song.wav")
+    write_wav("opposite.wav", np.concatenate([waveform, -0.99 * waveform]), rate)
+    code, _, err = bespoke("apply", "melody.mid", "opposite.wav")
+    assert (code, separator.notes, separator.view) == (0, MELODY, (0.5, -0.5)), err
 
 
 def test_apply_refuses_notes_of_another_song_unless_they_are_to_be_trusted(

@@ -134,3 +134,20 @@ def test_a_sure_mask_is_obeyed_and_no_evidence_changes_nothing():
 def test_setting_is_checked():
     with pytest.raises(BespokeError, match="panning=2"):
         separator(2)
+
+
+class All(Unsure):
+    """Takes everything that it is shown."""
+
+    def forward(self, magnitude):
+        return torch.ones_like(magnitude)
+
+
+def test_what_is_estimated_in_a_view_has_its_image_in_all_channels(players):
+    target, rest = placed(players[0], 0.8, -0.5), placed(players[1], 1, 1)
+    for panning in (False, True):
+        separator = Separator(STFT(RATE), All(), view=(0.5, -0.5), panning=panning)
+        estimate, residual = separator.separate(target + rest, RATE)
+        for channel in (0, 1):
+            assert si_sdr(estimate[channel : channel + 1], target[channel : channel + 1]) > 15
+        assert np.abs(estimate + residual - (target + rest)).max() <= 1e-6
