@@ -164,7 +164,8 @@ class _Chunks:
         if place + size > len(data):
             return None
         name, length = struct.unpack(self.head, data[place : place + size])
-        return (name, length) if all(31 < byte < 127 for byte in name) else None
+        is_possible = all(31 < byte < 127 for byte in name) and (length >= 0 or name == self.name)
+        return (name, length) if is_possible else None
 
     def after(self, place: int, length: int) -> int:
         """Where the chunk after this one begins."""
@@ -224,7 +225,7 @@ class _Chunks:
             if data[place : place + 11].startswith(_TAGS) or len(data) - place < _FEW_BYTES:
                 return len(data)
             chunk = self.read(data, place)
-            if not chunk or self.after(place, chunk[1]) > len(data) + 1:
+            if not chunk or not place < self.after(place, chunk[1]) <= len(data) + 1:
                 return None if any(data[place:]) else len(data)
             place = self.after(place, chunk[1])
         return len(data)
@@ -242,6 +243,8 @@ def _au(path: Path, data: Bytes, first: int) -> Pieces:
 
 
 # FLAC
+
+_FLAC_TAIL_BYTES = 1 << 20  # which hold two frames of any kind
 
 
 def _flac(path: Path, data: Bytes, first: int) -> Pieces:
@@ -262,36 +265,50 @@ def _flac(path: Path, data: Bytes, first: int) -> Pieces:
 
 
 def _flac_samples(data: Bytes, start: int, end: int) -> int:
-    """How many samples there are before and in a stream's last frame; 0 where none is found."""
+    """How many samples there are up to the end of a stream's last frame; 0 where none is found.
+
+    Other bytes may look like a frame's head: one is believed where the frame before it is found too.
+    """
     smallest, largest = struct.unpack(">HH", data[start + 8 : start + 12])
+    found: dict[int, int] = {}  # the sample with which a frame ends, by that with which it begins
     place = end
-    while (place := data.rfind(b"\xff", max(start, end - (1 << 20)), place)) >= 0:
-        head = data[place : place + 16]
-        if len(head) < 7 or head[1] & 0xFE != 0xF8:
+    while (place := data.rfind(b"\xff", max(start, end - _FLAC_TAIL_BYTES), place)) >= 0:
+        frame = _flac_frame(data[place : place + 16])
+        if frame is None:
             continue
-        size, lead = head[2] >> 4, head[4]
-        extra = next((n for n in range(1, 7) if lead >> 7 - n == (2 << n) - 2), 0)  # as UTF-8
-        if lead & 0xC0 == 0x80 or not size or head[3] & 1:
-            continue
-        number = lead & (0x7F if not extra else (1 << 6 - extra) - 1)
-        for byte in head[5 : 5 + extra]:
-            number = number << 6 | byte & 0x3F
-        at = 5 + extra
-        width = {6: 1, 7: 2}.get(size, 0)
-        block = (
-            int.from_bytes(head[at : at + width], "big") + 1
-            if width
-            else 192
-            if size == 1
-            else 576 << size - 2
-            if size < 6
-            else 256 << size - 8
-        )
-        at += width + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
-        if at < len(head) and _crc8(head[:at]) == head[at]:
-            by_sample = head[1] & 1 or smallest != largest
-            return (number if by_sample else number * largest) + block
+        number, samples, is_sample = frame
+        first = number if is_sample or smallest != largest else number * largest
+        if first + samples in found:
+            return found[first + samples]
+        if first == 0:
+            return samples
+        found[first] = first + samples
     return 0
+
+
+def _flac_frame(head: bytes) -> tuple[int, int, bool] | None:
+    """A frame's number, its samples, and whether it is numbered by its first one; None for others."""
+    if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
+        return None
+    size, lead = head[2] >> 4, head[4]
+    more = next((n for n in range(1, 7) if lead >> 6 - n == (1 << n + 2) - 2), 0)  # as in UTF-8
+    if not size or (lead & 0x80 and not more):
+        return None
+    number = lead & ((1 << 6 - more) - 1 if more else 0x7F)
+    for byte in head[5 : 5 + more]:
+        number = number << 6 | byte & 0x3F
+    at = 5 + more
+    width = {6: 1, 7: 2}.get(size, 0)
+    if width:
+        samples = int.from_bytes(head[at : at + width], "big") + 1
+    elif size == 1:
+        samples = 192
+    else:
+        samples = 576 << size - 2 if size < 6 else 256 << size - 8
+    at += width + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    if at >= len(head) or _crc8(head[:at]) != head[at]:
+        return None
+    return number, samples, bool(head[1] & 1)
 
 
 def _crc8(content: bytes) -> int:
