@@ -201,6 +201,18 @@ def test_all_parts_have_one_page_that_plays_them_as_delivered(bespoke, tmp_path)
     assert level_db(played["bass"][0]) < unshared - 3
 
 
+def test_several_parts_with_commas_are_one_stem(bespoke):
+    code, out, err = bespoke("--instrument=lead,bass", score="band.mid")
+    assert (code, out[:2]) == (0, ["song.target.wav", "song.residual.wav"]), err
+    assert "Lead Guitar, Bass (" in err
+    assert "6 notes" in err
+    notes = read_score(Path("song.bespoke", "aligned.mid"))[0].notes
+    assert {note.pitch for note in notes} == {note.pitch for note in (*MELODY, *LOW)}
+    code, out, err = bespoke("--instrument=lead,bass", "--instrument=bass", score="band.mid")
+    assert code == 0, err
+    assert out[:2] == ["song.lead-guitar-bass.wav", "song.bass.wav"]
+
+
 def test_a_page_plays_stems_as_soft_as_they_were_delivered(bespoke, tmp_path):
     bespoke()
     sources = {name: Path(f"song.bespoke/{name}.wav") for name in ("target", "residual")}
