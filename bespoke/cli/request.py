@@ -332,7 +332,8 @@ def _is_up_to_date(page: Path, published: Published, of: str | None) -> bool:
     known = published.files.get(page.name, {})
     return (
         page.is_file()
-        and known.get("of") == of
+        and "of" in known
+        and known["of"] == of
         and all((page.parent / link).exists() for link in known["links"])
     )
 
