@@ -3,6 +3,7 @@
 Nothing heavy is imported before a job begins, so that --help and a misspelt setting are answered at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,10 @@ def run_job(cfg: DictConfig) -> float | None:
 
     quieten()  # again: Lightning sets its level when it is imported
     keep_freed_memory()
-    with hold(Path(HydraConfig.get().runtime.output_dir)):
+    hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:  # a relative path is one from where the command was started
+        os.chdir(hydra_config.runtime.cwd)
+    with hold(Path(hydra_config.runtime.output_dir)):
         return run.train(cfg)
 
 

@@ -7,6 +7,7 @@ generators with it, applies the transform and puts the generators back.
 
 import contextlib
 import copy
+import io
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -218,8 +219,14 @@ class Policy:
             for effect in getattr(self, role):
                 name = f"aug.{role}.{effect.name}"
                 try:
-                    with np.errstate(all="ignore"):
+                    # Where a library is missing, some print what is said below.
+                    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()):
                         is_finite = np.isfinite(effect.apply(noise, 0, sample_rate)).all()
+                except ModuleNotFoundError as error:
+                    raise BespokeError(
+                        f"{name} needs {error.name}, which is not installed: pip install"
+                        f" 'audiomentations[extras]' {error.name}, or leave it out."
+                    ) from error
                 except Exception as error:  # a library's, of any kind
                     reason = one_sentence(error).rstrip(".")
                     raise BespokeError(
