@@ -261,6 +261,9 @@ def separate(
         *settings,
     ]
     work: list[Job] = []
+    runs = f"{song.stem}.bespoke".replace(
+        "${", "$("
+    )  # Hydra takes a folder of the other for a setting
     for label, (choice, part) in parts.items():
         programs = _programs(patches, soundfont, part) if patches else None
         own = [
@@ -268,9 +271,7 @@ def separate(
             request.setting("song.target.instrument", choice),
             request.setting("song.target.patches", programs),
         ]
-        folder = out / (
-            f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}"
-        )
+        folder = out / (runs if len(parts) == 1 else f"{runs}-parts/{label}")
         work.append(request.Job(label, folder, (*own, *fixed)))
         _say(f"{label}: {_sound(part, programs)}")
     with progress.on_stderr(), logged_in_options():

@@ -198,7 +198,7 @@ def separate(
     finally:
         for job in todo:
             _tidy(job.folder)
-    with _sources(jobs, out / f"{stem}.bespoke-parts" / "stems") as sources:
+    with _sources(jobs, jobs[0].folder.parent / "stems") as sources:
         of = _identity(jobs)
         if wanted:
             note = functools.partial(published.note, of=of)

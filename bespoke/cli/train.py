@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bespoke.cli.launch import execute, explained, guard, launch, quieten, setting
 from bespoke.utils import processor
+from bespoke.utils.errors import BespokeError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF = (
@@ -38,6 +39,11 @@ def run_job(cfg: DictConfig) -> float | None:
     quieten()  # again: Lightning sets its level when it is imported
     keep_freed_memory()
     hydra_config = HydraConfig.get()
+    folder = OmegaConf.to_container(hydra_config.runtime, resolve=False)["output_dir"]
+    if "${" in folder:  # Hydra would take another
+        raise BespokeError(
+            f"The folder {folder} has ${{ in its name, which stands for a setting: set hydra.run.dir to another."
+        )
     if hydra_config.job.chdir:  # a relative path is one from where the command was started
         os.chdir(hydra_config.runtime.cwd)
     with hold(Path(hydra_config.runtime.output_dir)):

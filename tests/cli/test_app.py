@@ -130,7 +130,9 @@ def test_a_recording_may_be_called_like_a_setting(bespoke, tmp_path):
     for _ in range(2):  # the second time nothing is left to do
         code, out, err = bespoke("separate", name, "melody.mid", *FAST)
         assert (code, out.splitlines()[0]) == (0, "My ${song} ${nosuch}.target.wav"), err
-    assert (tmp_path / "My ${song} ${nosuch}.bespoke" / "checkpoints" / "last.ckpt").is_file()
+    folder = tmp_path / "My $(song} $(nosuch}.bespoke"
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "train.log").is_file()
 
 
 def test_apply_leaves_key_switches_out_and_says_when_stems_are_softer(bespoke, monkeypatch):

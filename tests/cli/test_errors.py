@@ -669,6 +669,12 @@ def test_folder_name_that_is_too_long_is_explained(overrides, command):
     assert len(error) < 400
 
 
+def test_folder_that_hydra_would_take_for_a_setting_is_refused(command):
+    result = command(r"hydra.run.dir='a \${song.name}'")
+    assert "a ${song.name} has ${ in its name" in result.stderr
+    assert result.returncode == 2
+
+
 def test_relative_paths_are_from_where_the_command_started_whatever_hydra_does(
     command, tiny_song, tmp_path
 ):
