@@ -761,10 +761,12 @@ def _audio_facts(file: Path) -> dict[str, Any]:
     import soundfile
 
     from bespoke.audio.io import open_audio
+    from bespoke.audio.pieces import pieces_of
 
     recording = open_audio(file)
     try:
-        info = soundfile.info(file)
+        with contextlib.closing(pieces_of(file).each()) as pieces:
+            info = soundfile.info(next(pieces))
         kind = f"{info.format} {info.subtype.replace('_', ' ')}"
     except soundfile.LibsndfileError:  # it was read by something else
         kind = file.suffix.lstrip(".").upper()
