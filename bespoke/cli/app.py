@@ -57,6 +57,9 @@ class Seconds(click.ParamType):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 2 for what the user can put right, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     processor.wait_without_spinning()
     try:
         return bespoke.main(arguments, "bespoke", standalone_mode=False) or 0
@@ -104,7 +107,8 @@ _instrument = click.option(
     "instruments",
     multiple=True,
     metavar="NAME",
-    help="Which part of the MIDI: its name, number or sound, see inspect. Several times, with commas, or `all`: each becomes a stem.",
+    help="Which part of the MIDI: its name, number or sound, see inspect. With commas: several as one stem."
+    " Several times, or `all`: a stem for each.",
 )
 _patch = click.option(
     "--patch",
@@ -258,16 +262,17 @@ def separate(
         *settings,
     ]
     work: list[Job] = []
-    for label, (index, part) in parts.items():
+    runs = f"{song.stem}.bespoke".replace(
+        "${", "$("
+    )  # Hydra takes a folder of the other for a setting
+    for label, (choice, part) in parts.items():
         programs = _programs(patches, soundfont, part) if patches else None
         own = [
             request.setting("song.name", song.stem if len(parts) == 1 else f"{song.stem}, {label}"),
-            request.setting("song.target.instrument", f"index:{index}"),
+            request.setting("song.target.instrument", choice),
             request.setting("song.target.patches", programs),
         ]
-        folder = out / (
-            f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}"
-        )
+        folder = out / (runs if len(parts) == 1 else f"{runs}-parts/{label}")
         work.append(request.Job(label, folder, (*own, *fixed)))
         _say(f"{label}: {_sound(part, programs)}")
     with progress.on_stderr(), logged_in_options():
@@ -522,10 +527,10 @@ def new(
     chosen = _choose(score, instruments)
     if len(chosen) > 1:
         raise click.UsageError("A song has one target: choose one --instrument.")
-    ((index, part),) = chosen.values()
+    ((choice, part),) = chosen.values()
     target = {
         "score": _portable(score),
-        "instrument": f"index:{index}",
+        "instrument": choice,
         "patches": _programs(patches, soundfont, part) or [part.program],
     }
     content = {
@@ -572,39 +577,31 @@ def part(overrides: tuple[str, ...]) -> None:
         train(overrides)
 
 
-def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Part"]]:
-    """The parts wanted, with their index in the score, by the label of their stem; a single one's is `target`."""
-    from bespoke.score.midi import choose_part, program_name, read_score
+def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[str, "Part"]]:
+    """The parts wanted, with what chooses each in the score, by the label of their stem; a single one's is `target`."""
+    from bespoke.score.midi import choose_parts, merged, program_name, read_score
 
     parts = read_score(score)
-    wanted = [
-        name
-        for given in instruments
-        for name in ([given] if any(given == part.name for part in parts) else given.split(","))
-    ]
-    if "all" in wanted:
-        chosen = [part for part in parts if not part.is_drum] or parts
+    if "all" in instruments:
+        chosen = [[part] for part in parts if not part.is_drum] or [[part] for part in parts]
         if len(chosen) < len(parts):
             _say(
                 "The drums stay in the residual: name them with --instrument to separate them too."
             )
     else:
-        chosen = [choose_part(parts, name, score, "--instrument") for name in wanted or [None]]
-    indices = list(
-        dict.fromkeys(
-            next(index for index, part in enumerate(parts) if part is one) for one in chosen
-        )
-    )
-    if len(indices) == 1:
-        return {"target": (indices[0], parts[indices[0]])}
-    labels: dict[str, tuple[int, Part]] = {}
-    for index in indices:
-        label = _slug(parts[index].name) or _slug(program_name(parts[index]))
-        labels[f"{label}-{index}" if label in (*labels, *RESERVED) else label] = (
-            index,
-            parts[index],
-        )
-    return labels
+        chosen = [
+            choose_parts(parts, name, score, "--instrument") for name in instruments or [None]
+        ]
+    labels: dict[str, tuple[str, Part]] = {}
+    for several in chosen:
+        indices = [index for index, part in enumerate(parts) if any(part is one for one in several)]
+        choice, part = ",".join(f"index:{index}" for index in indices), merged(several)
+        if any(choice == known for known, _ in labels.values()):
+            continue
+        label = _slug(part.name) or _slug(program_name(part))
+        is_taken = label in (*labels, *RESERVED)
+        labels["-".join([label, *map(str, indices)]) if is_taken else label] = (choice, part)
+    return labels if len(labels) > 1 else dict(zip(["target"], labels.values(), strict=True))
 
 
 def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple:
@@ -779,10 +776,12 @@ def _audio_facts(file: Path) -> dict[str, Any]:
     import soundfile
 
     from bespoke.audio.io import open_audio
+    from bespoke.audio.pieces import pieces_of
 
     recording = open_audio(file)
     try:
-        info = soundfile.info(file)
+        with contextlib.closing(pieces_of(file).each()) as pieces:
+            info = soundfile.info(next(pieces))
         kind = f"{info.format} {info.subtype.replace('_', ' ')}"
     except soundfile.LibsndfileError:  # it was read by something else
         kind = file.suffix.lstrip(".").upper()
@@ -800,8 +799,11 @@ def _is_score(file: Path) -> bool:
     from bespoke.score import notation
 
     with open(file, "rb") as content:
+        head = content.read(12)
         return (
-            content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
+            head.startswith(b"MThd")
+            or (head.startswith(b"RIFF") and head.endswith(b"RMID"))
+            or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
         )
 
 

@@ -4,15 +4,17 @@ It runs Hydra with the package's configs and those in `conf` of the current fold
 left to the job, so that --help and misspelt settings are answered at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bespoke.cli.launch import execute, explained, guard, launch, quieten, setting
 from bespoke.utils import processor
+from bespoke.utils.errors import BespokeError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the wheel conf is inside the package, in a checkout next to it.
@@ -39,7 +41,15 @@ def run_job(cfg: DictConfig) -> float | None:
 
     quieten()  # again, because Lightning sets its log level when it is imported
     keep_freed_memory()
-    with hold(Path(HydraConfig.get().runtime.output_dir)):
+    hydra_config = HydraConfig.get()
+    folder = OmegaConf.to_container(hydra_config.runtime, resolve=False)["output_dir"]
+    if "${" in folder:  # Hydra would take another
+        raise BespokeError(
+            f"The folder {folder} has ${{ in its name, which stands for a setting: set hydra.run.dir to another."
+        )
+    if hydra_config.job.chdir:  # a relative path is one from where the command was started
+        os.chdir(hydra_config.runtime.cwd)
+    with hold(Path(hydra_config.runtime.output_dir)):
         return run.train(cfg)
 
 

@@ -8,6 +8,7 @@ it, applies the transform, and restores the generators.
 
 import contextlib
 import copy
+import io
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -231,8 +232,14 @@ class Policy:
             for effect in getattr(self, role):
                 name = f"aug.{role}.{effect.name}"
                 try:
-                    with np.errstate(all="ignore"):
+                    # Where a library is missing, some print what is said below.
+                    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()):
                         is_finite = np.isfinite(effect.apply(noise, 0, sample_rate)).all()
+                except ModuleNotFoundError as error:
+                    raise BespokeError(
+                        f"{name} needs {error.name}, which is not installed: pip install"
+                        f" 'audiomentations[extras]' {error.name}, or leave it out."
+                    ) from error
                 except Exception as error:  # transforms raise exceptions of all kinds
                     reason = one_sentence(error).rstrip(".")
                     raise BespokeError(

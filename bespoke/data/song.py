@@ -12,7 +12,14 @@ import pretty_midi
 from bespoke.audio.dsp import equalize, opposed, peak, resample, seen
 from bespoke.audio.io import Recording, open_audio
 from bespoke.score.crop import choose_spans, take_audio, take_notes
-from bespoke.score.midi import Part, choose_part, read_score, without_key_switches
+from bespoke.score.midi import (
+    Part,
+    choose_part,
+    choose_parts,
+    merged,
+    read_score,
+    without_key_switches,
+)
 from bespoke.score.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import file_hash
@@ -186,16 +193,17 @@ class Song:
                 np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
             )
 
-        voice = target_audio = chosen = None
+        voice = target_audio = None
+        chosen: list[Part] = []
         parts: list[Part] = []
         if score is not None:
             files["score"] = locate(score)
             parts = read_score(files["score"])
-            part = choose_part(parts, target.get("instrument"), files["score"])
-            chosen = part
+            chosen = choose_parts(parts, target.get("instrument"), files["score"])
+            part = whole = merged(chosen)
             if not part.is_drum:
                 part = replace(part, notes=without_key_switches(part.notes))
-                if dropped := len(chosen.notes) - len(part.notes):
+                if dropped := len(whole.notes) - len(part.notes):
                     log.info(
                         "%d notes of the score are so low that they must be key switches: they are left out.",
                         dropped,
@@ -217,7 +225,7 @@ class Song:
             target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
         voices = _others(
             others,
-            [part for part in parts if part is not chosen],
+            [part for part in parts if all(part is not one for one in chosen)],
             voice,
             target.get("soundfonts"),
             files,

@@ -8,6 +8,7 @@ used renders are removed. It can be deleted at any time.
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from ctypes import c_int, c_void_p
 from dataclasses import dataclass, field
@@ -283,14 +284,15 @@ class _Synth:
             ]
             + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
         )
-        blocks, now = [], 0
+        blocks, now, sounding = [], 0, Counter()
         for time, starts, pitch, velocity in events:
             if time > now:
                 blocks.append(self.write(time - now))
                 now = time
+            sounding[pitch] += 1 if starts else -1
             if starts:
                 self.synth.noteon(channel, pitch, velocity)
-            else:
+            elif sounding[pitch] <= 0:  # it would end a note too that was struck since
                 self.synth.noteoff(channel, pitch)
         return blocks
 

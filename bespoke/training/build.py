@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from bespoke.audio.stft import STFT
 from bespoke.data.augment import Policy
@@ -35,6 +36,9 @@ from bespoke.training.callbacks import (
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
 from bespoke.utils.errors import BespokeError, one_sentence
+
+# Lightning's own names; into a file, as what it would log is not shown.
+_PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 @dataclass(frozen=True)
@@ -209,9 +213,12 @@ def make_trainer(
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"), model)
+    profiler = _PROFILERS.get(settings.get("profiler"))
+    own = {"profiler": profiler(folder, "profile")} if profiler and folder else {}
     return make(
         OmegaConf.create({"trainer": settings}),
         "trainer",
+        **own,
         default_root_dir=folder and str(folder),
         logger=list(loggers) or False,
         callbacks=list(callbacks),
@@ -250,8 +257,34 @@ def make(cfg: DictConfig, group: str, /, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, BespokeError):
             raise cause from None
-        place = re.search(r"full_key: (\S+)", str(error))
-        raise BespokeError(_not_possible(place[1] if place else group, cause)) from error
+        found = re.search(r"full_key: (\S+)", str(error))
+        place = found[1] if found else group
+        _check_paths(place, OmegaConf.select(cfg, place))
+        raise BespokeError(_not_possible(place, cause)) from error
+
+
+def _check_paths(place: str, settings: Any) -> None:
+    """Find a path that leads nowhere, of which libraries say all sorts of things.
+
+    Raises:
+        BespokeError: there is one, or one of a folder without sounds.
+    """
+    if not isinstance(settings, DictConfig):
+        return
+    for key, value in settings.items():
+        if not re.search(r"(^|_)(path|paths)$", str(key)):
+            continue
+        paths = value if OmegaConf.is_list(value) else [value]
+        for path in map(str, paths):
+            if not Path(path).exists():
+                raise BespokeError(
+                    f"{place}.{key}={path} does not exist: check the path, which is taken from"
+                    " where the command started."
+                )
+        listed = ", ".join(map(str, paths))
+        raise BespokeError(
+            f"{place}.{key}={listed} has no sounds that can be used: give the path of audio files."
+        )
 
 
 def _not_possible(place: str, error: BaseException) -> str:

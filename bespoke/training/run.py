@@ -306,11 +306,25 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         except (KeyboardInterrupt, SystemExit) as error:
             raise Interrupted(trainer.global_step, remedy) from error
         if trainer.global_step < trainer.max_steps:
-            raise BespokeError(
-                f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}."
-            )
+            _explain_early_end(run, trainer, remedy)
         trainer.save_checkpoint(run.checkpoint)
     run.facts = {"resumed_from_step": first_step, **run.facts}
+
+
+def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
+    """Say why there are fewer steps than were wanted, where the stems are to be made of these.
+
+    Raises:
+        BespokeError: they are not.
+    """
+    step, steps, limit = trainer.global_step, trainer.max_steps, run.cfg.trainer.get("max_time")
+    if limit is None:
+        raise BespokeError(f"Training ended at step {step} of {steps}: {remedy}.")
+    if not step:
+        raise BespokeError(
+            f"trainer.max_time={limit} is over before the first step: set it higher."
+        )
+    log.warning("Training ended at step %d of %d, as trainer.max_time is over.", step, steps)
 
 
 def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:

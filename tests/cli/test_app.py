@@ -128,6 +128,16 @@ def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
     assert bespoke("apply", checkpoint, "song.wav", "--out=again", "--format=mp3")[0] == 2
 
 
+def test_a_recording_may_be_called_like_a_setting(bespoke, tmp_path):
+    os.rename("song.wav", name := "My ${song} ${nosuch}.wav")
+    for _ in range(2):  # the second time nothing is left to do
+        code, out, err = bespoke("separate", name, "melody.mid", *FAST)
+        assert (code, out.splitlines()[0]) == (0, "My ${song} ${nosuch}.target.wav"), err
+    folder = tmp_path / "My $(song} $(nosuch}.bespoke"
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "train.log").is_file()
+
+
 def test_apply_leaves_key_switches_out_and_says_when_stems_are_softer(bespoke, monkeypatch):
     melody = [Note(0.5 * index, 0.5 * index + 0.4, 60 + index) for index in range(5)]
     write_midi("switched.mid", [Part("Lead", 80, False, (Note(0.0, 0.1, 24), *melody))])

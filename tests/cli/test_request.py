@@ -203,6 +203,20 @@ def test_all_parts_have_one_page_that_plays_them_as_delivered(bespoke, tmp_path)
     assert level_db(played["bass"][0]) < unshared - 3
 
 
+def test_several_parts_with_commas_are_one_stem(bespoke):
+    code, out, err = bespoke("--instrument=lead,bass", score="band.mid")
+    assert (code, out[:2]) == (0, ["song.target.wav", "song.residual.wav"]), err
+    assert "Lead Guitar, Bass (" in err
+    assert "6 notes" in err
+    notes = read_score(Path("song.bespoke", "aligned.mid"))[0].notes
+    assert {note.pitch for note in notes} == {note.pitch for note in (*MELODY, *LOW)}
+    several = ["--instrument=lead,bass", "--instrument=bass"]
+    code, out, err = bespoke(*several, score="band.mid")
+    assert (code, "song.report.html" in err) == (2, True)  # which is of the one part
+    code, out, err = bespoke(*several, "--force", score="band.mid")
+    assert (code, out[:2]) == (0, ["song.lead-guitar-bass.wav", "song.bass.wav"]), err
+
+
 def test_a_page_plays_stems_as_soft_as_they_were_delivered(bespoke, tmp_path):
     bespoke()
     sources = {name: Path(f"song.bespoke/{name}.wav") for name in ("target", "residual")}

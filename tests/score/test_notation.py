@@ -148,6 +148,16 @@ def test_musicxml_is_played_as_written(name, tmp_path, capsys):
     assert [part["notes"] for part in json.loads(capsys.readouterr().out)["parts"]] == [7, 1]
 
 
+@pytest.mark.parametrize("code", ["utf-8", "iso-8859-1", "utf-16"])
+def test_part_names_that_are_not_ascii_are_shown_as_written(code, tmp_path):
+    pytest.importorskip("music21", reason="an extra")
+    name = "Flöte" if code == "iso-8859-1" else "Flöte フルート"
+    content = musicxml((name, 74, 0, [note("C5", 4)])).decode()
+    content = content.replace('version="1.0"?', f'version="1.0" encoding="{code}"?')
+    (tmp_path / "score.musicxml").write_bytes(content.encode(code))
+    assert [part.name for part in read_score(tmp_path / "score.musicxml")] == [name]
+
+
 def guitar_pro(version):
     """Two endings, a capo, a tie, a muffled note, a change of tempo, and drums."""
     import guitarpro as gp

@@ -67,6 +67,15 @@ def test_repeated_note_sounds_again():
     assert np.abs(twice[0, second_half]).max() > 1.3 * np.abs(once[0, second_half]).max()
 
 
+def test_note_that_was_struck_again_outlasts_the_end_of_the_first():
+    again = render([Note(0.0, 0.7, 69), Note(0.4, 2.0, 69)], Patch(SAWTOOTH), RATE)
+    once = render([Note(0.0, 2.0, 69)], Patch(SAWTOOTH), RATE)
+    late = slice(round(1.2 * RATE), round(1.9 * RATE))
+    assert np.abs(again[0, late]).max() > 0.9 * np.abs(once[0, late]).max()
+    end = slice(round(2.5 * RATE), None)
+    assert np.abs(again[0, end]).max(initial=0) < 0.01 * np.abs(once).max()
+
+
 def test_dense_loud_chord_is_the_sum_of_its_notes():
     notes = [Note(0.0, 0.3, pitch, 127) for pitch in range(36, 84)]
     chord = render(notes, Patch(BASS_LEAD), RATE)
