@@ -611,11 +611,22 @@ def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple:
         BespokeError: its notes do not fit it.
     """
     from bespoke.data.song import hold
-    from bespoke.score.align import LOW_CONFIDENCE, NO_CONFIDENCE, NO_FIT, align, within
+    from bespoke.score.align import (
+        LOW_CONFIDENCE,
+        NO_CONFIDENCE,
+        NO_FIT,
+        align,
+        doubles,
+        within,
+    )
     from bespoke.score.midi import read_score, without_key_switches
     from bespoke.utils import progress
 
-    others = [other.notes for other in read_score(score) if other != part and not other.is_drum]
+    others = [
+        other.notes
+        for other in read_score(score)
+        if not other.is_drum and not doubles(other.notes, part.notes)
+    ]
     with progress.stage("align"):
         notes = part.notes if part.is_drum else without_key_switches(part.notes)
         alignment = align(notes, *hold(recording, ALIGNMENT_RATE), others=others)

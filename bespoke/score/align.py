@@ -63,6 +63,7 @@ _BETTER, _SLACK = (
 _SURE = 0.95  # confidence of all parts together: parts of another song that led the target astray had less
 _KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
 _MOST_FITTED = 4000  # notes
+_SAME_ONSET_SECONDS, _DOUBLED_SHARE = 0.05, 0.8
 _DOUBTFUL_TUNING = 0.35  # semitones
 # Of two channels, where the target is not found in their mean.
 _VIEWS = (DIFFERENCE, (1.0, 0.0), (0.0, 1.0), None)
@@ -337,6 +338,25 @@ def _fit_by(rows: tuple[np.ndarray, np.ndarray]) -> Callable[[Sequence[Note]], f
 def _pool(frames: int) -> int:
     """Frames that count as one observation, in a recording of so many."""
     return _POOL if frames <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+
+
+def doubles(notes: Sequence[Note], target: Sequence[Note]) -> bool:
+    """Whether a part plays what the target plays: most of its notes begin with one of the target's,
+    at the same pitch. No score can tell the two apart.
+
+    >>> doubles([Note(0.0, 1.0, 60)], [Note(0.01, 0.5, 60), Note(1.0, 2.0, 62)])
+    True
+    >>> doubles([Note(0.0, 1.0, 48)], [Note(0.0, 1.0, 60)])
+    False
+    """
+    starts: dict[int, list[float]] = defaultdict(list)
+    for note in target:
+        starts[note.pitch].append(note.start_seconds)
+    shared = sum(
+        any(abs(start - note.start_seconds) < _SAME_ONSET_SECONDS for start in starts[note.pitch])
+        for note in notes
+    )
+    return shared >= _DOUBLED_SHARE * len(notes) > 0
 
 
 def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> float | None:

@@ -17,9 +17,10 @@ from bespoke.score.align import (
     Alignment,
     align,
     anywhere,
+    doubles,
     within,
 )
-from bespoke.score.midi import Note, program_name, write_midi
+from bespoke.score.midi import Note, Part, program_name, write_midi
 from bespoke.utils.errors import BespokeError
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
             " such as recipe=paper."
         )
     part, seconds = song.target.part, song.seconds
-    pitched = _pitched(song.others) if uses_others else ()
+    pitched = _apart(_pitched(song.others), part) if uses_others else ()
     alignment = align(
         part.notes,
         song.mixture,
@@ -124,10 +125,10 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
     )
     log.info("The score is aligned (confidence %.2f).", alignment.confidence)
     others = song.others
-    if pitched:
+    if uses_others:
         fitting, facts["others"] = _fitting(pitched, alignment, seconds)
-        others = tuple(fitting.get(id(voice), voice) for voice in song.others)
-        others = tuple(voice for voice in others if voice.part.notes)
+        drums = tuple(voice for voice in song.others if voice.part.is_drum)
+        others = (*fitting, *drums)
     target = replace(song.target, part=part, tuning_cents=alignment.tuning_cents)
     song = replace(song, target=target, others=others, view=alignment.view)
     return Aligned(song, notes, True, alignment.tuning_cents, {**facts, "used": True})
@@ -145,26 +146,39 @@ def _pitched(voices: Sequence[Voice]) -> tuple[Voice, ...]:
     return tuple(voice for voice in voices if not voice.part.is_drum)
 
 
+def _apart(voices: Sequence[Voice], target: Part) -> tuple[Voice, ...]:
+    """The parts that do not double the target."""
+    doubled = [voice for voice in voices if doubles(voice.part.notes, target.notes)]
+    if doubled:
+        log.info("Left out, as they double the target: %s.", _names(doubled))
+    return tuple(voice for voice in voices if voice not in doubled)
+
+
 def _fitting(
     voices: Sequence[Voice], alignment: Alignment, seconds: float
-) -> tuple[dict[int, Voice], list[dict[str, Any]]]:
-    """The other parts in time, by the identity of what they were, without notes where they do not
-    fit the recording; and what metrics.json says of them."""
-    placed, facts, dropped = {}, [], []
+) -> tuple[tuple[Voice, ...], list[dict[str, Any]]]:
+    """The other parts that fit the recording, in time, and what metrics.json says of all."""
+    fitting, dropped, facts = [], [], []
     for voice, notes, fit in zip(voices, alignment.others, alignment.fits, strict=True):
         notes = within(notes, seconds)
         is_used = fit >= NO_FIT and bool(notes)
-        placed[id(voice)] = replace(voice, part=replace(voice.part, notes=notes if is_used else ()))
-        name = voice.part.name or program_name(voice.part)
-        facts.append({"name": name, "fit": round(fit, 1), "used": is_used})
-        if notes and not is_used:
-            dropped.append(name)
-    used = [fact["name"] for fact in facts if fact["used"]]
-    if used:
-        log.info("Other parts of the score that are used: %s.", ", ".join(used))
+        placed = replace(
+            voice,
+            part=replace(voice.part, notes=notes),
+            tuning_cents=alignment.tuning_cents,
+        )
+        if notes:
+            (fitting if is_used else dropped).append(placed)
+        facts.append({"name": _names([voice]), "fit": round(fit, 1), "used": is_used})
+    if fitting:
+        log.info("Other parts of the score that are used: %s.", _names(fitting))
     if dropped:
-        log.info("Left out, as they do not fit the recording: %s.", ", ".join(dropped))
-    return placed, facts
+        log.info("Left out, as they do not fit the recording: %s.", _names(dropped))
+    return tuple(fitting), facts
+
+
+def _names(voices: Sequence[Voice]) -> str:
+    return ", ".join(voice.part.name or program_name(voice.part) for voice in voices)
 
 
 def note_coverage(aligned: Aligned) -> None:
