@@ -408,6 +408,8 @@ def inspect(file: Path, as_json: bool) -> None:
         for index, part in enumerate(facts["parts"])
     ]
     _table(lines)
+    if sum(not part["is_drum"] for part in facts["parts"]) > 1:
+        click.echo("For one of them the other pitched ones are used too, where they fit.")
 
 
 @bespoke.command()

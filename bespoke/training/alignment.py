@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bespoke.audio.dsp import DIFFERENCE
+from bespoke.audio.dsp import DIFFERENCE, seen
 from bespoke.data.song import Song, Voice
 from bespoke.evaluation.report.summary import plot_alignment
 from bespoke.models.separator import silent_elsewhere
@@ -116,19 +116,20 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
         log.info("The target is looked for in %s.", _named(alignment.view))
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
-    plot_alignment(
-        folder / "alignment.png",
-        song.target.part.notes,
-        notes,
-        song.mixture,
-        song.sample_rate,
-    )
     log.info("The score is aligned (confidence %.2f).", alignment.confidence)
     others = song.others
     if uses_others:
         fitting, facts["others"] = _fitting(pitched, alignment, seconds)
         drums = tuple(voice for voice in song.others if voice.part.is_drum)
         others = (*fitting, *drums)
+    plot_alignment(
+        folder / "alignment.png",
+        song.target.part.notes,
+        notes,
+        seen(song.mixture, alignment.view),
+        song.sample_rate,
+        [note for voice in _pitched(others) for note in voice.part.notes] if uses_others else (),
+    )
     target = replace(song.target, part=part, tuning_cents=alignment.tuning_cents)
     song = replace(song, target=target, others=others, view=alignment.view)
     return Aligned(song, notes, True, alignment.tuning_cents, {**facts, "used": True})

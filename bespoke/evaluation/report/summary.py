@@ -118,9 +118,16 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def plot_alignment(
-    path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int
+    path: Path,
+    before: Sequence[Note],
+    after: Sequence[Note],
+    mixture: np.ndarray,
+    sample_rate: int,
+    others: Sequence[Note] = (),
 ) -> None:
     """Plot the score's fundamentals over the recording's spectrogram, before and after alignment.
+
+    The target's notes are cyan. The other parts' are green, and shown where they are aligned.
 
     Of a recording longer than ten minutes, ten minutes are shown, from shortly before the first
     aligned note.
@@ -130,14 +137,15 @@ def plot_alignment(
         before, after: notes in seconds of the recording.
         mixture: `[channel, time]`.
         sample_rate: in Hz.
+        others: notes of the other parts, in seconds of the recording.
     """
     from matplotlib.figure import Figure  # slow to import
 
     if mixture.shape[-1] > 600 * sample_rate:
         start = max(0.0, min(note.start_seconds for note in after) - 10)
-        before, after = (
+        before, after, others = (
             shift((note for note in notes if note.start_seconds < start + 600), -start)
-            for notes in (before, after)
+            for notes in (before, after, others)
         )
         mixture = mixture[:, round(start * sample_rate) :][:, : 600 * sample_rate]
     # A hop of half the window would round to more than half at some sample rates.
@@ -166,9 +174,10 @@ def plot_alignment(
             vmin=level_db.max() - 70,
             cmap="magma",
         )
-        for note in notes:
+        beside = [(note, "lime") for note in others] if notes is after else []
+        for note, color in [*beside, *((note, "cyan") for note in notes)]:
             hz = pitch_hz(note.pitch)
-            axes.plot([note.start_seconds, note.end_seconds], [hz, hz], color="cyan", linewidth=2)
+            axes.plot([note.start_seconds, note.end_seconds], [hz, hz], color=color, linewidth=2)
         axes.set(title=title, ylabel="Hz", ylim=(0, min(top_hz, sample_rate / 2)), xlim=extent[:2])
     axes.set_xlabel("seconds of the recording")
     with atomic_path(path) as temporary:
