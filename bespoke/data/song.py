@@ -23,8 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
 TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
+STANDIN_KEYS = {"replaces", "mixture", "score", "instrument", "reference"}
 MIN_SECONDS = 0.1
 MAX_HELD_VALUES = 60_000_000  # samples of all channels: 11 minutes of stereo at 44.1 kHz
+_FORMATS = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")  # of a user's own files
 # A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
 _NEIGHBOUR = 1
 
@@ -112,32 +114,11 @@ class Song:
             BespokeError: anything in it is missing, unreadable or contradictory.
         """
         _check_keys(config)
+        config, is_standin = _with_own_files(config)
         name = str(config.get("name") or "custom")
-        target = dict(config["target"])
+        target = config["target"]
         score, audio, others = target.get("score"), target.get("audio"), config.get("others")
-        mixture_path, reference_path, is_standin = (
-            config.get("mixture"),
-            config.get("reference"),
-            False,
-        )
-        if config.get("standin"):
-            mixture_path, score, reference_path = _own_files(
-                str(config["standin"]), mixture_path, score, reference_path
-            )
-            is_standin = mixture_path is None and score is None and audio is None
-            if is_standin:
-                from bespoke.data.standin import (
-                    perform,
-                )  # the compositions are of no use to any other song
-
-                standin = perform(str(config["standin"]))
-                mixture_path, reference_path, score = (
-                    standin.mixture,
-                    standin.reference,
-                    standin.score,
-                )
-                target["instrument"] = standin.instrument
-            mixture_path, score = mixture_path or config["mixture"], score or target.get("score")
+        mixture_path, reference_path = config["mixture"], config.get("reference")
         if (score is None) == (audio is None):
             raise BespokeError(
                 "Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target)."
@@ -338,7 +319,19 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise BespokeError(
             f"song.target.equalize={target['equalize']} is not possible: give true or false."
         )
-    for where, keys, known in (("song", config, KEYS), ("song.target", target, TARGET_KEYS)):
+    standin = config.get("standin")
+    if standin is not None and not (
+        isinstance(standin, Mapping) and {"replaces", "mixture", "score"} <= set(standin)
+    ):
+        raise BespokeError(
+            f"song.standin={standin} is not possible: give null or {{replaces, mixture, score,"
+            " instrument, reference}, of which the last two may be left out."
+        )
+    for where, keys, known in (
+        ("song", config, KEYS),
+        ("song.target", target, TARGET_KEYS),
+        ("song.standin", standin or {}, STANDIN_KEYS),
+    ):
         unknown = sorted(set(keys) - known)
         if unknown:
             raise BespokeError(
@@ -352,27 +345,35 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
 
 
-def _own_files(standin: str, mixture: Any, score: Any, reference: Any) -> list[Any]:
-    """For a song that may not be shipped: the user's own files, None for each that is absent from the place where it is looked for.
+def _with_own_files(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Of a song that may not be shipped, the user's own files where there are any, else its stand-in.
 
-    In that place a recording may have any format and the score either name; a path to elsewhere is taken as it is.
+    In the folder that the stand-in replaces a recording may have any format and the score either
+    name; a path to elsewhere is taken as it is.
+
+    Returns:
+        The config with the files to be used, and whether they are the stand-in's.
     """
-    place = Path("data/songs") / standin
+    config = {**config, "target": dict(config["target"])}
+    target, standin = config["target"], config.get("standin")
+    if not standin:
+        return config, False
+    folder = Path(standin["replaces"])
 
     def find(path: Any, names: Sequence[str]) -> Any:
-        if path is None or Path(str(path)).parent != place:
+        if path is None or Path(str(path)).parent != folder:
             return path
-        return next(
-            (file for file in (locate(place / name) for name in names) if file.is_file()), None
-        )
+        files = (locate(folder / name) for name in names)
+        return next((file for file in files if file.is_file()), None)
 
-    formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")
-    audio = ([f"{name}.{end}" for end in formats] for name in ("mix", "target"))
-    return [
-        find(mixture, next(audio)),
-        find(score, ("target.mid", "score.mid")),
-        find(reference, next(audio)),
-    ]
+    mixture = find(config["mixture"], [f"mix.{ending}" for ending in _FORMATS])
+    score = find(target.get("score"), ["target.mid", "score.mid"])
+    if mixture is None and score is None and target.get("audio") is None:
+        target |= {"score": standin["score"], "instrument": standin.get("instrument")}
+        return config | {key: standin.get(key) for key in ("mixture", "reference")}, True
+    target["score"] = score or target.get("score")
+    reference = find(config.get("reference"), [f"target.{ending}" for ending in _FORMATS])
+    return config | {"mixture": mixture or config["mixture"], "reference": reference}, False
 
 
 def _open_reference(path: Path, source: Recording) -> Recording:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from bespoke.audio.io import read_audio, write_wav
 from bespoke.data import song as song_module
@@ -372,3 +373,57 @@ def test_name_that_looks_like_a_number_is_a_path(tiny_song, tmp_path, monkeypatc
 def test_keys_are_checked(config, change, complaint):
     with pytest.raises(BespokeError, match=complaint):
         Song.load({**config, **change})
+
+
+@pytest.fixture
+def unshipped(tiny_song, tmp_path, monkeypatch):
+    """The config of a song that may not be shipped, with a stand-in."""
+    monkeypatch.chdir(tmp_path)
+    folder = "data/songs/theirs"
+    (tmp_path / folder).mkdir(parents=True)
+    files = {"mixture": str(tiny_song.mixture), "score": str(tiny_song.score)}
+    return {
+        "name": "theirs",
+        "mixture": f"{folder}/mix.wav",
+        "target": {"score": f"{folder}/target.mid", "patches": [80]},
+        "reference": f"{folder}/target.wav",
+        "standin": {"replaces": folder, **files, "reference": str(tiny_song.reference)},
+    }
+
+
+def test_stand_in_is_used_where_there_is_neither_recording_nor_score(unshipped, tiny_song):
+    song = Song.load(unshipped)
+    assert song.is_standin
+    assert song.hashes["mixture"] == file_hash(tiny_song.mixture)
+    assert np.array_equal(song.reference, read_audio(tiny_song.reference)[0])
+
+
+@pytest.mark.parametrize("names", [("mix.flac", "score.mid"), ("mix.wav", "target.mid")])
+def test_own_recording_is_used_in_place_of_the_stand_in(unshipped, tmp_path, names):
+    folder = tmp_path / "data" / "songs" / "theirs"
+    noise = np.random.default_rng(1).normal(0, 0.1, (2, RATE)).astype(np.float32)
+    soundfile.write(folder / names[0], noise.T, RATE)
+    write_midi(folder / names[1], BAND[:1])
+    song = Song.load(unshipped)
+    assert not song.is_standin
+    assert (song.mixture.shape, song.reference) == ((2, RATE), None)
+    assert song.target.part == read_score(folder / names[1])[0]
+    assert song.hashes["mixture"] == file_hash(folder / names[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("target.mid", "theirs/mix.wav"), ("mix.wav", "theirs/target.mid")]
+)
+def test_half_of_an_own_song_is_an_error_that_names_the_other_half(
+    unshipped, tiny_song, tmp_path, name, missing
+):
+    source = tiny_song.score if name.endswith("mid") else tiny_song.mixture
+    shutil.copy(source, tmp_path / "data" / "songs" / "theirs" / name)
+    with pytest.raises(BespokeError, match=f"{missing} does not exist"):
+        Song.load(unshipped)
+
+
+@pytest.mark.parametrize("standin", ["take_on_me", {"mixture": "a.wav", "score": "a.mid"}])
+def test_stand_in_that_lacks_something_is_an_error_that_says_what_is_wanted(unshipped, standin):
+    with pytest.raises(BespokeError, match=r"song\.standin.*replaces, mixture, score"):
+        Song.load({**unshipped, "standin": standin})
