@@ -1,4 +1,4 @@
-"""Signal processing on waveforms `[channel, time]`: gain, equalizer, levels and resampling.
+"""Signal processing on waveforms `[channel, time]`: gain, levels and resampling.
 
 PyTorch and SciPy are imported by the functions that use them: commands that only look at files start
 without.
@@ -6,13 +6,12 @@ without.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 import numpy as np
 
 MAX_TERM = 1000
-OCTAVES_HZ = tuple(62.5 * 2**octave for octave in range(8))  # of the equalizer, up to 8 kHz
 
 
 def import_torchaudio() -> ModuleType:
@@ -39,24 +38,6 @@ def gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
     [[1.0, -1.0]]
     """
     return waveform * waveform.dtype.type(10 ** (gain_db / 20))
-
-
-def equalize(waveform: np.ndarray, sample_rate: int, gains_db: Sequence[float]) -> np.ndarray:
-    """Filter `[channel, time]` with gains in dB at `OCTAVES_HZ`, straight between them over the logarithm of frequency, flat beyond.
-
-    The filter has linear phase, no delay and a length of 24 ms, so that the curve is blurred below 100 Hz.
-    """
-    from scipy.signal import fftconvolve, firwin2
-
-    frequencies_hz = np.linspace(0, sample_rate / 2, 2049)
-    curve_db = np.interp(np.log2(np.maximum(frequencies_hz, 1)), np.log2(OCTAVES_HZ), gains_db)
-    taps = firwin2(
-        2 * round(0.012 * sample_rate) + 1, frequencies_hz, 10 ** (curve_db / 20), fs=sample_rate
-    )
-    half = len(taps) // 2
-    return fftconvolve(waveform, taps[None], axes=-1)[:, half : half + waveform.shape[-1]].astype(
-        np.float32
-    )
 
 
 def peak(waveform: np.ndarray) -> float:

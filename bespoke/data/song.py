@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pretty_midi
 
-from bespoke.audio.dsp import equalize, resample
+from bespoke.audio.dsp import resample
 from bespoke.audio.io import Recording, open_audio
 from bespoke.score.crop import choose_spans, take_audio, take_notes
 from bespoke.score.midi import Part, choose_part, read_score, without_key_switches
-from bespoke.score.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
+from bespoke.score.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import file_hash
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
-TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
+TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
 STANDIN_KEYS = {"replaces", "mixture", "score", "instrument", "reference"}
 MIN_SECONDS = 0.1
@@ -37,17 +37,11 @@ class Voice:
 
     Attributes:
         part: its notes.
-        patches: none as long as they are yet to be chosen (`patches: auto`).
-        soundfonts: to choose them from.
-        equalized: whether the chosen ones are to be equalized.
-        gains_db: an equalizer for each patch, see `bespoke.audio.dsp.equalize`, or none.
+        patches: at least one.
     """
 
     part: Part
     patches: tuple[Patch, ...]
-    soundfonts: tuple[SoundFont, ...] = ()
-    equalized: bool = True
-    gains_db: tuple[tuple[float, ...], ...] = ()
 
     def render(self, sample_rate: int) -> list[np.ndarray]:
         """One mono waveform `[1, time]` for each patch, all of one length.
@@ -62,11 +56,6 @@ class Voice:
                     f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes of"
                     f" {self.part.name or 'the score'}: choose another of song's patches."
                 )
-        if self.gains_db:
-            renders = [
-                equalize(waveform, sample_rate, gains)
-                for waveform, gains in zip(renders, self.gains_db, strict=True)
-            ]
         longest = max(waveform.shape[-1] for waveform in renders)
         return [
             np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders
@@ -172,18 +161,16 @@ class Song:
                         "%d notes of the score are so low that they must be key switches: they are left out.",
                         dropped,
                     )
-            if target.get("patches") == "auto":
-                voice = Voice(
-                    part,
-                    (),
-                    _candidates(target.get("soundfonts"), part),
-                    target.get("equalize", True),
+            patches = target.get("patches")
+            if patches == "auto":  # which once chose by the sound
+                log.warning(
+                    "song.target.patches=auto is no longer a choice: program %d, the score's own,"
+                    " is used.",
+                    part.program,
                 )
-            else:
-                voice = Voice(
-                    part,
-                    _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"),
-                )
+                patches = None
+            soundfonts = target.get("soundfonts")
+            voice = Voice(part, _patches(patches, soundfonts, part, "song.target"))
         else:
             files["audio"] = locate(audio)
             target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
@@ -315,10 +302,6 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise BespokeError(
             "The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target."
         )
-    if not isinstance(target.get("equalize", True), bool):
-        raise BespokeError(
-            f"song.target.equalize={target['equalize']} is not possible: give true or false."
-        )
     standin = config.get("standin")
     if standin is not None and not (
         isinstance(standin, Mapping) and {"replaces", "mixture", "score"} <= set(standin)
@@ -329,7 +312,7 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         )
     for where, keys, known in (
         ("song", config, KEYS),
-        ("song.target", target, TARGET_KEYS),
+        ("song.target", target, TARGET_KEYS | {"equalize"}),  # of before: without effect
         ("song.standin", standin or {}, STANDIN_KEYS),
     ):
         unknown = sorted(set(keys) - known)
@@ -403,21 +386,6 @@ def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> 
             f"song.excerpt {list(excerpt)} is no part of the recording of {length / sample_rate:.1f} seconds: give [start, end] within it."
         )
     return start, end
-
-
-def _candidates(soundfonts: Any, part: Part) -> tuple[SoundFont, ...]:
-    """The soundfonts from which the target's patches are to be chosen."""
-    if part.is_drum:
-        raise BespokeError(
-            "song.target.patches=auto knows pitched instruments only: give the numbers of drum kits, such as [0, 16]."
-        )
-    fonts = _fonts(soundfonts)
-    for font in fonts:
-        if all(font.preset_name(0, program) is None for program in PITCHED):
-            raise BespokeError(
-                f"The soundfont {font.path.name} has no patches in bank 0 to choose from: list another in song.target.soundfonts."
-            )
-    return tuple(fonts)
 
 
 def _fonts(soundfonts: Any) -> list[SoundFont]:

@@ -23,9 +23,6 @@ from bespoke.utils.files import atomic_path, file_hash
 
 SYNTH_RATE = 44100  # soundfont samples are made for it; rendering at a low rate would alias
 DRUM_BANK = 128
-PITCHED = range(
-    112
-)  # the programs of General MIDI that play pitches; its last two families are percussion and noises
 CACHE_BYTES = 2_000_000_000
 _GAIN = 0.2  # pinned: FluidSynth's own default
 _TAIL_SECONDS = 3.0

@@ -30,7 +30,7 @@ from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import atomic_path, write_json
-from bespoke.utils.moved import with_current_names
+from bespoke.utils.moved import as_now
 
 _INPUTS = "hashes.json"
 _ROLES = {"mixture": "recording", "audio": "rendered target"}
@@ -213,7 +213,7 @@ def changes(cfg: DictConfig, folder: Path) -> list[str]:
     """In what a config differs from that of the run in a folder, setting by setting."""
     written = folder / "config.yaml"
     before = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
-    return _differences(with_current_names(before), _plain(cfg))
+    return _differences(as_now(before), _plain(cfg))
 
 
 def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:

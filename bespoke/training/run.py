@@ -22,7 +22,6 @@ from bespoke.data.song import Song
 from bespoke.evaluation.agreement import Agreement, judge
 from bespoke.evaluation.metrics import evaluate
 from bespoke.evaluation.report.summary import collect_warnings, summary, write_page
-from bespoke.evaluation.timbre import choose_patches
 from bespoke.models.separator import Separator, load_separator
 from bespoke.training import logs, preflight
 from bespoke.training.alignment import Aligned, align_target, note_coverage
@@ -94,7 +93,6 @@ def train(cfg: DictConfig) -> float | None:
         aligned = align(run, song, parts)
         agreement = find_judge(run, aligned)
         heard = listen(run, aligned, parts)
-        aligned, heard = choose_sounds(run, aligned, heard)
         with open_loggers(run) as loggers:
             trainer = build_trainer(run, aligned, parts, agreement, loggers)
             fit(run, trainer, heard, parts, loggers)
@@ -201,19 +199,6 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     if heard.seconds < song.seconds:
         log.info("Training listens to %.1f s of it.", heard.seconds)
     return heard
-
-
-def choose_sounds(run: Run, aligned: Aligned, heard: Song) -> tuple[Aligned, Song]:
-    """Choose the patches that sound like the target, where none are named (`patches: auto`)."""
-    song = aligned.song
-    if song.target is None or song.target.patches:
-        return aligned, heard
-    notes = heard.target.part.notes if aligned.is_used else ()
-    with run.stage("patches"):
-        heard, run.facts["patches"] = choose_patches(heard, notes if run.cfg.align else None)
-    return replace(
-        aligned, song=replace(song, target=replace(heard.target, part=song.target.part))
-    ), heard
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,38 +154,13 @@ def test_patch_that_is_none_is_refused(config, patches, complaint):
         Song.load(config)
 
 
-def test_auto_leaves_the_patches_to_be_chosen(config):
-    config["target"]["patches"] = "auto"
-    voice = Song.load(config).target
-    assert (voice.patches, voice.soundfonts, voice.equalized) == ((), (SoundFont.find(),), True)
-    with pytest.raises(BespokeError, match=r"song\.target\.equalize=3 .*true or false"):
-        Song.load({**config, "target": {**config["target"], "equalize": 3}})
-
-
-def test_auto_is_for_pitched_targets(band):
-    band["target"] |= {"patches": "auto", "instrument": "drums"}
-    with pytest.raises(BespokeError, match=r"patches=auto knows pitched instruments only: give"):
-        Song.load(band)
-    with pytest.raises(
-        BespokeError, match=r"others\[0\]\.patches: 'auto' is not a General MIDI instrument"
-    ):
-        Song.load(
-            {
-                **band,
-                "target": {**band["target"], "patches": None},
-                "others": [{"instrument": "bass", "patches": "auto"}],
-            }
-        )
-
-
-def test_equalized_patches_keep_their_length(config):
-    voice = Song.load(config).target
-    plain, equalized = (
-        voice.render(RATE),
-        replace(voice, gains_db=((0, 0, 0, 0, 0, -20, -20, -20),)).render(RATE),
-    )
-    assert equalized[0].shape == plain[0].shape
-    assert np.abs(np.diff(equalized[0])).max() < 0.5 * np.abs(np.diff(plain[0])).max()  # duller
+@pytest.mark.parametrize("instrument", ["lead", "kit"])
+def test_auto_of_before_is_the_scores_own_patch_and_says_so(band, caplog, instrument):
+    band["target"] |= {"patches": "auto", "equalize": False, "instrument": instrument}
+    song = Song.load(band)
+    assert programs(song.target) == [(0, 81) if instrument == "lead" else (DRUM_BANK, 0)]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("song.target.patches=auto is no longer a choice: program")
 
 
 def test_patch_missing_in_the_soundfont_is_refused(config):

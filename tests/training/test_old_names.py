@@ -118,3 +118,14 @@ def test_a_run_of_before_goes_on_and_is_compared_by_what_differs(compose_config,
         [SimpleNamespace(folder=folder) for folder in folders]
     )
     assert differing == {"seed": ["1", "0"]}
+
+
+def test_a_setting_that_is_gone_does_not_make_another_config(compose_config, tmp_path):
+    cfg = compose_config("recipe=paper")
+    preflight.write_config(cfg, tmp_path, {})
+    written = tmp_path / "config.yaml"
+    before = OmegaConf.load(written)
+    before.song.target.equalize = True  # as every run wrote it
+    OmegaConf.save(before, written)
+    assert preflight.changes(cfg, tmp_path) == []
+    assert preflight.changes(cfg, tmp_path / "nowhere") != []

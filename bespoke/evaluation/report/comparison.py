@@ -16,7 +16,7 @@ from bespoke.evaluation.metrics import gap_closed
 from bespoke.evaluation.report import page, summary
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_json
-from bespoke.utils.moved import with_current_names
+from bespoke.utils.moved import as_now
 
 MAX_LABEL = 32  # letters of what is different, for a run's name
 MAX_HEARD = 40  # runs whose target a page plays,
@@ -329,7 +329,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     for run in runs:
         path = run.folder / "config.yaml"
         config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        configs.append(dict(_flat(with_current_names(config or {}))))
+        configs.append(dict(_flat(as_now(config or {}))))
     known = [config for config in configs if config]
     keys = dict.fromkeys(key for config in known for key in config)
     return {
