@@ -204,10 +204,8 @@ def test_light_and_heavy_add_effects_to_the_papers_draws(compose_config, name):
 
 @pytest.mark.parametrize("factor", ["eq", "pitch", "time", "reverb", "distortion", "noise"])
 def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config, factor):
-    paper, heavy, own = (
-        composed(compose_config, f"aug={name}")["aug"]
-        for name in ("paper", "heavy", f"paper_{factor}")
-    )
+    choices = ("aug=paper",), ("aug=heavy",), ("+experiment=aug_factors", f"factor={factor}")
+    paper, heavy, own = (composed(compose_config, *choice)["aug"] for choice in choices)
     role = "mix" if factor == "noise" else "target"
     assert own == {**paper, role: {factor: heavy[role][factor]}}
 
