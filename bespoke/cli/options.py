@@ -37,7 +37,7 @@ SETTINGS = (
     *("logger.project", "logger.timeout_seconds"),
     *("optimizer.lr",),
     *("separate.block_seconds", "separate.panning", "separate.resolutions"),
-    *("song.others", "song.target", "song.standin", "song.target.audio"),
+    *("song.background", "song.others", "song.standin", "song.target", "song.target.audio"),
     *("stft.window_seconds",),
     *("trainer.accelerator", "trainer.accumulate_grad_batches"),
     *("trainer.check_val_every_n_epoch", "trainer.devices", "trainer.gradient_clip_val"),

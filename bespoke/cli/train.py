@@ -72,7 +72,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         else []
     )
     with explained(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", [*own, *overrides])
+        return hydra.compose("config", [*own, *map(_as_now, overrides)])
 
 
 def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
@@ -81,8 +81,13 @@ def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
     return [
         program,
         *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []),
-        *arguments,
+        *map(_as_now, arguments),
     ]
+
+
+def _as_now(argument: str) -> str:
+    """An experiment was added with a plus, when it was no choice of the defaults."""
+    return argument.removeprefix("+") if argument.startswith("+experiment=") else argument
 
 
 def _has_own_conf() -> bool:

@@ -157,6 +157,17 @@ class SynthBackground:
         return segment
 
 
+def song_background(song: Song, sample_rate: int, in_time: bool = True) -> Background:
+    """The background that the song names; the other parts at the target's place if `in_time`.
+
+    Raises:
+        BespokeError: it is to be of the other parts, and the song names none.
+    """
+    if song.background == "synth":
+        return SynthBackground(song, sample_rate, in_time)
+    return MixtureBackground(song, sample_rate)
+
+
 class AudioBackground:
     """Other audio: files, or folders that are searched for them. All of it is held in memory at the model's rate.
 

@@ -20,7 +20,8 @@ from bespoke.utils.files import file_hash
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
+KEYS = {"name", "mixture", "target", "others", "background", "reference", "excerpt", "standin"}
+BACKGROUNDS = ("mixture", "synth")
 TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
 STANDIN_KEYS = {"replaces", "mixture", "score", "instrument", "reference"}
@@ -77,6 +78,7 @@ class Song:
         estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
+        background: what the paper mixes the target with: `mixture`, the recording itself, or `synth`, the other parts.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Song:
     hashes: Mapping[str, str]
     estimate: np.ndarray | None = None
     source: Recording | None = None
+    background: str = "mixture"
 
     @classmethod
     def load(cls, config: Mapping[str, Any], working_rate: int = 22050) -> "Song":
@@ -193,6 +196,7 @@ class Song:
             is_standin,
             hashes,
             source=source,
+            background=config.get("background") or "mixture",
         )
 
     @property
@@ -301,6 +305,15 @@ def _check_keys(config: Mapping[str, Any]) -> None:
     if not isinstance(target, Mapping):
         raise BespokeError(
             "The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target."
+        )
+    background = config.get("background")
+    if background not in (None, *BACKGROUNDS):
+        raise BespokeError(
+            f"song.background={background} is not possible: give {' or '.join(BACKGROUNDS)}."
+        )
+    if background == "synth" and not config.get("others"):
+        raise BespokeError(
+            "song.background=synth means the other parts, synthesized: name them in song.others."
         )
     standin = config.get("standin")
     if standin is not None and not (

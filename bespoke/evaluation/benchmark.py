@@ -217,7 +217,7 @@ def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             word for _, value in choice for word in re.findall(r"[\w.+-]+(?![\w.+-]*:)", value)
         )
         methods["_".join([name, *words])] = (
-            f"+experiment={name}",
+            f"experiment={name}",
             *(f"{key}={value}" for key, value in choice),
         )
     return methods, list(config.get("cases") or [])
@@ -269,24 +269,22 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
     for number, cell in enumerate(pending):
         folder = out / FOLDER / cell.place
         (folder / "error.json").unlink(missing_ok=True)
-        added, choices, values = {}, {}, OmegaConf.create()
+        choices, values = {}, OmegaConf.create()
         for override in parse_overrides(cell.overrides):
             name = override.key_or_group
             if override.is_sweep_override() or override.is_delete():
                 raise BespokeError(
                     f"{override.input_line} of {cell.method}: give one value; each variant has a name of its own."
                 )
-            if not (CONF / name).is_dir():
-                OmegaConf.update(values, name, override.value(), force_add=True)
-            elif override.is_add():
-                added[f"/{name}"] = override.value()
-            else:
+            if (CONF / name).is_dir():
                 choices[f"override /{name}"] = override.value()
+            else:
+                OmegaConf.update(values, name, override.value(), force_add=True)
         patches = OmegaConf.select(values, "song.target.patches")
         if isinstance(patches, str) and patches in cell.case.patches:
             values.song.target.patches = cell.case.patches[patches]
         config = {
-            "defaults": [{name: choice} for name, choice in (added | choices).items()],
+            "defaults": [{name: choice} for name, choice in choices.items()],
             **OmegaConf.to_container(
                 OmegaConf.merge({"song": cell.case.song}, values, cell.values)
             ),

@@ -40,7 +40,7 @@ _SECTIONS = {
 }  # of the config, and what is made of each
 _GROUPS = {  # and what each may name
     "aug": r"bespoke\.data\.augment\.Policy",
-    "background": r"bespoke\.data\.background\.\w+Background",
+    "background": r"bespoke\.data\.background\.(\w+Background|song_background)",
     "model": r"bespoke\.models\.networks\.(MaskBLSTM|ScoreUNet|pretrained_score_unet)",
     "loss": r"bespoke\.models\.losses\.\w+Loss",
     "optimizer": r"torch\.optim\.\w+",
@@ -377,6 +377,12 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     for name in ("ckpt", "log_audio_steps", "report", "threads"):
         plain.pop(name)
+    chosen = plain["song"].pop("background", None) or "mixture"
+    if plain["background"]["_target_"] == "bespoke.data.background.song_background":
+        # Written as what it stands for, as if it had been named.
+        if chosen == "mixture":
+            plain["background"].pop("in_time", None)
+        plain["background"]["_target_"] = f"bespoke.data.background.{chosen.capitalize()}Background"
     if plain["keep"] == "last":  # as runs did before there was a choice
         plain.pop("keep")
     return plain

@@ -317,9 +317,9 @@ def composed(cells, out):
 def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path):
     methods, names = benchmark.read_experiment("aug_screen")
     assert len(methods) == 5
-    assert methods["aug_screen_none"] == ("+experiment=aug_screen", "aug=none")
+    assert methods["aug_screen_none"] == ("experiment=aug_screen", "aug=none")
     factors, _ = benchmark.read_experiment("aug_factors")
-    assert factors["aug_factors_eq"] == ("+experiment=aug_factors", "factor=eq")
+    assert factors["aug_factors_eq"] == ("experiment=aug_factors", "factor=eq")
     assert len(names) == len({name.partition("_")[0] for name in names}) == 6
     case = benchmark.read_cases(cases, ["toy_one"])[0][0]
     one, other = composed(

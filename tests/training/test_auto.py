@@ -135,7 +135,7 @@ def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(
     [
         (["song.target.score=null", "song.target.audio=target.wav"], "needs a score"),
         (["align=false"], "align=true"),
-        (["align=false", "model=blstm"], "separate.resolutions"),
+        (["align=false", "model=blstm", "separate.resolutions=[1.0,1.25]"], "separate.resolutions"),
         (["align=false", "model=blstm", "separate.resolutions=[1.0]"], "align=true"),
     ],
 )

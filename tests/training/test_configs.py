@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def composed(compose_config, *overrides):
 def test_choice_composes_and_names_only_settings_that_exist(compose_config, group, choice):
     if choice == "aug_optuna":
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
-    cfg = compose_config(f"{'+' if group == 'experiment' else ''}{group}={choice}")
+    cfg = compose_config(f"{group}={choice}")
     preflight.check(cfg)
     for place, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
         parameters = inspect.signature(get_object(node["_target_"])).parameters
@@ -107,7 +109,10 @@ def test_quick_is_the_papers_network_and_mixes_in_few_steps(compose_config):
 
 
 def background(compose_config, *overrides):
-    target = composed(compose_config, *overrides)["background"]["_target_"]
+    """The background that a run writes into its config.yaml."""
+    with tempfile.TemporaryDirectory() as folder:
+        preflight.write_config(compose_config(*overrides), Path(folder), {})
+        target = OmegaConf.load(Path(folder) / "config.yaml").background._target_
     return target.removeprefix("bespoke.data.background.").removesuffix("Background")
 
 
@@ -204,7 +209,7 @@ def test_light_and_heavy_add_effects_to_the_papers_draws(compose_config, name):
 
 @pytest.mark.parametrize("factor", ["eq", "pitch", "time", "reverb", "distortion", "noise"])
 def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config, factor):
-    choices = ("aug=paper",), ("aug=heavy",), ("+experiment=aug_factors", f"factor={factor}")
+    choices = ("aug=paper",), ("aug=heavy",), ("experiment=aug_factors", f"factor={factor}")
     paper, heavy, own = (composed(compose_config, *choice)["aug"] for choice in choices)
     role = "mix" if factor == "noise" else "target"
     assert own == {**paper, role: {factor: heavy[role][factor]}}

@@ -129,3 +129,19 @@ def test_a_setting_that_is_gone_does_not_make_another_config(compose_config, tmp
     OmegaConf.save(before, written)
     assert preflight.changes(cfg, tmp_path) == []
     assert preflight.changes(cfg, tmp_path / "nowhere") != []
+
+
+@pytest.mark.parametrize("name", ["feelings", "reelin_in_the_years"])
+def test_a_run_whose_song_chose_the_background_itself_goes_on(compose_config, tmp_path, name):
+    """Songs overrode the group `background`; now they name it, and the default looks there."""
+    cfg = compose_config(f"song={name}", "recipe=quick")
+    before = compose_config(
+        f"song={name}",
+        "recipe=quick",
+        f"background={'synth' if name == 'reelin_in_the_years' else 'mixture'}",
+        "~song.background",
+    )
+    OmegaConf.save(before, tmp_path / "config.yaml", resolve=True)
+    assert [line for line in preflight.changes(cfg, tmp_path) if "background" in line] == []
+    other = compose_config(f"song={name}", "recipe=quick", "background=residual")
+    assert preflight.changes(other, tmp_path)[0].startswith("background._target_:")
