@@ -25,7 +25,7 @@ OPTIONS = {
 """What a user of the command gives in place of a setting."""
 
 SETTINGS = (
-    *("align", "aug", "background", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
+    *("align", "aug", "background", "callbacks", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
     *("log_audio_steps", "logger", "loss", "model", "optimizer", "report", "threads"),
     *("aug.background", "aug.background_gain_db", "aug.compressor", "aug.compressor.ratios"),
     *("aug.mix", "aug.target", "aug.target_gain_db"),

@@ -12,6 +12,7 @@ from bespoke.utils.moved import current_name
 # A config names what it wants made; only these can be, so that a config from a stranger runs no code of its own.
 ALLOWED_TARGETS = re.compile(
     r"audiomentations\.[A-Z]\w*|bespoke\.(data\.(background|augment)|models\.(networks|losses)|training\.logs)\.[A-Za-z]\w*"
+    r"|bespoke\.training\.callbacks\.(StepLog|TrainingFigures|Listening|QualityCurve)"
     r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
 )
 # What Hydra itself makes, from its own part of the config, before a run begins: no name of a module's imports.

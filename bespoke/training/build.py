@@ -1,8 +1,10 @@
 """From a config to objects; with `run` and the entry points all that knows Hydra."""
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,7 @@ from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MaskNetwork
 from bespoke.models.separator import Separator, uses_bfloat16
 from bespoke.training import logs, preflight
-from bespoke.training.callbacks import (
-    AtomicCheckpointIO,
-    Listening,
-    LossCurve,
-    QualityCurve,
-    StepLog,
-    TrainingFigures,
-)
+from bespoke.training.callbacks import AtomicCheckpointIO, LossCurve
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
 from bespoke.utils.errors import BespokeError, one_sentence
@@ -65,6 +60,7 @@ def make_parts(cfg: DictConfig) -> Parts:
     make_background = make(cfg, "background", _partial_=True)
     check_background(make_background, bool(cfg.song.get("others")), system.model.uses_score)
     logs.check(**cfg.logger)
+    _callbacks(cfg)
     preflight.check_device(cfg.trainer)
     preflight.check_precision(
         system, make_trainer(cfg, system.model, callbacks=[ModelCheckpoint()])
@@ -172,17 +168,26 @@ def make_callbacks(
             enable_version_counter=False,
         ),
     ]
-    callbacks.append(StepLog())
-    if loggers:
-        callbacks.append(TrainingFigures())
-    if logs.can_play(loggers):
-        callbacks.append(Listening(song, cfg.log_audio_steps, separate))
-    if cfg.curve_steps and (song.reference is not None or agreement is not None):
-        best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
-        callbacks.append(
-            QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best)
-        )
+    best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
+    of_run = {
+        "song": song,
+        "settings": separate,
+        "agreement": agreement,
+        "path": folder / "curve.csv",
+        "best": best,
+    }
+    for callback in _callbacks(cfg).values():
+        if isinstance(callback, partial):  # it wants something of the run, by the argument's name
+            wanted = inspect.signature(callback.func).parameters.keys() & of_run.keys()
+            callback = callback(**{name: of_run[name] for name in wanted})
+        callbacks.append(callback)
     return callbacks
+
+
+def _callbacks(cfg: DictConfig) -> dict[str, Callback | partial]:
+    """What the config names, but for what is null; of what wants something of the run, how to make it."""
+    made = make(cfg, "callbacks") if cfg.get("callbacks") else {}
+    return {name: callback for name, callback in made.items() if callback is not None}
 
 
 def make_trainer(

@@ -97,9 +97,9 @@ class TrainingFigures(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         self.times.append((time.monotonic(), time.process_time()))
-        if (
-            trainer.global_step + 1
-        ) % trainer.log_every_n_steps:  # Lightning logs nothing, and the norm makes a GPU wait
+        # Where Lightning logs nothing the norm would only make a GPU wait.
+        every = trainer.log_every_n_steps
+        if not trainer.loggers or not every or (trainer.global_step + 1) % every:
             return
         gradients = [
             parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None
@@ -173,7 +173,7 @@ class Listening(Callback):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and logs.can_play(trainer.loggers):
             estimate = _separate(pl_module, self.song, self.settings)
             step, song = trainer.global_step, self.song
             logs.log_separation(
@@ -260,7 +260,7 @@ class QualityCurve(Callback):
         path: the table, with `step`, `seconds` of training (without the scoring) and, in dB, `si_sdr` where the song has a reference and
             `agreement` where there is a judge.
         song: the recording.
-        every_steps: how often.
+        every_steps: how often; 0: never.
         settings: the separator's.
         agreement: judges without a reference.
         best: a checkpoint for `bespoke.models.separator.load_separator`: the network where the agreement is highest so far.
@@ -296,6 +296,8 @@ class QualityCurve(Callback):
         step = trainer.global_step
         if (
             not trainer.is_global_zero
+            or not self.every_steps
+            or (self.song.reference is None and self.agreement is None)
             or step == 0
             or step % self.every_steps
             or (self.rows and step <= self.rows[-1]["step"])

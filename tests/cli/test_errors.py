@@ -223,7 +223,7 @@ WRONG = {
     "unknown policy": (["aug=nosuch"], ["aug=nosuch", "heavy"]),
     "half an override": (["trainer.max_steps"], ["trainer.max_steps"]),
     "no steps": (["trainer.max_steps=0"], ["trainer.max_steps=0"]),
-    "keep what is not known": (["keep=first"], ["keep=first is not known", "last", "best"]),
+    "keep what is not known": (["keep=first"], ["keep=first is not possible", "last or best"]),
     "keep the best of no curve": (["keep=best"], ["keep=best", "set curve_steps"]),
     "keep the best without a score": (
         ["keep=best", "curve_steps=1", "song.target.score=null", "song.target.audio=short.wav"],
@@ -533,6 +533,18 @@ SETTINGS = [
             "logger.artifacts=maybe",
         ],
     ),
+    (
+        QUICK,
+        [
+            "callbacks=1",
+            "callbacks.step_log=1",
+            "callbacks.step_log.every_seconds=abc",
+            "+callbacks.step_log.nosuch=1",
+            "callbacks.step_log._target_=bespoke.training.callbacks.LossCurve",
+            "callbacks.step_log._target_=torch.optim.Adam",
+        ],
+    ),
+    (QUICK, ["callbacks=null curve_steps=1 keep=best", "curve_steps=true", "threads=0"]),
 ]
 
 

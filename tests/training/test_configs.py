@@ -4,6 +4,7 @@ import inspect
 import re
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,6 +219,36 @@ def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config,
 def test_gains_alone_are_the_papers_without_its_compression(compose_config):
     paper, gains = (composed(compose_config, f"aug={name}")["aug"] for name in ("paper", "gains"))
     assert gains == {**paper, "compressor": None}
+
+
+def test_callbacks_are_those_that_the_config_names(compose_config, tmp_path):
+    song = SimpleNamespace(reference=None)
+
+    def made(*overrides):
+        cfg = compose_config(*overrides)
+        return build.make_callbacks(cfg, tmp_path, [], song, {"notes": ()}, None)
+
+    always = ["LossCurve", "ModelCheckpoint"]
+    kinds = [type(callback).__name__ for callback in made("log_audio_steps=7", "curve_steps=5")]
+    assert kinds == [*always, "StepLog", "TrainingFigures", "Listening", "QualityCurve"]
+    listening, curve = made("log_audio_steps=7", "curve_steps=5")[-2:]
+    assert (listening.every_steps, listening.song, listening.settings) == (7, song, {"notes": ()})
+    assert (curve.every_steps, curve.path, curve.best) == (5, tmp_path / "curve.csv", None)
+    assert [type(one).__name__ for one in made("callbacks=none")] == always
+    fewer = made("callbacks.figures=null", "callbacks.step_log.every_seconds=5")
+    assert [type(one).__name__ for one in fewer] == [
+        *always,
+        "StepLog",
+        "Listening",
+        "QualityCurve",
+    ]
+    assert fewer[2].every_seconds == 5
+    # A file's place is the run's to say, not a config's.
+    other = made("+callbacks.quality_curve.path=/elsewhere.csv", "keep=best")[-1]
+    assert (other.path, other.best) == (
+        tmp_path / "curve.csv",
+        tmp_path / "checkpoints" / "best.ckpt",
+    )
 
 
 def test_stft_experiment_keeps_the_overlap():
