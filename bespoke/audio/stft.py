@@ -25,6 +25,8 @@ class STFT(nn.Module):
     True
     """
 
+    window: Tensor
+
     def __init__(self, sample_rate: int, window_seconds: float = 0.032, hop_seconds: float = 0.008):
         super().__init__()
         self.sample_rate, self.window_seconds, self.hop_seconds = (

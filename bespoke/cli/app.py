@@ -347,7 +347,7 @@ def apply(
         checkpoint, _torch_device(device), **({} if strength is None else {"strength": strength})
     )
     with progress.on_stderr():
-        if part is not None:
+        if part is not None and score is not None:
             separator.notes = _aligned(part, score, recording)
         elif separator.notes and not trust_notes:
             separator.notes = _found(separator.notes, checkpoint, recording)
@@ -522,12 +522,13 @@ def new(
     if len(chosen) > 1:
         raise click.UsageError("A song has one target: choose one --instrument.")
     ((index, part),) = chosen.values()
-    target = {
+    programs = _programs(patches, soundfont, part) or [part.program]
+    target: dict[str, Any] = {
         "score": _portable(score),
         "instrument": f"index:{index}",
-        "patches": _programs(patches, soundfont, part) or [part.program],
+        "patches": programs,
     }
-    content = {
+    content: dict[str, Any] = {
         "defaults": ["custom", "_self_"],
         "name": name,
         "mixture": _portable(song),
@@ -536,7 +537,7 @@ def new(
         **({"excerpt": excerpt} if (excerpt := _excerpt(open_audio(song), start, end)) else {}),
     }
     with atomic_path(file) as temporary:
-        header = f"# {part.name or 'The part'}, played by {_sound(part, target['patches'])}. All keys: song/custom.yaml of Bespoke.\n"
+        header = f"# {part.name or 'The part'}, played by {_sound(part, programs)}. All keys: song/custom.yaml of Bespoke.\n"
         temporary.write_text(
             header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -588,7 +589,8 @@ def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Pa
                 "The drums stay in the residual: name them with --instrument to separate them too."
             )
     else:
-        chosen = [choose_part(parts, name, score, "--instrument") for name in wanted or [None]]
+        names: list[str | None] = [*wanted] or [None]
+        chosen = [choose_part(parts, name, score, "--instrument") for name in names]
     indices = list(
         dict.fromkeys(
             next(index for index, part in enumerate(parts) if part is one) for one in chosen
@@ -793,8 +795,8 @@ def _is_score(file: Path) -> bool:
 def _check_device(device: str) -> None:
     import torch
 
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device in there and not there[device]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, True):
         raise BespokeError(
             f"There is no device {device} here, or this PyTorch was built without it: use --device auto or cpu."
         )

@@ -35,6 +35,7 @@ _OF_VALUES = {
 }
 # What Hydra's own mkdir of the run's folder can end with.
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+_GUARDED = "is_guarded"
 
 
 def as_folder(name: Any) -> str:
@@ -56,7 +57,7 @@ OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
 def guard() -> None:
     """Let Hydra look at no config, from now on, before `check_hydra` has; names from before are put right in it."""
     load = ConfigLoaderImpl.load_configuration
-    if hasattr(load, "is_guarded"):
+    if hasattr(load, _GUARDED):
         return
 
     @functools.wraps(load)
@@ -74,8 +75,8 @@ def guard() -> None:
             check_hydra(cfg.hydra, {override.key_or_group: _plain(override) for override in parsed})
         return cfg
 
-    load_and_check.is_guarded = True
-    ConfigLoaderImpl.load_configuration = load_and_check
+    setattr(load_and_check, _GUARDED, True)
+    setattr(ConfigLoaderImpl, load.__name__, load_and_check)
 
 
 def _plain(override: Override) -> Any:
@@ -200,10 +201,9 @@ def _explain(error: Exception) -> str:
     misspelt = re.match(r"Could not override '([^']+)'\.", str(error))
     if misspelt and "To append" in str(error):
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
-    name = getattr(error, "full_key", None)
-    return (
-        f"{name}: {one_sentence(error)}" if name and name not in str(error) else one_sentence(error)
-    )
+    key = getattr(error, "full_key", None)
+    reason = one_sentence(error)
+    return f"{key}: {reason}" if key and key not in str(error) else reason
 
 
 class _WithoutHydrasPreface:

@@ -78,6 +78,7 @@ class Song:
         estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
+        source: the recording's file.
         background: what the paper mixes the target with: `mixture`, the recording itself, or `synth`, the other parts.
     """
 
@@ -90,8 +91,8 @@ class Song:
     reference: np.ndarray | None
     is_standin: bool
     hashes: Mapping[str, str]
+    source: Recording
     estimate: np.ndarray | None = None
-    source: Recording | None = None
     background: str = "mixture"
 
     @classmethod
@@ -109,82 +110,18 @@ class Song:
         config, is_standin = _with_own_files(config)
         name = str(config.get("name") or "custom")
         target = config["target"]
-        score, audio, others = target.get("score"), target.get("audio"), config.get("others")
-        mixture_path, reference_path = config["mixture"], config.get("reference")
-        if (score is None) == (audio is None):
+        if (target.get("score") is None) == (target.get("audio") is None):
             raise BespokeError(
                 "Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target)."
             )
-        files = {"mixture": locate(mixture_path)}
-        source = open_audio(files["mixture"])
-        reference = None
-        if reference_path is not None:
-            files["reference"] = locate(reference_path)
-            reference = _open_reference(files["reference"], source)
-        start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
-        source = source.cut(start, end)
-        if source.seconds < MIN_SECONDS:
-            raise BespokeError(
-                f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
-            )
-        peak, mono_peak = source.levels()
-        if peak == 0:
-            raise BespokeError(
-                "The recording is silent in song.excerpt: choose another part of it."
-            )
-        if mono_peak < 1e-4 * peak:
-            raise BespokeError(
-                f"The channels of {files['mixture']} cancel each other: invert one of them."
-            )
+        files: dict[str, Path] = {}
+        source, reference_file = _open_recording(config, files)
         mixture, sample_rate = hold(source, working_rate)
-        if reference is not None:
-            reference = reference.cut(
-                start, end
-            )  # which is held as the recording is, whatever its channels
-            reference = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
-            if not reference.any():
-                raise BespokeError(
-                    "The reference is silent in song.excerpt: choose another part of it, or leave song.reference out."
-                )
-            reference = (
-                np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
-            )
-
-        voice = target_audio = chosen = None
-        parts: list[Part] = []
-        if score is not None:
-            files["score"] = locate(score)
-            parts = read_score(files["score"])
-            part = choose_part(parts, target.get("instrument"), files["score"])
-            chosen = part
-            if not part.is_drum:
-                part = replace(part, notes=without_key_switches(part.notes))
-                if dropped := len(chosen.notes) - len(part.notes):
-                    log.info(
-                        "%d notes of the score are so low that they must be key switches: they are left out.",
-                        dropped,
-                    )
-            patches = target.get("patches")
-            if patches == "auto":  # which once chose by the sound
-                log.warning(
-                    "song.target.patches=auto is no longer a choice: program %d, the score's own,"
-                    " is used.",
-                    part.program,
-                )
-                patches = None
-            soundfonts = target.get("soundfonts")
-            voice = Voice(part, _patches(patches, soundfonts, part, "song.target"))
-        else:
-            files["audio"] = locate(audio)
-            target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
-        voices = _others(
-            others,
-            [part for part in parts if part is not chosen],
-            voice,
-            target.get("soundfonts"),
-            files,
-        )
-        hashes = {role: file_hash(path) for role, path in files.items()}
+        reference = None
+        if reference_file is not None:
+            reference = _read_reference(reference_file, source, mixture, sample_rate)
+        voice, target_audio, rest = _load_target(target, files, working_rate)
+        voices = _others(config.get("others"), rest, voice, target.get("soundfonts"), files)
         return cls(
             name,
             mixture,
@@ -194,8 +131,8 @@ class Song:
             voices,
             reference,
             is_standin,
-            hashes,
-            source=source,
+            {role: file_hash(path) for role, path in files.items()},
+            source,
             background=config.get("background") or "mixture",
         )
 
@@ -218,17 +155,14 @@ class Song:
                 cut as the target's score is.
 
         Returns:
-            The song itself, if it is short enough; without estimate, reference and source if it is not.
+            The song itself, if it is short enough; without estimate and reference if it is not.
         """
         notes = self.target.part.notes if self.target else ()
+        voices = [voice for voice in (self.target, *self.others) if voice]
         spans = choose_spans(notes if is_aligned else (), self.seconds, limit_seconds)
         played = spans
         if not is_aligned and notes:
-            score_seconds = max(
-                note.end_seconds
-                for voice in (self.target, *self.others)
-                for note in voice.part.notes
-            )
+            score_seconds = max(note.end_seconds for voice in voices for note in voice.part.notes)
             played = (
                 choose_spans(notes, score_seconds, limit_seconds)
                 if score_seconds > limit_seconds
@@ -241,18 +175,16 @@ class Song:
                 mixture=take_audio(song.mixture, song.sample_rate, spans),
                 estimate=None,
                 reference=None,
-                source=None,
             )
         elif is_aligned or not notes or played == [(0.0, score_seconds)]:
             return song
-        taken = [
-            voice
-            and replace(voice, part=replace(voice.part, notes=take_notes(voice.part.notes, played)))
-            for voice in (song.target, *song.others)
-        ]
-        return replace(
-            song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes)
-        )
+
+        def cut(voice: Voice) -> Voice:
+            notes = take_notes(voice.part.notes, played)
+            return replace(voice, part=replace(voice.part, notes=notes))
+
+        others = tuple(voice for voice in map(cut, song.others) if voice.part.notes)
+        return replace(song, target=song.target and cut(song.target), others=others)
 
     def read_stem(self, path: Path, limit_seconds: float | None = None) -> np.ndarray:
         """A stem of the recording, as long as it, from a file, in the form of `mixture`: all of it, or its first seconds."""
@@ -268,11 +200,13 @@ class Song:
         """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
         if self.target is not None:
             return self.target.render(sample_rate)
+        assert self.target_audio is not None
         waveform, rate = self.target_audio
         return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
 
     def render_estimate(self, sample_rate: int) -> np.ndarray:
         """The first estimate's channel mean at `sample_rate`, `[1, time]`."""
+        assert self.estimate is not None
         return resample(self.estimate.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
 
     def render_mixture(self, sample_rate: int) -> np.ndarray:
@@ -372,6 +306,32 @@ def _with_own_files(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     return config | {"mixture": mixture or config["mixture"], "reference": reference}, False
 
 
+def _open_recording(
+    config: Mapping[str, Any], files: dict[str, Path]
+) -> tuple[Recording, Recording | None]:
+    """The excerpt of the recording and that of its reference, if there is one; their files are noted."""
+    files["mixture"] = locate(config["mixture"])
+    source = open_audio(files["mixture"])
+    reference = None
+    if config.get("reference") is not None:
+        files["reference"] = locate(config["reference"])
+        reference = _open_reference(files["reference"], source)
+    start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
+    source = source.cut(start, end)
+    if source.seconds < MIN_SECONDS:
+        raise BespokeError(
+            f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
+        )
+    peak, mono_peak = source.levels()
+    if peak == 0:
+        raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+    if mono_peak < 1e-4 * peak:
+        raise BespokeError(
+            f"The channels of {files['mixture']} cancel each other: invert one of them."
+        )
+    return source, reference and reference.cut(start, end)
+
+
 def _open_reference(path: Path, source: Recording) -> Recording:
     reference = open_audio(path, "reference")
     if (reference.sample_rate, reference.samples) != (source.sample_rate, source.samples):
@@ -384,6 +344,46 @@ def _open_reference(path: Path, source: Recording) -> Recording:
             f"The reference {path} has {reference.channels} channels, the recording {source.channels}: export both alike."
         )
     return reference
+
+
+def _read_reference(
+    reference: Recording, source: Recording, mixture: np.ndarray, sample_rate: int
+) -> np.ndarray:
+    """The reference, held as the recording is, whatever its channels."""
+    waveform = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
+    if not waveform.any():
+        raise BespokeError(
+            "The reference is silent in song.excerpt: choose another part of it, or leave song.reference out."
+        )
+    return np.repeat(waveform, len(mixture), axis=0) if len(waveform) == 1 else waveform
+
+
+def _load_target(
+    target: Mapping[str, Any], files: dict[str, Path], working_rate: int
+) -> tuple[Voice | None, tuple[np.ndarray, int] | None, list[Part]]:
+    """The target as its score has it, or as it was rendered, and the other parts of the score."""
+    if target.get("score") is None:
+        files["audio"] = locate(target["audio"])
+        return None, hold(open_audio(files["audio"], "rendered target"), working_rate), []
+    files["score"] = locate(target["score"])
+    parts = read_score(files["score"])
+    part = chosen = choose_part(parts, target.get("instrument"), files["score"])
+    if not part.is_drum:
+        part = replace(part, notes=without_key_switches(part.notes))
+        if dropped := len(chosen.notes) - len(part.notes):
+            log.info(
+                "%d notes of the score are so low that they must be key switches: they are left out.",
+                dropped,
+            )
+    patches = target.get("patches")
+    if patches == "auto":  # which once chose by the sound
+        log.warning(
+            "song.target.patches=auto is no longer a choice: program %d, the score's own, is used.",
+            part.program,
+        )
+        patches = None
+    voice = Voice(part, _patches(patches, target.get("soundfonts"), part, "song.target"))
+    return voice, None, [one for one in parts if one is not chosen]
 
 
 def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:

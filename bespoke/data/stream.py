@@ -5,13 +5,14 @@ Batch k is batch k: each is a function of (seed, k) alone, whatever the number o
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from threadpoolctl import threadpool_limits
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from bespoke.audio.dsp import frame_power
 from bespoke.data.augment import MixParams, Policy
@@ -190,10 +191,10 @@ class _StreamLoader(DataLoader):
 
     def __init__(self, stream: MixStream, position: Callable[[], tuple[int, int]], **settings: Any):
         super().__init__(stream, batch_size=None, **settings)
-        self.position = position
+        self.stream, self.position = stream, position
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.dataset.start, self.dataset.stride = self.position()
+    def __iter__(self) -> _BaseDataLoaderIter:
+        self.stream.start, self.stream.stride = self.position()
         return super().__iter__()
 
 
@@ -222,6 +223,7 @@ class MixDataModule(pl.LightningDataModule):
         self.save_hyperparameters(hyperparameters or {})
 
     def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
         return _StreamLoader(
             self.train,
             self._position,
@@ -232,10 +234,11 @@ class MixDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.validation, batch_size=None)
+        return DataLoader(cast(Dataset, self.validation), batch_size=None)
 
     def _position(self) -> tuple[int, int]:
         """First batch and stride: what counts is what was trained on, not what was prefetched; every device has its own batches."""
+        assert self.trainer is not None
         world, rank = self.trainer.world_size, self.trainer.global_rank
         consumed = self.trainer.global_step * self.trainer.accumulate_grad_batches
         return consumed * world + rank, world

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -32,6 +32,7 @@ from bespoke.evaluation.baselines import RIVALS
 from bespoke.evaluation.metrics import evaluate_fully, oracle, ratio_oracle
 from bespoke.score.align import align, onset_errors
 from bespoke.score.midi import read_score
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import atomic_path, read_csv, write_csv, write_json
 
@@ -197,7 +198,7 @@ def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
         raise BespokeError(
             f"There is no experiment {name}: choose {', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))}."
         )
-    config = OmegaConf.load(file)
+    config = cast(DictConfig, OmegaConf.load(file))
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     axes = []
     for override in parse_overrides([f"{key}={values}" for key, values in params.items()]):
@@ -285,9 +286,7 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
             values.song.target.patches = cell.case.patches[patches]
         config = {
             "defaults": [{name: choice} for name, choice in choices.items()],
-            **OmegaConf.to_container(
-                OmegaConf.merge({"song": cell.case.song}, values, cell.values)
-            ),
+            **as_dict(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
             "seed": cell.seed,
             "ckpt": "last" if (folder / "config.yaml").is_file() else None,
             "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
@@ -315,7 +314,7 @@ class RowWriter(Callback):
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
         if (folder / "metrics.json").is_file():
-            write_json(folder / "row.json", cell_row(folder, OmegaConf.to_container(config.cell)))
+            write_json(folder / "row.json", cell_row(folder, as_dict(config.cell)))
 
 
 def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -326,6 +325,7 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
     estimate, _ = hold_audio(
         replace(song.source, path=folder / "target.wav", first=0), song.sample_rate
     )  # which may be silent
+    assert song.reference is not None
     figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
     seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
     versions = {
@@ -352,11 +352,13 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
 def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the oracles and of rivals; those that use a score get the true alignment (`aligned`) and our own (`auto`)."""
     song = Song.load(case.song)
+    assert song.target is not None
+    assert song.reference is not None
     truth = tuple(
         note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes
     )
     alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
-    found = {
+    found: dict[str, Any] = {
         "align_confidence": alignment.confidence,
         **{f"onset_{name}": value for name, value in onset_errors(alignment.notes, truth).items()},
     }
@@ -382,7 +384,13 @@ def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
         figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
         if label != "nmf_auto":  # which is the yardstick
             figures["agreement"] = agreement(estimate)
-        row = {"case": case.name, "source": case.source, "method": label, "seed": 0, **figures}
+        row: dict[str, Any] = {
+            "case": case.name,
+            "source": case.source,
+            "method": label,
+            "seed": 0,
+            **figures,
+        }
         rows.append(row | (found if label.endswith("_auto") else {}))
     return rows
 

@@ -323,11 +323,13 @@ def evaluate_fully(
 def _museval() -> ModuleType:
     """museval's metrics, without the rest of its package, which is slow to import and ends with a RuntimeError where FFmpeg is missing."""
     package = importlib.util.find_spec("museval")
-    if package is None:
+    if package is None or package.origin is None:
         raise BespokeError("BSS Eval needs museval: pip install 'bespoke-separation[benchmark]'.")
     spec = importlib.util.spec_from_file_location(
         "museval_metrics", Path(package.origin).with_name("metrics.py")
     )
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -148,7 +148,8 @@ def align(
     if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
         window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
         _, times = _warp(
-            *(_pooled(rows, _COARSE) for rows in (sounding, starting)),
+            _pooled(sounding, _COARSE),
+            _pooled(starting, _COARSE),
             pitched,
             factor,
             expected,
@@ -349,8 +350,8 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
             sounding[inside, block] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
     del magnitude
     sounding = _standardized(sounding)
-    step = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
-    starting = _standardized(np.maximum(correlate1d(sounding, step, axis=1, mode="nearest"), 0))
+    rise = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
+    starting = _standardized(np.maximum(correlate1d(sounding, rise, axis=1, mode="nearest"), 0))
     return sounding, starting
 
 
@@ -477,8 +478,9 @@ def _search(
     rng = np.random.default_rng(0)
     orders = [row, *(rng.permutation(row) for _ in range(_SHUFFLES))]
 
-    best, fits = (-np.inf, 1.0, 0.0), defaultdict(lambda: -np.inf)
-    for factor in track(factors):
+    best = (-np.inf, 1.0, 0.0)
+    fits: defaultdict[tuple[int, int], float] = defaultdict(lambda: -np.inf)
+    for factor in track(factors.tolist()):
         weight = np.maximum((ends - starts) * factor, 0.5) ** -0.5
         for number, row in enumerate(orders):
             over = _impulses(len(pitches), size, row, ends * factor, weight) - _impulses(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
 import mido
 import numpy as np
@@ -286,6 +287,10 @@ def stretch(notes: Iterable[Note], factor: float) -> tuple[Note, ...]:
     )
 
 
+@overload
+def pitch_hz(pitch: float) -> float: ...
+@overload
+def pitch_hz(pitch: np.ndarray) -> np.ndarray: ...
 def pitch_hz(pitch: float | np.ndarray) -> float | np.ndarray:
     """The frequency of a MIDI pitch, or of an array of them, in equal temperament with A4 at 440 Hz.
 

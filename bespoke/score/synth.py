@@ -110,7 +110,7 @@ def soundfont_folders() -> list[Path]:
 
 
 def _search(name: str) -> Path:
-    known = {}
+    known: dict[str, Path] = {}
     for place in soundfont_folders():
         files = [place] if place.is_file() else sorted(place.glob("*.[sS][fF][23]"))
         for file in files:

@@ -34,6 +34,7 @@ class Aligned:
 
     def notes_of(self, heard: Song) -> tuple[Note, ...]:
         """The notes of a part of the song, in its seconds."""
+        assert heard.target is not None
         notes = heard.target.part.notes
         return tuple(notes) if self.is_used else anywhere(notes, heard.seconds)
 

@@ -20,7 +20,7 @@ from bespoke.audio.stft import STFT
 from bespoke.data.augment import Policy
 from bespoke.data.background import Background, check_background
 from bespoke.data.song import Song
-from bespoke.data.stream import VALIDATION, MixDataModule, MixStream
+from bespoke.data.stream import TRAIN, VALIDATION, MixDataModule, MixStream
 from bespoke.evaluation.agreement import Agreement
 from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MaskNetwork
@@ -29,6 +29,7 @@ from bespoke.training import logs, preflight
 from bespoke.training.callbacks import AtomicCheckpointIO, LossCurve
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 
 
@@ -81,7 +82,7 @@ def _system(cfg: DictConfig) -> BespokeSystem:
         raise BespokeError(
             "This network uses the score, which must be in time with the recording: set align=true."
         )
-    separate = OmegaConf.to_container(cfg.separate)
+    separate = as_dict(cfg.separate)
     Separator(stft, model, **separate)  # which checks what this network can take
     system = BespokeSystem(
         stft, model, make(cfg, "loss"), make(cfg, "optimizer", _partial_=True), cfg.seed, separate
@@ -112,24 +113,14 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
     settings = {
         key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")
     }
-    scored = (
-        {"notes": song.target.part.notes, "features": ScoreFeatures(parts.system.stft)}
-        if parts.system.model.uses_score
-        else {}
-    )
-    streams = (
-        MixStream(
-            targets,
-            background,
-            parts.policy,
-            sample_rate,
-            seed=cfg.seed,
-            **settings,
-            stream=stream,
-            **scored,
-        )
-        for stream in (0, VALIDATION)
-    )
+    scored: dict[str, Any] = {}
+    if parts.system.model.uses_score and song.target is not None:
+        scored = {"notes": song.target.part.notes, "features": ScoreFeatures(parts.system.stft)}
+
+    def stream(number: int) -> MixStream:
+        given = settings | scored | {"seed": cfg.seed, "stream": number}
+        return MixStream(targets, background, parts.policy, sample_rate, **given)
+
     workers = cfg.data.workers
     if workers == "auto":  # on a CPU the mixes compete with the training for the cores
         workers = (
@@ -138,7 +129,8 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
             else 0
         )
     return MixDataModule(
-        *streams,
+        stream(TRAIN),
+        stream(VALIDATION),
         cfg.data.validation_batches,
         int(workers),
         {"seed": cfg.seed, "sample_rate": sample_rate, **settings},

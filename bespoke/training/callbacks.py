@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,6 +21,7 @@ from bespoke.evaluation.agreement import Agreement
 from bespoke.evaluation.metrics import si_sdr
 from bespoke.models.separator import Separator
 from bespoke.training import logs
+from bespoke.training.system import BespokeSystem
 from bespoke.utils import progress
 from bespoke.utils.files import atomic_path, read_csv, write_csv
 
@@ -90,7 +91,7 @@ class TrainingFigures(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.times: deque[tuple[float, float]] = deque(
-            [(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1
+            [(time.monotonic(), time.process_time())], _log_every(trainer) + 1
         )
 
     def on_before_optimizer_step(
@@ -98,7 +99,7 @@ class TrainingFigures(Callback):
     ) -> None:
         self.times.append((time.monotonic(), time.process_time()))
         # Where Lightning logs nothing the norm would only make a GPU wait.
-        every = trainer.log_every_n_steps
+        every = _log_every(trainer)
         if not trainer.loggers or not every or (trainer.global_step + 1) % every:
             return
         gradients = [
@@ -125,6 +126,10 @@ class TrainingFigures(Callback):
             on_epoch=False,
             batch_size=1,
         )
+
+
+def _log_every(trainer: pl.Trainer) -> int:
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
 
 
 def peak_memory_mb() -> float | None:
@@ -189,6 +194,7 @@ class Listening(Callback):
 
 def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
     """The target as the network makes it now, `[channel, time]`."""
+    system = cast(BespokeSystem, system)
     return Separator(system.stft, system.model, **settings).separate(*song.recording)[0]
 
 
@@ -314,16 +320,16 @@ class QualityCurve(Callback):
             row["agreement"] = self.agreement(estimate)
             if self.best and row["agreement"] is not None and row["agreement"] > self.highest:
                 self.highest = row["agreement"]
-                self._keep(pl_module, step)
+                self._keep(pl_module, step, self.best)
         self.rows.append(row)
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused
 
-    def _keep(self, system: pl.LightningModule, step: int) -> None:
+    def _keep(self, system: pl.LightningModule, step: int, path: Path) -> None:
         kept = {
             "state_dict": system.state_dict(),
             "hyper_parameters": dict(system.hparams),
             "global_step": step,
             "agreement": self.highest,
         }
-        AtomicCheckpointIO().save_checkpoint(kept, self.best)
+        AtomicCheckpointIO().save_checkpoint(kept, path)

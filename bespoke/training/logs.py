@@ -114,7 +114,7 @@ def wandb(
 
     id_file = folder / "wandb_id"
     run_id = id_file.read_text().strip() if id_file.is_file() else uuid.uuid4().hex[:8]
-    settings = {
+    settings: dict[str, Any] = {
         "project": project,
         "entity": entity,
         "group": group,
@@ -124,12 +124,12 @@ def wandb(
         "resume": "allow",
         "reinit": "finish_previous",
     }
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    settings["mode"] = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
     timeout = client.Settings(
         init_timeout=timeout_seconds, silent=True
     )  # what matters is said below
     try:
-        run = client.init(mode=mode, settings=timeout, **settings)
+        run = client.init(settings=timeout, **settings)
     except (client.Error, TimeoutError) as error:
         log.warning(
             "Weights & Biases did not answer (%s): this run is logged offline.",
@@ -137,9 +137,8 @@ def wandb(
         )
         client.teardown()  # it still holds the id of the run that it could not start
         run_id = uuid.uuid4().hex[:8]
-        run = client.init(
-            mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None}
-        )
+        settings |= {"mode": "offline", "id": run_id, "resume": None}
+        run = client.init(settings=timeout, **settings)
     id_file.write_text(run_id)
     if run.settings.mode == "online":
         log.info("Weights & Biases: %s", run.url)
@@ -262,7 +261,9 @@ def log_separation(
         if isinstance(logger, WandbLogger):
             import wandb as client
 
-            sent = {name: client.Image(image, file_type="jpg") for name, image in images.items()}
+            sent: dict[str, Any] = {
+                name: client.Image(image, file_type="jpg") for name, image in images.items()
+            }
             with tempfile.TemporaryDirectory() as folder:
                 for name, signal in signals.items():
                     file = Path(folder, f"{name}.ogg")

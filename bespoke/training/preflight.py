@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -29,6 +29,7 @@ from bespoke.training.allowlist import check_targets
 from bespoke.training.signatures import check_section, check_signatures, shown
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import atomic_path, write_json
 from bespoke.utils.moved import as_now
@@ -60,7 +61,7 @@ def check(cfg: DictConfig) -> None:
         BespokeError: a setting is unknown, of the wrong kind or out of range, or a `_target_` is not on the list.
     """
     check_targets(cfg)
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = as_dict(cfg)
     for name in (*_GROUPS, *_SECTIONS, "data", "song"):
         if not isinstance(plain.get(name), Mapping):
             raise BespokeError(
@@ -153,7 +154,8 @@ def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
                 None
             ]
         try:
-            trial = plugin.convert_module(copy.deepcopy(system)).to(device).train()
+            trial = cast(BespokeSystem, plugin.convert_module(copy.deepcopy(system)))
+            trial.to(device).train()
             batch = plugin.convert_input(move_data_to_device(batch, device))
             with plugin.train_step_context():
                 loss = trial.loss_of(batch)
@@ -199,7 +201,7 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
 def changes(cfg: DictConfig, folder: Path) -> list[str]:
     """In what a config differs from that of the run in a folder, setting by setting."""
     written = folder / "config.yaml"
-    before = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
+    before = as_dict(OmegaConf.load(written)) if written.is_file() else {}
     return _differences(as_now(before), _plain(cfg))
 
 
@@ -310,7 +312,7 @@ def _check_settings(cfg: DictConfig) -> None:
         Separator(
             STFT(cfg.data.sample_rate, **cfg.stft),
             _AnyNetwork(),
-            **OmegaConf.to_container(cfg.separate),
+            **as_dict(cfg.separate),
         )
     except (TypeError, ValueError) as error:
         raise BespokeError(f"stft or separate: {one_sentence(error)}.") from error
@@ -328,7 +330,7 @@ class _AnyNetwork(MaskNetwork):
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = as_dict(cfg)
     for name in ("callbacks", "ckpt", "log_audio_steps", "report", "threads"):
         plain.pop(name, None)
     chosen = plain["song"].pop("background", None) or "mixture"

@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import bespoke
 from bespoke.data.song import Song
@@ -28,6 +28,7 @@ from bespoke.training.alignment import Aligned, align_target, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
 from bespoke.training.callbacks import peak_memory_mb
 from bespoke.utils import processor, progress
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, Interrupted
 from bespoke.utils.files import read_json, write_json
 from bespoke.utils.memory import give_back
@@ -131,9 +132,7 @@ def load(run: Run) -> Song:
         BespokeError: a file is missing, cannot be used, or is another than when the run began.
     """
     with run.stage("load"):
-        song = Song.load(
-            OmegaConf.to_container(run.cfg.song, resolve=True), max(22050, run.cfg.data.sample_rate)
-        )
+        song = Song.load(as_dict(run.cfg.song), max(22050, run.cfg.data.sample_rate))
         preflight.check_space(run.folder, song.source)
     if run.is_resumed:
         preflight.check_inputs(run.folder, song.hashes)
@@ -154,7 +153,7 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
         aligned = align_target(song, run.folder)
     if parts.system.model.uses_score:
         note_coverage(aligned)
-        parts.system.hparams.separate["notes"] = [list(astuple(note)) for note in aligned.notes]
+        parts.system.hparams["separate"]["notes"] = [list(astuple(note)) for note in aligned.notes]
     run.facts["alignment"] = aligned.facts
     return aligned
 
@@ -178,7 +177,7 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
                 "This augmentation moves the target in time, away from the notes that the network is told: leave it out."
             )
         settings = {
-            **OmegaConf.to_container(cfg.separate),
+            **as_dict(cfg.separate),
             "notes": aligned.notes_of(heard),
             "strength": 1.0,
         }
@@ -219,7 +218,7 @@ def build_trainer(
     run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list
 ) -> pl.Trainer:
     """Lightning's trainer, with what looks on."""
-    separate = {**OmegaConf.to_container(run.cfg.separate), "notes": aligned.notes}
+    separate = {**as_dict(run.cfg.separate), "notes": aligned.notes}
     callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
     return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)
 
@@ -238,9 +237,7 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         log.warning("song.others is not used: background=synth would use it.")
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
-    logs.log_config(
-        loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices
-    )
+    logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices)
     checkpoint = run.checkpoint if run.is_resumed else None
     first_step = (
         torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]

@@ -86,7 +86,7 @@ def check_signatures(config: Mapping[str, Any]) -> None:
             raise BespokeError(
                 f"{place}._target_={target} is not known: there is no {name} in {module}."
             )
-        parameters = inspect.signature(made).parameters
+        parameters: Mapping[str, inspect.Parameter] = inspect.signature(made).parameters
         takes_any = any(
             parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
         )

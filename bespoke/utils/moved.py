@@ -27,14 +27,14 @@ def current_name(target: Any) -> Any:
 
 def as_now(config: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config of a run as one of now has it: with the present names, without what is gone."""
-    config = _with_current_names(config)
+    now: dict[str, Any] = _with_current_names(config)
     for *path, gone in _GONE:
-        section: Any = config
+        section: Any = now
         for key in path:
             section = section.get(key) if isinstance(section, dict) else None
         if isinstance(section, dict):
             section.pop(gone, None)
-    return config
+    return now
 
 
 def _with_current_names(config: Any) -> Any:

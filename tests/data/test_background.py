@@ -37,7 +37,7 @@ def song():
         for name, pitch, program in (("bass", 40, 33), ("piano", 60, 0))
     )
     mixture = rng.normal(size=(2, 44100 * 2)).astype(np.float32) * 0.01
-    return Song("test", mixture, 44100, None, None, voices, None, False, {})
+    return Song("test", mixture, 44100, None, None, voices, None, False, {}, None)
 
 
 def test_cutting_pads_with_zeros_beyond_both_ends():

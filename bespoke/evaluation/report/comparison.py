@@ -202,7 +202,8 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
 
 
 def _best(runs: Sequence[Run], column: Column) -> float | None:
-    values = [run.figures[column.key] for run in runs if run.figures.get(column.key) is not None]
+    found = [run.figures.get(column.key) for run in runs]
+    values = [value for value in found if value is not None]
     return (max(values) if column.best > 0 else min(values)) if values and column.best else None
 
 
@@ -315,11 +316,10 @@ def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
         return None
     same = all(song.hashes.get(role) == hashes.get(role) for role in ("mixture", "reference"))
     stem = soundfile.info(folder / "target.wav")
-    fits = same and (*song.reference.shape, song.sample_rate) == (
-        stem.channels,
-        stem.frames,
-        stem.samplerate,
-    )
+    if song.reference is None or not same:
+        return None
+    held = (*song.reference.shape, song.sample_rate)
+    fits = held == (stem.channels, stem.frames, stem.samplerate)
     return song.reference[:, : target.shape[1]] if fits else None
 
 
