@@ -250,6 +250,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_one_sentence_names_the_thing_and_the_remedy(wrong, command, files):
     overrides, words = WRONG[wrong]
@@ -619,6 +620,7 @@ def test_options_that_exclude_each_other_are_named(options, capsys):
     assert capsys.readouterr().err.startswith("error: --cfg and --info show one run's config")
 
 
+@pytest.mark.slow
 def test_put_right_command_works_in_the_same_folder(command, tiny_song):
     assert command("song.mixture=nosuch.wav").returncode == 2
     result = command()
@@ -628,6 +630,7 @@ def test_put_right_command_works_in_the_same_folder(command, tiny_song):
     }
 
 
+@pytest.mark.slow
 def test_results_are_never_overwritten(command):
     first = command()
     assert first.returncode == 0, first.stderr
@@ -640,6 +643,7 @@ def test_results_are_never_overwritten(command):
     assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(
     command, tiny_song, monkeypatch
 ):
@@ -671,6 +675,7 @@ def without_cuda(monkeypatch):
         monkeypatch.setattr(torch._C, name, False, raising=False)
 
 
+@pytest.mark.slow
 def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compose_config):
     assert not torch.cuda.is_available()
     with pytest.raises(AssertionError, match="not compiled with CUDA"):
@@ -698,6 +703,7 @@ def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compos
     assert dsp.resample(np.ones((1, 441), np.float32), 44100, 22050).shape == (1, 221)
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_half_stem(command, monkeypatch):
     def full(separator, recording, *_):
         part = next(iter(recording))
@@ -721,6 +727,7 @@ def test_stems_that_the_disk_cannot_hold_are_not_begun(command, monkeypatch):
     assert result.results == []
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_half_checkpoint(command):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     command(
@@ -774,6 +781,7 @@ def test_user_sees_one_sentence_about_a_folder(run_train, tiny_song, tmp_path):
     assert (tmp_path / "file").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_user_sees_one_sentence_about_a_missing_library(run_train, tiny_song, tmp_path):
     library = tmp_path / "library"
     library.mkdir()

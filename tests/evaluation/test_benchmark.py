@@ -26,6 +26,8 @@ from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_csv
 from conftest import ROOT, SMALL
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(scope="module")
 def cases(make_song, tmp_path_factory):

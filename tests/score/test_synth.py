@@ -67,6 +67,7 @@ def test_repeated_note_sounds_again():
     assert np.abs(twice[0, second_half]).max() > 1.3 * np.abs(once[0, second_half]).max()
 
 
+@pytest.mark.slow
 def test_dense_loud_chord_is_the_sum_of_its_notes():
     notes = [Note(0.0, 0.3, pitch, 127) for pitch in range(36, 84)]
     chord = render(notes, Patch(BASS_LEAD), RATE)

@@ -14,6 +14,9 @@ from bespoke.models.separator import load_separator
 from bespoke.score.midi import Note, Part, read_score, write_midi
 from conftest import MELODY
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 AUTO = [
     "recipe=auto",
     "data.batch_size=1",

@@ -117,6 +117,7 @@ def background(compose_config, *overrides):
     return target.removeprefix("bespoke.data.background.").removesuffix("Background")
 
 
+@pytest.mark.slow
 def test_song_beats_the_default_and_the_command_line_beats_the_song(compose_config):
     reelin = "song=reelin_in_the_years"
     quick = "recipe=quick"
@@ -268,6 +269,7 @@ def distance_db(one, other):
     return np.sqrt(np.square(levels[0] - levels[1]).mean(axis=0)).mean()
 
 
+@pytest.mark.slow
 def test_heavy_is_recognizably_stronger_than_light(compose_config):
     melody = render([Note(0.0, 0.5, 60), Note(0.5, 1.0, 67), Note(1.0, 1.5, 64)], Patch(81), RATE)[
         :, : 3 * RATE // 2

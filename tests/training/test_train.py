@@ -25,6 +25,8 @@ from bespoke.training.run import objective
 from bespoke.utils.files import read_csv
 from conftest import ROOT, SMALL, read_wandb
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(scope="module")
 def finished(run_train, tiny_song, tmp_path_factory):
