@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, the command line, and a tiny song that takes a second to train on."""
+"""Fixtures for all tests: render cache, command line, and a tiny song that trains in a second."""
 
 import contextlib
 import copy
@@ -27,7 +27,7 @@ from bespoke.score.midi import Note, Part, write_midi
 from bespoke.score.synth import Patch, render
 
 ROOT = Path(__file__).resolve().parent
-# A network of a few hundred weights and three steps: all of the path, none of the quality.
+# A network of a few hundred weights and three steps: tests the whole path, not the quality.
 SMALL = [
     "recipe=quick",
     "model.hidden_size=8",
@@ -46,7 +46,10 @@ MELODY = (Note(0.1, 0.8, 60), Note(0.9, 1.6, 64), Note(1.7, 2.5, 67))
 
 @dataclass(frozen=True)
 class WandbRun:
-    """What an offline run's file holds: `history` is step to value by key, `artifacts` is the files' places by name, by type."""
+    """Contents of an offline run's file.
+
+    `history` maps keys to values by step; `artifacts` maps types to paths of files by name.
+    """
 
     group: str
     config: dict
@@ -57,7 +60,7 @@ class WandbRun:
 
 
 def read_wandb(folder):
-    """Read the only offline W&B run in a run's folder, once W&B's own process has written the end of it."""
+    """Read the only offline W&B run in a run's folder, after W&B's process has written its end."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 20
     while (
@@ -101,7 +104,11 @@ def read_wandb(folder):
 
 
 def _records(file):
-    """The records of a .wandb file, which is a LevelDB log: blocks of 32 KiB, fragments with a header of checksum, length and type."""
+    """Records of a .wandb file.
+
+    The file is a LevelDB log: blocks of 32 KiB, with fragments whose header is checksum, length and
+    type.
+    """
     from wandb.proto import wandb_internal_pb2
 
     data, position, fragments = file.read_bytes(), 7, b""
@@ -122,7 +129,10 @@ def _records(file):
 
 @dataclass(frozen=True)
 class TinySong:
-    """A melody in noise, three seconds long, with its true stem and its score; `overrides` make it the song of a small run."""
+    """A melody in noise, three seconds long, with true stem and score.
+
+    `overrides` configure a small run of train.py on it.
+    """
 
     folder: Path
     mixture: Path
@@ -142,15 +152,16 @@ class TinySong:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """The folder of the render cache, one for all tests; nothing of the user's cache, keys or soundfont folders is used."""
+    """Folder of the render cache, shared by all tests.
+
+    The user's own cache, keys and soundfont folders are not used.
+    """
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BESPOKE_CACHE", str(folder))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("NETRC", os.devnull)
-        patch.setenv(
-            "OMP_NUM_THREADS", "1"
-        )  # threads only get in each other's way on problems this small
+        patch.setenv("OMP_NUM_THREADS", "1")  # more threads are slower on such small problems
         for name in ("WANDB_API_KEY", "BESPOKE_SOUNDFONTS", "HYDRA_FULL_ERROR"):
             patch.delenv(name, raising=False)
         torch.set_num_threads(1)
@@ -159,7 +170,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_song(cache):
-    """Make a tiny song in a folder: `mix.wav`, `target.wav` and `target.mid`, which has a part for each program."""
+    """Make a tiny song in a folder: `mix.wav`, `target.wav` and `target.mid`.
+
+    The score has one part per program.
+    """
 
     def make(folder, seconds=3.0, channels=1, programs=(80,)):
         song = TinySong(folder, folder / "mix.wav", folder / "target.wav", folder / "target.mid")
@@ -185,14 +199,17 @@ def make_song(cache):
 
 @pytest.fixture(scope="session")
 def tiny_song(make_song, tmp_path_factory):
-    """A tiny song, made once; only to be read."""
+    """A tiny song, made once. Read only."""
     return make_song(tmp_path_factory.mktemp("song"))
 
 
 @pytest.fixture(scope="session")
 def run_train(cache):
-    """Run `python train.py OVERRIDES` in a folder: in this process, which saves the seconds that the imports take, or, with `env` or
-    `own_process`, in a process of its own."""
+    """Run `python train.py OVERRIDES` in a folder.
+
+    It runs in this process, which saves seconds of imports, or in a new one with `env` or
+    `own_process`.
+    """
 
     def run(*overrides, cwd, env=None, own_process=False):
         overrides = [str(override) for override in overrides]
@@ -225,7 +242,7 @@ def _run_here(overrides, cwd):
     ):
         try:
             code = train.main(overrides)
-        except SystemExit as ended:  # by Hydra, after --help and the like
+        except SystemExit as ended:  # raised by Hydra after --help and similar options
             code = ended.code or 0
         finally:
             os.chdir(here)
@@ -252,7 +269,7 @@ def compose_config():
 
 @pytest.fixture(scope="session")
 def song_config(compose_config):
-    """The song of a command line, as `Song.load` takes it."""
+    """The song config of a command line, as `Song.load` takes it."""
 
     def make(*overrides):
         return OmegaConf.to_container(compose_config(*overrides).song, resolve=True)
@@ -261,6 +278,6 @@ def song_config(compose_config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What the suite costs, its processes included: seconds of the clock say little on a busy machine."""
+    """Print the CPU time of the tests and their processes, since wall time varies with the load."""
     seconds = sum(os.times()[:4])
     terminalreporter.write_line(f"{seconds:.0f} CPU seconds")

@@ -1,4 +1,9 @@
-"""Train on a song and separate it: `python train.py song=take_on_me aug=heavy`. See README.md, or --help."""
+"""Train on a song and separate it.
+
+    python train.py song=take_on_me aug=heavy
+
+See README.md, or `python train.py --help`.
+"""
 
 import sys
 

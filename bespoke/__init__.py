@@ -1,6 +1,7 @@
-"""Bespoke: train a small network, from nothing or further, for one recording, to take one instrument out of it.
+"""Bespoke separates one instrument from one recording, with a small network trained for it.
 
-The names below are the public interface; each is imported when it is first used, so that `import bespoke` is quick.
+The names in `__all__` are the public interface. Each is imported when it is first used, so that
+`import bespoke` is fast.
 """
 
 import importlib

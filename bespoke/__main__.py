@@ -1,4 +1,4 @@
-"""`python -m bespoke` is `bespoke`."""
+"""Run the command line interface: `python -m bespoke` is the same as `bespoke`."""
 
 import sys
 

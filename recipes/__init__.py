@@ -1,1 +1,1 @@
-"""What makes data that ships with Bespoke; not part of the installed package."""
+"""Programs that make data shipped with Bespoke. Not part of the installed package."""

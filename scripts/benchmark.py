@@ -1,12 +1,15 @@
-"""Run recipes and rivals over a folder of cases, and tabulate them.
+"""Run recipes and baselines over a folder of cases, and tabulate the results.
 
-    python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out outputs/benchmark
+    python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out OUT
     python scripts/benchmark.py --cases CASES --experiment aug_screen --out outputs/aug_screen
 
-What is finished is not run again; what was killed goes on. `--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method of that
-name, `--experiment NAME` one for each combination of the sweep in conf/experiment/NAME.yaml. `--ceiling NAME` adds, as a diagnosis, the
-method NAME trained on the true stems. After `--`, overrides for every cell (`-- trainer.max_steps=500`) or for Hydra
-(`-- hydra/launcher=joblib`). What the cells print goes to benchmark.log.
+Finished runs are not repeated, and killed ones are resumed.
+
+`--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method NAME. `--experiment NAME` adds one
+for each combination of the sweep in conf/experiment/NAME.yaml. `--ceiling NAME` adds, as a
+diagnosis, the method NAME trained on the true stems. After `--` follow overrides for every run
+(`-- trainer.max_steps=500`) or for Hydra (`-- hydra/launcher=joblib`). The runs' output goes to
+benchmark.log.
 """
 
 import argparse
@@ -21,13 +24,17 @@ from tqdm import tqdm
 
 from bespoke.evaluation import benchmark
 from bespoke.utils.errors import BespokeError
-from bespoke.utils.files import write_json
+from bespoke.utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line, run what is missing, print the tables. Returns the exit code: 0, or 2 if a case or a cell failed."""
+    """Parse the command line, run what is missing, and print the tables.
+
+    Returns:
+        The exit code: 0, or 2 if a case or a run failed.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         default="",
-        help="names of cases or patterns, separated by commas; without it those of the experiments",
+        help="names of cases or patterns, separated by commas; default: those of the experiments",
     )
     parser.add_argument("--recipes", default="", help="names of recipes, separated by commas")
     parser.add_argument(
@@ -53,20 +60,23 @@ def main(arguments: list[str] | None = None) -> int:
         "--ceiling", default="", help="names of recipes or variants, separated by commas"
     )
     parser.add_argument(
-        "--rivals", default="mixture,comb,nmf,hpss", help="names of rivals, separated by commas"
+        "--baselines",
+        "--rivals",
+        default="mixture,comb,nmf,hpss",
+        help="names of the baseline methods to run, separated by commas",
     )
     parser.add_argument("--seeds", default="0", help="separated by commas")
     parser.add_argument(
         "--baseline",
         default="",
-        help="what the others are compared with; without it the first method",
+        help="method that the others are compared with; default: the first",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for cells and rows.csv")
     parser.add_argument("overrides", nargs="*", help="for train.py")
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     try:
-        lock = benchmark.hold(out)
+        lock = benchmark.lock_folder(out)
         methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes)}
         methods |= {
             name: tuple(entry for entry in text.split(";") if entry)
@@ -78,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             methods |= found
             only += [case for case in named if not options.only and case not in only]
         cases, broken = benchmark.read_cases(options.cases, only)
-        failed = _others(cases, _split(options.rivals), out)
+        failed = _others(cases, _split(options.baselines), out)
         cells = []
         for seed in map(int, _split(options.seeds)):
             cells += [
@@ -112,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Progress:
-    """How much is done, and the time left: a bar in a terminal, elsewhere a line for each that ends."""
+    """Progress with the time left: a bar on a terminal, elsewhere a line per result."""
 
     def __init__(self, what: str, total: int):
         self.what, self.began = what, time.monotonic()
@@ -120,7 +130,7 @@ class Progress:
         self.total, self.done = total, 0
 
     def add(self, result: str) -> None:
-        """One more has ended, with this result."""
+        """Count one more result and show it."""
         self.done += 1
         self.bar.set_postfix_str(result, refresh=False)
         self.bar.update()
@@ -135,18 +145,28 @@ class Progress:
             )
 
 
-def _others(cases: list[benchmark.Case], rivals: list[str], out: Path) -> list[str]:
-    """Rows of oracles and rivals, one file a case, made anew when the list of rivals changes; gives what failed, with the reason."""
+def _baselines_in(file: Path) -> list[str] | None:
+    """The baselines in a file of rows; None if there is no file."""
+    content = read_json(file)
+    return content.get("baselines", content.get("rivals"))  # the key's former name
+
+
+def _others(cases: list[benchmark.Case], baselines: list[str], out: Path) -> list[str]:
+    """Write the rows of oracles and baselines, one file per case.
+
+    A file is written again if the list of baselines has changed.
+
+    Returns:
+        The cases that failed, with the reason.
+    """
     files = {case: out / benchmark.FOLDER / case.name / "others.json" for case in cases}
-    pending = {
-        case: file
-        for case, file in files.items()
-        if not file.is_file() or json.loads(file.read_text())["rivals"] != rivals
-    }
-    progress, failed = Progress("oracles and rivals", len(pending)), []
+    pending = {case: file for case, file in files.items() if _baselines_in(file) != baselines}
+    progress, failed = Progress("oracles and baselines", len(pending)), []
     for case, file in pending.items():
         try:
-            write_json(file, {"rivals": rivals, "rows": benchmark.other_rows(case, rivals)})
+            write_json(
+                file, {"baselines": baselines, "rows": benchmark.other_rows(case, baselines)}
+            )
         except BespokeError as error:
             failed.append(f"{case.name}: {error}")
         progress.add(case.name)
@@ -155,13 +175,13 @@ def _others(cases: list[benchmark.Case], rivals: list[str], out: Path) -> list[s
 
 
 def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[str]:
-    """Run the cells that are not finished in one multirun; give those that failed, with the reason.
+    """Run the unfinished cells in one multirun, and return those that failed, with the reason.
 
     Raises:
-        BespokeError: Hydra refused to start them, or cells of a benchmark that was killed are still running.
+        BespokeError: Hydra rejected the command, or cells of a killed benchmark are still running.
     """
     folder, log = out / benchmark.FOLDER, out / "benchmark.log"
-    benchmark.hold(folder).release()  # from here on the process of the cells holds it
+    benchmark.lock_folder(folder).release()  # from now on the process of the cells locks it
     pending = benchmark.write_cells(cells, out)
     if not pending:
         return []
@@ -186,9 +206,8 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
     try:
         running = True
         while running:
-            running = (
-                process.poll() is None
-            )  # before the look at what has ended, so that nothing is missed
+            # Asked first, so that no cell is missed that ends in between.
+            running = process.poll() is None
             ended = [
                 cell
                 for cell in waiting
@@ -219,7 +238,7 @@ def _run(cells: list[benchmark.Cell], out: Path, overrides: list[str]) -> list[s
 
 
 def _result(folder: Path) -> str:
-    """A cell's result in a few words."""
+    """Result of a cell in a few words."""
     if (folder / "row.json").is_file():
         improvement = json.loads((folder / "row.json").read_text())["si_sdr_improvement"]
         return "no SI-SDR" if improvement is None else f"SI-SDR improved by {improvement:+.2f} dB"

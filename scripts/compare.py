@@ -1,4 +1,7 @@
-"""Compare runs on one page: `python scripts/compare.py DIR...`, where a DIR is a run's folder, or holds some, such as a sweep's."""
+"""Compare runs on one page: `python scripts/compare.py DIR...`.
+
+Each DIR is a run's folder, or contains such folders, as a sweep's does.
+"""
 
 import argparse
 import sys

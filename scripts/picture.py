@@ -1,4 +1,7 @@
-"""Draw a run's mixture, target and residual as spectrograms: `python scripts/picture.py RUN_FOLDER OUT.png`."""
+"""Plot the spectrograms of a run's mixture, target and residual.
+
+python scripts/picture.py RUN_FOLDER OUT.png
+"""
 
 import argparse
 import sys
@@ -14,7 +17,7 @@ from bespoke.utils.errors import BespokeError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and draw. Returns the exit code."""
+    """Parse the command line and plot. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("out", type=Path, help="the picture, .png, .svg or .pdf")
@@ -38,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw(panels: dict, sample_rate: int, path: Path, max_hz: float) -> None:
-    """Spectrograms side by side, 80 dB deep each."""
+    """Plot spectrograms side by side, each with a range of 80 dB."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,12 +1,16 @@
-"""Make the tables and pictures of docs/RESULTS.md again from the committed rows: `python scripts/results.py`.
+"""Update the tables and figures of docs/RESULTS.md from the committed rows.
 
-A set of results is a folder: docs/results for the methods, docs/results/NAME for a study. All of its CSV files count together, those
-whose names end in `curves` as curves and the others as rows, as scripts/benchmark.py writes them. Oracles and rivals may stand in several
-of them, a trained run only in one.
+    python scripts/results.py
 
-A table stands between `<!-- TABLE SET -->` and `<!-- end -->` in the page, where SET is a study's name, or `.`, and TABLE is one of TABLES
-below: methods (those that were run on all cases), cases, steps, ..., or `differences SET BASELINE`. A number after these takes the runs as
-they were at that step. The words are written by hand. Pictures of what was not measured are left out.
+A set of results is a folder: docs/results for the methods, docs/results/NAME for a study. It
+consists of all CSV files of the folder, as scripts/benchmark.py writes them: files whose names end
+in `curves` are curves, the others rows. Oracles and baselines may be in several files, a trained
+run in only one.
+
+A table is between `<!-- TABLE SET -->` and `<!-- end -->` in the page. SET is a study's name or
+`.`; TABLE is one of TABLES below: methods (those run on all cases), cases, steps, ..., or
+`differences SET BASELINE`. A number after these evaluates the runs at that step. The text of the
+page is written by hand. Figures without data are left out.
 """
 
 import itertools
@@ -33,7 +37,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def main(results: Path = RESULTS, page: Path = PAGE) -> int:
-    """Write the pictures beside the rows and the page's tables. Returns the exit code: 0, or 2 if a run stands in two files."""
+    """Write the figures next to the rows, and the tables of the page.
+
+    Returns:
+        The exit code: 0, or 2 if a run is in two files.
+    """
     matplotlib.use("Agg")
     try:
         sets = {
@@ -57,7 +65,8 @@ def main(results: Path = RESULTS, page: Path = PAGE) -> int:
             draw_differences(_differences(rows, *rest), picture)
         elif name == "losses":
             draw_losses(rows, picture)
-        return f"{found[1]}\n{text if len(text.splitlines()) > 2 else 'Not measured yet.'}\n\n{found[3]}"
+        text = text if len(text.splitlines()) > 2 else "Not measured yet."
+        return f"{found[1]}\n{text}\n\n{found[3]}"
 
     text = page.read_text(encoding="utf-8")
     page.write_text(
@@ -79,10 +88,10 @@ def main(results: Path = RESULTS, page: Path = PAGE) -> int:
 
 
 def read_set(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows and the curves of all CSV files of a folder.
+    """Rows and curves of all CSV files of a folder.
 
     Raises:
-        BespokeError: a trained run stands in two of them.
+        BespokeError: a trained run is in two files.
     """
     found: tuple[dict, dict] = {}, {}
     for file in sorted(folder.glob("*.csv")):
@@ -92,14 +101,17 @@ def read_set(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             first, _ = kept.setdefault(cell, (file, row))
             if first != file and (row.get("steps") or row.get("step")):
                 raise BespokeError(
-                    f"{row['method']} on {row['case']} stands in both {first} and {file}: remove one."
+                    f"{row['method']} on {row['case']} is in both {first} and {file}: remove one."
                 )
     rows, curves = ([row for _, row in kept.values()] for kept in found)
     return rows, curves
 
 
 def at_step(rows: Rows, curves: Rows, step: int) -> list[dict[str, Any]]:
-    """The rows, with the trained runs as their curves have them at a step (those without a curve left out)."""
+    """Rows with the trained runs evaluated at a step of their curves.
+
+    Trained runs without a curve are left out.
+    """
     bounds = _bounds(rows)
     found: list[dict[str, Any]] = [dict(row) for row in rows if row.get("steps") is None]
     for point in curves:
@@ -115,7 +127,7 @@ def at_step(rows: Rows, curves: Rows, step: int) -> list[dict[str, Any]]:
 
 
 def _on_all_cases(rows: Rows) -> list[Mapping[str, Any]]:
-    """The rows of the methods that were run on all cases: means over other cases are no match for theirs."""
+    """Rows of the methods that were run on all cases: means over other cases do not compare."""
     cases: dict[str, set[str]] = {}
     for row in rows:
         cases.setdefault(row["method"], set()).add(row["case"])
@@ -128,7 +140,7 @@ def _differences(rows: Rows, baseline: str) -> list[dict[str, Any]]:
 
 
 def _steps(rows: Rows, curves: Rows) -> str:
-    """Mean gap closed after so many steps, over the cases that are that long, and where it is best."""
+    """Mean gap closed after a number of steps, over the cases trained that long, and the best."""
     gaps = _gap_curves(rows, curves, "step")
     columns = [
         step
@@ -136,7 +148,8 @@ def _steps(rows: Rows, curves: Rows) -> str:
         if any(step in steps for found in gaps.values() for steps, _ in found.values())
     ]
     lines = [
-        f"| method | cases | {' | '.join(map(str, columns))} | at each case's best step | which is, by case |"
+        f"| method | cases | {' | '.join(map(str, columns))} | at each case's best step "
+        "| which is, by case |"
     ]
     lines.append("| --- |" + " --- |" * (len(columns) + 3))
     for method, found in gaps.items():
@@ -149,15 +162,17 @@ def _steps(rows: Rows, curves: Rows) -> str:
         best = sorted(int(steps[np.argmax(gap)]) for steps, gap in found.values())
         peak = np.mean([gap.max() for _, gap in found.values()])
         lines.append(
-            f"| {method} | {len(found)} | {' | '.join(means)} | {peak:.0%} | {', '.join(map(str, best))} |"
+            f"| {method} | {len(found)} | {' | '.join(means)} | {peak:.0%} "
+            f"| {', '.join(map(str, best))} |"
         )
     return "\n".join(lines)
 
 
 def _alignment(rows: Rows, _: Rows) -> str:
-    """What the automatic alignment found, case by case."""
+    """Errors of the automatic alignment, by case."""
     lines = [
-        "| case | confidence | median onset error, ms | 90 % within, ms | within 50 ms | within 100 ms |",
+        "| case | confidence | median onset error, ms | 90 % within, ms | within 50 ms "
+        "| within 100 ms |",
         "| --- |" + " --- |" * 5,
     ]
     for row in rows:
@@ -171,7 +186,10 @@ def _alignment(rows: Rows, _: Rows) -> str:
 
 
 def _agreement(rows: Rows, curves: Rows) -> str:
-    """How far the agreement with the score ranks as SI-SDR does: methods or runs of one song, steps of one run, and songs."""
+    """Rank correlation of agreement and SI-SDR.
+
+    It is computed over methods or runs of one song, over steps of one run, and over songs.
+    """
     runs = benchmark.trained(rows)
     judged = [row for row in rows if row.get("agreement") is not None and row["si_sdr"] is not None]
     methods = sorted(
@@ -222,14 +240,17 @@ def _agreement(rows: Rows, curves: Rows) -> str:
             correlations = [spearmanr(*zip(*pair, strict=True)).statistic for pair in pairs]
             size = np.mean([len(pair) for pair in pairs])
             lines.append(
-                f"| {kind} | {len(pairs)} | {size:.0f} | {np.mean(correlations):.2f} | {min(correlations):.2f} |"
+                f"| {kind} | {len(pairs)} | {size:.0f} | {np.mean(correlations):.2f} "
+                f"| {min(correlations):.2f} |"
             )
     return "\n".join(lines)
 
 
 def _kept(_: Rows, curves: Rows) -> str:
-    """SI-SDR had the last step been kept, the one that agrees most with the score, or the best, which only the reference knows; among the
-    steps that were judged."""
+    """SI-SDR of the last step, of the step of highest agreement, and of the best step.
+
+    Only the reference tells which step is best. Only evaluated steps count.
+    """
     runs: dict[str, dict[tuple, list]] = {}
     for row in curves:
         if row.get("agreement") is not None and row["si_sdr"] is not None:
@@ -237,7 +258,8 @@ def _kept(_: Rows, curves: Rows) -> str:
                 row
             )
     lines = [
-        "| method | cases | seeds | steps | last | kept | best | kept less last | interval over cases | better in |",
+        "| method | cases | seeds | steps | last | kept | best | kept less last "
+        "| interval over cases | better in |",
         "| --- |" + " --- |" * 9,
     ]
     for method, found in runs.items():
@@ -278,7 +300,10 @@ def _kept(_: Rows, curves: Rows) -> str:
 
 
 def _chosen(rows: Rows, _: Rows) -> str:
-    """SI-SDR of the best of several methods for all songs, and of the one chosen for each song by agreement or by the reference."""
+    """SI-SDR of the best of several methods, by how it is chosen.
+
+    It is chosen for all songs, or for each song by agreement or by the reference.
+    """
     runs = set(benchmark.trained(rows))
     judged = _on_all_cases(
         [row for row in rows if row["method"] in runs and row.get("agreement") is not None]
@@ -340,7 +365,7 @@ TABLES: dict[str, Callable[..., str]] = {
 
 
 def draw_cases(rows: Rows, path: Path) -> None:
-    """SI-SDR of every method by case, the cases in order of the oracle's."""
+    """Plot SI-SDR of every method by case, with the cases sorted by the oracle's."""
     methods = {row["method"] for row in rows} - {"oracle_ratio"}
     scores = {
         method: benchmark.by_case(rows, method, "si_sdr")
@@ -368,7 +393,10 @@ def draw_cases(rows: Rows, path: Path) -> None:
 
 
 def draw_steps(rows: Rows, curves: Rows, path: Path) -> None:
-    """Gap closed against training steps, a panel a method and a line a case; 0 is the mixture, 1 the oracle mask."""
+    """Plot gap closed against training steps: one panel per method, one line per case.
+
+    0 is the mixture, 1 the oracle mask.
+    """
     gaps = _gap_curves(rows, curves, "step")
     if not gaps:
         return
@@ -412,7 +440,10 @@ def draw_steps(rows: Rows, curves: Rows, path: Path) -> None:
 
 
 def draw_means(rows: Rows, curves: Rows, axis: str, path: Path) -> None:
-    """Mean gap closed over cases against steps or seconds of training, a line a method, as far as all of its cases go."""
+    """Plot mean gap closed against steps or seconds of training, one line per method.
+
+    A line ends where the shortest curve of the method's cases ends.
+    """
     gaps = _gap_curves(rows, _on_all_cases(curves), axis)
     if not gaps:
         return
@@ -438,7 +469,7 @@ def draw_means(rows: Rows, curves: Rows, axis: str, path: Path) -> None:
 
 
 def draw_losses(rows: Rows, path: Path) -> None:
-    """For each method with a ceiling and each case: the mixture, the method, its ceiling on true stems, and the oracle mask."""
+    """Plot mixture, method, its ceiling on true stems, and oracle mask, by method and case."""
     methods = [
         method
         for method in benchmark.trained(rows)
@@ -485,7 +516,7 @@ def draw_losses(rows: Rows, path: Path) -> None:
 
 
 def draw_differences(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Mean paired differences with their intervals: over cases thick, over sources thin."""
+    """Plot mean paired differences with their intervals: over cases thick, over sources thin."""
     if not results:
         return
     figure, axis = pyplot.subplots(figsize=(8, 1.2 + 0.35 * len(results)), layout="constrained")
@@ -509,7 +540,7 @@ def draw_differences(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _bounds(rows: Rows) -> dict[str, tuple[float, float]]:
-    """The SI-SDR of the mixture and of the oracle mask by case: every row knows both."""
+    """SI-SDR of mixture and oracle mask by case, which every row contains."""
     return {
         row["case"]: (row["si_sdr_mixture"], row["si_sdr_oracle"])
         for row in rows
@@ -520,7 +551,10 @@ def _bounds(rows: Rows) -> dict[str, tuple[float, float]]:
 def _gap_curves(
     rows: Rows, curves: Rows, axis: str
 ) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """By method and case: an axis of the curves, and the gap closed; means over the seeds, up to the last step that all of them have."""
+    """Gap closed along an axis of the curves, by method and case.
+
+    Values are means over seeds, up to the last step that all seeds have.
+    """
     bounds = _bounds(rows)
     found: dict[str, dict[str, dict[Any, list]]] = {}
     for point in curves:

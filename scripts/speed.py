@@ -1,13 +1,14 @@
-"""Measure every point of docs/SPEED.md, in one run, and write it.
+"""Measure all points of docs/SPEED.md in one run, and write the page.
 
-    python scripts/speed.py --cases CASES                   all sections: a quarter of an hour on two quiet cores
-    python scripts/speed.py --only step,mixer               only these; the page keeps what it has of the others
+    python scripts/speed.py --cases CASES        all sections: 15 minutes on two idle cores
+    python scripts/speed.py --only step,mixer    only these; the page keeps its other sections
     python scripts/speed.py --cases CASES --only quality --case 'bach10_*' --seeds 0,1,2
-    python scripts/speed.py --quick                         all in a minute or two, into outputs/speed: to see that it works
-    python scripts/speed.py --gpu                           on a GPU: fills the page's last column
+    python scripts/speed.py --quick              everything in a minute or two, as a test
+    python scripts/speed.py --gpu                on a GPU: fills the page's last column
 
-CASES is a folder of cases as of scripts/benchmark.py; without it `quality` is not measured. What was measured is kept in
-speed/*.json beside the page, from which `--only page` writes it again.
+CASES is a folder of cases as for scripts/benchmark.py; without it, `quality` is not measured.
+`--quick` writes to outputs/speed. Measurements are stored in speed/*.json next to the page, from
+which `--only page` writes it again.
 """
 
 import argparse
@@ -30,7 +31,7 @@ SECTIONS = ("quality", "step", "mixer", "startup", "separation", "gpu", "scale")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write. Returns the exit code: 0, or 2 for what the user can put right."""
+    """Measure and write. Returns the exit code: 0, or 2 for an error that the user can correct."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", default="", help=f"sections, separated by commas: {', '.join(SECTIONS)}; or page"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter turns, into outputs/speed"
+        "--quick", action="store_true", help="fewer and shorter repeats, into outputs/speed"
     )
     parser.add_argument("--gpu", action="store_true", help="measure on this machine's GPU")
     parser.add_argument("--cases", type=Path, help="a folder of cases, for the time to quality")
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(name: str, options: table.Options, command: str) -> None:
-    """Measure a section, print its rows, keep it."""
+    """Measure a section, print its rows, and store them."""
     options.work.mkdir(parents=True)
     place, began = table.machine(), time.perf_counter()
     section = importlib.import_module(f"measure.{name}").measure(options)

@@ -1,10 +1,10 @@
-"""Make the W&B workspace that compares augmentations, or whatever else was swept, side by side.
+"""Create a W&B workspace that compares runs with different augmentations or other settings.
 
-    python scripts/wandb_dashboard.py --entity NAME                  # of runs with different aug
+    python scripts/wandb_dashboard.py --entity NAME                  # by aug
     python scripts/wandb_dashboard.py --entity NAME --by aug/target/eq/p
 
-It needs `pip install -e '.[dashboard]'` and `wandb login`. That the panels are of what runs log is tested; saving has not been tried, as it
-takes a server.
+It needs `pip install -e '.[dashboard]'` and `wandb login`. Tests check that runs log what the
+panels show. Saving is untested, since it needs a server.
 """
 
 import argparse
@@ -19,7 +19,7 @@ STEP = "trainer/global_step"
 
 
 def build(entity: str, project: str, by: str) -> ws.Workspace:
-    """The workspace: runs grouped by a key of the config, their final figures, their curves, and what they sound and look like."""
+    """Workspace with runs grouped by a config key: final metrics, curves, audio and images."""
     group = wr.Config(by)
 
     def bars(metric: str, title: str) -> wr.BarPlot:
@@ -98,7 +98,11 @@ def build(entity: str, project: str, by: str) -> ws.Workspace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and save the workspace. Returns the exit code: 2 if the server did not take it."""
+    """Parse the command line and save the workspace.
+
+    Returns:
+        The exit code: 2 if the server did not accept the workspace.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,7 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
         workspace.save()
     except (wandb.Error, ValueError) as error:
         print(
-            f"error: the workspace was not saved ({error}): check --entity and --project, and wandb login.",
+            f"error: the workspace was not saved ({error}): "
+            "check --entity and --project, and wandb login.",
             file=sys.stderr,
         )
         return 2

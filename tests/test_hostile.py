@@ -1,6 +1,6 @@
-"""Broken and hostile input: a clear sentence, in bounded time and memory, and nothing is touched.
+"""Invalid and hostile input: a clear error, bounded time and memory, and no changed files.
 
-Every file is made here, by code. What a user gets wrong through the command line is in test_errors.py.
+All files are made here. Errors of users on the command line are in test_errors.py.
 """
 
 import gzip
@@ -157,7 +157,7 @@ AUDIO = {
     "garbage.aac": (b"\xff\xf1" + bytes(3000), "is empty"),
     "film.mp4": (film(), UNREADABLE),
     "opposite.wav": (
-        wav(np.array([[9000, -9000]] * 4000, "<i2").tobytes(), channels=2),
+        wav(np.array([[9000, -9000, 9000, -9000]] * 4000, "<i2").tobytes(), channels=4),
         "cancel each other",
     ),
 }
@@ -188,21 +188,14 @@ MIDI = {
     "gzip.mid": (gzip.compress(midi(NOTE + END)), NOT_MIDI),
     "header_only.mid": (midi(), NO_NOTES),
     "header_cut.mid": (midi(NOTE)[:9], NOT_MIDI),
-    "header_of_4_gb.mid": (midi(NOTE, header_size=0xFFFFFFFF), NOT_MIDI),
     "track_cut.mid": (midi(NOTE * 9 + END)[:-20], NOT_MIDI),
     "track_of_4_gb.mid": (midi(count=1) + chunk(b"MTrk", NOTE, 0xFFFFFFFF), NOT_MIDI),
-    "track_too_short.mid": (
-        midi()[:10] + b"\x00\x02" + midi()[12:] + chunk(b"MTrk", NOTE, 4) + chunk(b"MTrk", NOTE),
-        NOT_MIDI,
-    ),
-    "tracks_65535.mid": (midi(NOTE, count=65535), NO_NOTES),
     "kind_9.mid": (
         midi(NOTE, kind=9)[:8] + b"\xff\xff" + midi(NOTE)[10:14] + b"\x00\x00",
         NOT_MIDI,
     ),
     "division_0.mid": (midi(NOTE, division=0), NOT_MIDI),
     "film_division_0.mid": (midi(NOTE, division=-6400), NOT_MIDI),
-    "tempo_0.mid": (midi(b"\x00\xff\x51\x03\x00\x00\x00" + NOTE), NOT_MIDI),
     "status_undefined.mid": (midi(b"\x00\xf4\x00"), NOT_MIDI),
     "running_status_of_nothing.mid": (midi(b"\x00\x3c\x40"), NOT_MIDI),
     "text_of_256_mb.mid": (midi(b"\x00\xff\x01\xff\xff\xff\x7fla"), NOT_MIDI),
@@ -228,6 +221,7 @@ MIDI = {
         midi(b"\x00\x90" + b"\x3c\x40\x01\x3c\x00\x00" * 2001 + END[1:]),
         "has 2001 notes",
     ),
+    "tracks_5000.mid": (midi(*[NOTE] * 5000), NOT_MIDI),
     "of_3_mb.mid": (midi(NOTE * 350_000), "has 3.2 MB, which no MIDI file of a song has"),
     "dressed.mid": (sound("WAV"), NOT_MIDI),
 }
@@ -237,7 +231,9 @@ MIDI = {
 
 
 def musicxml(inside, head=""):
-    return f'<?xml version="1.0"?>{head}<score-partwise version="4.0">{inside}</score-partwise>'.encode()
+    return (
+        f'<?xml version="1.0"?>{head}<score-partwise version="4.0">{inside}</score-partwise>'
+    ).encode()
 
 
 def mxl(root="score.xml", **files):
@@ -542,7 +538,8 @@ def test_checkpoint_cut_or_fuzzed_is_refused_or_the_same_shape(tmp_path):
 
 HYDRA = {
     "callback": "callbacks: {evil: {_target_: os.system, command: touch owned}}",
-    "callback within": "callbacks: {table: {_target_: bespoke.cli.launch.SweepTable, x: {_target_: builtins.exec}}}",
+    "callback within": "callbacks: {table: {_target_: bespoke.cli.launch.SweepTable, x: {_target_: "
+    "builtins.exec}}}",
     "launcher": "launcher: {_target_: subprocess.Popen, args: [touch, owned]}",
     "interpolation": "callbacks: {evil: '${oc.create:{_target_:os.system}}'}",
     "callback from elsewhere": "callbacks: {evil: '${payload}'}",
@@ -556,9 +553,12 @@ HYDRA = {
     "launcher's folder": "launcher: {submitit_folder: '${hydra.sweep.dir}/../../x'}",
     "launcher by way of a folder": "launcher: {x: '${hydra.sweep.dir}'}",
     "sweeper by way of a resolver": "sweeper: {x: '${hydra.sweep.dir}/${oc.env:HOME}'}",
-    "what a module imports": "callbacks: {evil: {_target_: hydra._internal.utils.os.system, command: touch owned}}",
-    "what a core plugin imports": "launcher: {_target_: hydra._internal.core_plugins.basic_sweeper.itertools.chain}",
-    "what a plugin imports": "launcher: {_target_: hydra_plugins.hydra_joblib_launcher._core.Path.home}",
+    "what a module imports": "callbacks: {evil: {_target_: hydra._internal.utils.os.system, "
+    "command: touch owned}}",
+    "what a core plugin imports": "launcher: {_target_: "
+    "hydra._internal.core_plugins.basic_sweeper.itertools.chain}",
+    "what a plugin imports": "launcher: {_target_: "
+    "hydra_plugins.hydra_joblib_launcher._core.Path.home}",
     "search space": "sweeper: {custom_search_space: evil.configure}",
     "environment": "job: {env_set: {WANDB_BASE_URL: 'http://127.0.0.1:9'}}",
     "environment copied": "job: {env_copy: [WANDB_API_KEY]}",
@@ -570,8 +570,10 @@ HYDRA = {
     "target by interpolation": "callbacks: {evil: {_target_: '${oc.env:EVIL}'}}",
     "logging factory": "job_logging: {handlers: {file: {'()': os.system}}}",
     "logging class": "job_logging: {handlers: {file: {class: subprocess.Popen}}}",
-    "log elsewhere": "job_logging: {handlers: {file: {class: logging.FileHandler, filename: /etc/cron.d/evil}}}",
-    "log above": "hydra_logging: {handlers: {file: {class: logging.FileHandler, filename: '${hydra.runtime.output_dir}/../../x'}}}",
+    "log elsewhere": "job_logging: {handlers: {file: {class: logging.FileHandler, filename: "
+    "/etc/cron.d/evil}}}",
+    "log above": "hydra_logging: {handlers: {file: {class: logging.FileHandler, filename: "
+    "'${hydra.runtime.output_dir}/../../x'}}}",
 }
 
 
@@ -638,7 +640,7 @@ def test_own_command_line_may_have_a_launcher_run_lines():
         {**given, "hydra.launcher.setup": ["module load gcc"]},
         {"hydra.launcher.setup": given["hydra.launcher.setup"]},
     ):
-        with pytest.raises(BespokeError, match="is for the command line, not for a config"):
+        with pytest.raises(BespokeError, match="on the command line, not in a config"):
             check_hydra(launcher, changed)
 
 
@@ -683,7 +685,7 @@ with initialize_config_dir(sys.argv[2], version_base="1.3"):
 
 @pytest.fixture
 def own_logging(monkeypatch):
-    """Hydra sets Python's logging up, with a file in the run's folder; other tests get theirs back."""
+    """Restore logging, which Hydra configures with a file in the run's folder, for other tests."""
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
     level, disabled = logging.root.level, logging.root.manager.disable
     yield
@@ -748,7 +750,8 @@ EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
 )
 SOUNDS = [
-    sound("WAV", "PCM_16"), sound("WAV", "FLOAT"), sound("FLAC"), sound("OGG"), sound("AIFF", "PCM_24"), sound("CAF", "PCM_16"), m4a(0.5),
+    sound("WAV", "PCM_16"), sound("WAV", "FLOAT"), sound("FLAC"), sound("OGG"),
+    sound("AIFF", "PCM_24"), sound("CAF", "PCM_16"), m4a(0.5),
 ]  # fmt: skip
 SCORE = midi(
     b"\x00\xff\x51\x03\x07\xa1\x20\x00\xff\x03\x04Lead" + b"\x00\xc0\x1d" + NOTE * 8 + END,

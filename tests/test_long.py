@@ -1,4 +1,4 @@
-"""Recordings of any length: in blocks they give what they give as a whole, and training listens to the parts that count."""
+"""Long recordings: blocks give the same as the whole, and training uses the relevant spans."""
 
 import base64
 import io

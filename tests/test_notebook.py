@@ -1,4 +1,4 @@
-"""The tour runs from top to bottom, and is kept without its outputs."""
+"""The notebook runs from top to bottom, and is stored without outputs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What is installed: under which name, with which extras, by which commands."""
+"""The installed package: its name, extras and commands."""
 
 import os
 import re

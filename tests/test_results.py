@@ -1,4 +1,4 @@
-"""The page of results: tables from the committed rows, pictures of what was measured, and nothing else touched."""
+"""docs/RESULTS.md: tables from the committed rows, figures of measured data, all else unchanged."""
 
 import runpy
 
@@ -45,7 +45,7 @@ def row(case, method, value, seed=0, **more):
 
 @pytest.fixture
 def results(tmp_path):
-    """The script's functions and what it finds: a recipe with its ceiling and a curve, in two files, and a study."""
+    """The script's functions on a recipe with ceiling and curve in two files, and on a study."""
     trained = {"steps": 4}
     (tmp_path / "study").mkdir()
     study = [
@@ -120,7 +120,7 @@ def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
 def test_a_run_that_stands_in_two_files_is_refused(results, tmp_path, capsys):
     write_csv(tmp_path / "again.csv", [row("x_1", "paper", 1.5, steps=4)])
     assert results["main"](tmp_path, tmp_path / "page.md") == 2
-    assert "paper on x_1 stands in both" in capsys.readouterr().err
+    assert "paper on x_1 is in both" in capsys.readouterr().err
     assert (tmp_path / "page.md").read_text() == PAGE
 
 

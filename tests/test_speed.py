@@ -1,4 +1,4 @@
-"""What scripts/speed.py computes: counts by hand, times read from made-up curves, and the page, whose words stay."""
+"""scripts/speed.py: counts, times read from given curves, and the page, whose text is kept."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_table_of_made_up_rows():
 
 @pytest.fixture
 def run(tmp_path):
-    """A run that began at 1000, trained for 30 seconds, of which scoring took 10, and had its stems at 1050."""
+    """Run that began at 1000, trained for 30 s including 10 s of evaluation, and ended at 1050."""
     write_csv(
         tmp_path / "curve.csv",
         [
@@ -87,7 +87,8 @@ def run(tmp_path):
 
 def test_time_to_quality_of_a_made_up_run(run):
     assert quality.scoring_seconds(run) == 10
-    # 50 seconds until the stems, less 30 of training, and what training took up to the first point at or above the level
+    # 50 s to the stems, minus 30 s of training, plus training up to the first point that reaches
+    # the level
     assert [quality.seconds_to(run, level) for level in (0.5, 1.0, 4.5, 5.1)] == [
         24.0,
         24.0,
@@ -128,7 +129,8 @@ def test_long_song_repeats_recording_and_score(tmp_path):
 def test_page_keeps_its_words_and_says_what_is_not_measured(tmp_path):
     page = tmp_path / "SPEED.md"
     page.write_text(
-        "Words.\n<!-- table -->\n<!-- end -->\nMore.\n<!-- step -->\nold\n<!-- end -->\n<!-- mixer -->\n<!-- end -->\n"
+        "Words.\n<!-- table -->\n<!-- end -->\nMore.\n<!-- step -->\nold\n<!-- end -->\n<!-- mixer "
+        "-->\n<!-- end -->\n"
     )
     options = table.Options(tmp_path, tmp_path, is_quick=True)
     place = {**table.machine(), "cpu": "A CPU", "cores": 2}

@@ -1,1 +1,1 @@
-"""Signals: from and to files, and what is computed of them."""
+"""Audio files and signal processing."""

@@ -15,23 +15,25 @@ def compressor_gain(
     release_ms: float = 250.0,
     knee_db: float = 9.03,
 ) -> np.ndarray:
-    """The gain curve of a feed-forward compressor with RMS detection and a soft knee (PAPER section 3, "dynamic range compression").
+    """Gain curve of a feed-forward compressor with RMS detection and a soft knee (PAPER section 3).
 
-    The detector smooths the mean power over channels with one pole, of one time constant where the power rises and another where it falls;
-    attack and release are the times to 98 % (four time constants). The static curve is the quadratic knee of Giannoulis, Massberg and
-    Reiss, "Digital Dynamic Range Compressor Design" (JAES 2012), eq. 4. With the default values this is
-    FFmpeg's `acompressor` (knee 2.83 times, which is 9.03 dB wide), against which it is tested.
+    The detector smooths the mean power over channels with a one-pole filter, with separate time
+    constants for rising and falling power. Attack and release are the times to reach 98 % (four
+    time constants). The static curve has the quadratic knee of Giannoulis, Massberg and Reiss,
+    "Digital Dynamic Range Compressor Design" (JAES 2012), eq. 4. With the default values the result
+    equals FFmpeg's `acompressor` with a knee of 2.83 (9.03 dB wide), against which it is tested.
 
     Args:
         waveform: `[channel, time]`, full scale at 1.
         sample_rate: in Hz.
-        ratio: dB in for one dB out above the threshold, at least 1.
-        threshold_db: dB relative to full scale, of the RMS.
+        ratio: input dB per output dB above the threshold, at least 1.
+        threshold_db: RMS threshold in dB relative to full scale.
         attack_ms, release_ms: in milliseconds.
-        knee_db: the whole width of the knee.
+        knee_db: full width of the knee in dB.
 
     Returns:
-        The linear gain, float32 `[time]`, at most 1; multiply the waveform, or the sources it is the sum of, by it.
+        Linear gain, float32 `[time]`, at most 1. Multiply the waveform by it, or each source of
+        which the waveform is the sum.
     """
     power = np.square(waveform, dtype=np.float32).mean(axis=0)
     attack = min(1.0, 4000.0 / (attack_ms * sample_rate)) if attack_ms > 0 else 1.0
@@ -48,7 +50,7 @@ def _gain_curve(power, attack, release, slope, threshold_db, knee_db):
     for index in range(power.size):
         rise = power[index] - smooth
         smooth += rise * (attack if rise > 0 else release)
-        if smooth > knee_start:  # below the knee the gain is 1, and most samples need no logarithm
+        if smooth > knee_start:  # below the knee the gain is 1: no logarithm for most samples
             over_db = 10 * math.log10(smooth) - threshold_db
             if 2 * over_db < knee_db:
                 over_db = (over_db + knee_db / 2) ** 2 / (2 * knee_db)

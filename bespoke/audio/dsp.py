@@ -1,12 +1,12 @@
 """Signal processing on waveforms `[channel, time]`: gain, levels and resampling.
 
-PyTorch and SciPy are imported by the functions that use them: commands that only look at files start
-without.
+Functions import PyTorch and SciPy only where they use them, so that commands that merely inspect
+files start fast.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -15,11 +15,11 @@ MAX_TERM = 1000
 
 
 def import_torchaudio() -> ModuleType:
-    """Import torchaudio beside a torch that was built for another minor version of CUDA.
+    """Import torchaudio next to a torch that was built for another minor version of CUDA.
 
-    torchaudio is in maintenance and its last wheels are built for CUDA 13.0, while newer torch wheels
-    are built for 13.2; its import compares the two and refuses, though nothing here runs its CUDA
-    kernels. Hiding torch's version for the import skips that comparison and nothing else.
+    The last torchaudio wheels are built for CUDA 13.0, newer torch wheels for 13.2. The import of
+    torchaudio compares the two versions and fails, although Bespoke uses none of its CUDA kernels.
+    Hiding torch's CUDA version during the import skips only this comparison.
     """
     import torch
 
@@ -32,7 +32,7 @@ def import_torchaudio() -> ModuleType:
 
 
 def gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
-    """Scale by a gain in dB.
+    """Scale a waveform by a gain in dB.
 
     >>> gain(np.array([[0.5, -0.5]]), 6.0206).round(3).tolist()
     [[1.0, -1.0]]
@@ -41,14 +41,14 @@ def gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
 
 
 def peak(waveform: np.ndarray) -> float:
-    """The largest absolute sample."""
+    """Largest absolute sample."""
     return float(np.abs(waveform).max(initial=0.0))
 
 
 def active_rms(waveform: np.ndarray, sample_rate: int, floor_db: float = -40.0) -> float:
-    """Root mean square over the 50 ms frames that are within `floor_db` of the loudest one.
+    """Root mean square over the 50 ms frames within `floor_db` of the loudest frame.
 
-    Unlike a plain RMS it does not depend on how long an instrument rests.
+    Unlike a plain RMS, it does not depend on how long an instrument rests.
     """
     power = frame_power(waveform, max(1, round(0.05 * sample_rate)))
     loud = power[power >= power.max(initial=0.0) * 10 ** (floor_db / 10)]
@@ -56,17 +56,27 @@ def active_rms(waveform: np.ndarray, sample_rate: int, floor_db: float = -40.0) 
 
 
 def frame_power(waveform: np.ndarray, frame_samples: int) -> np.ndarray:
-    """Mean power over channels of consecutive frames, the last one padded with zeros: `[channel, time]` to `[frames]`."""
+    """Mean power of consecutive frames over all channels: `[channel, time]` to `[frames]`.
+
+    The last frame is padded with zeros.
+    """
     power = np.square(waveform, dtype=np.float64).mean(axis=0)
     power = np.pad(power, (0, -len(power) % frame_samples))
     return power.reshape(-1, frame_samples).mean(axis=1)
 
 
 def resample(waveform: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarray:
-    """Band-limited resampling by a Kaiser-windowed sinc of `[channel, time]`, float32.
+    """Resample a waveform with a Kaiser-windowed sinc filter.
 
-    The length becomes `ceil(time * new_rate / sample_rate)`. torchaudio's filter bank grows with the rates' smallest terms; for rates that
-    have hardly a factor in common SciPy's polyphase filter takes its place.
+    torchaudio's filter bank grows with the terms of the reduced rate ratio. Where the input rate's
+    term exceeds `MAX_TERM`, SciPy's polyphase filter is used.
+
+    Args:
+        waveform: `[channel, time]`.
+        sample_rate, new_rate: in Hz.
+
+    Returns:
+        float32 `[channel, ceil(time * new_rate / sample_rate)]`.
     """
     if sample_rate == new_rate:
         return waveform.astype(np.float32, copy=False)
@@ -94,15 +104,25 @@ def resample(waveform: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarra
 def resample_blocks(
     blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int
 ) -> Iterator[np.ndarray]:
-    """`resample` for a waveform that comes in consecutive blocks `[channel, time]` of any length, and goes on in such blocks.
+    """Resample a waveform that comes in consecutive blocks.
 
-    Joined they are what `resample` makes of the whole, to rounding: each block is resampled with 50 ms of its neighbours.
+    The concatenated output equals `resample` of the whole waveform, to rounding: each block is
+    resampled with a margin of 50 ms from its neighbours.
+
+    Args:
+        blocks: `[channel, time]` each, of any length.
+        sample_rate, new_rate: in Hz.
+
+    Yields:
+        float32 blocks `[channel, time]` of any length.
     """
     divisor = math.gcd(sample_rate, new_rate)
-    step = sample_rate // divisor  # so many samples in are a whole number of samples out
+    step = sample_rate // divisor  # input samples that make a whole number of output samples
     margin = -(-sample_rate // (20 * step)) * step
-    size = -(-2 * sample_rate // step) * step  # more calls would cost more than they save in memory
-    held, held_start, done = None, 0, 0  # samples in; up to `done` all has been given out
+    # Smaller blocks would cost more time for calls than they save in memory.
+    size = -(-2 * sample_rate // step) * step
+    # In input samples: `held` begins at `held_start`; the output up to `done` has been yielded.
+    held, held_start, done = None, 0, 0
     for block in itertools.chain(blocks, [None]):
         if block is not None:
             held = block if held is None else np.concatenate([held, block], axis=1)
@@ -122,3 +142,46 @@ def resample_blocks(
         done = ready
         kept = max(done - margin, held_start)
         held, held_start = held[:, kept - held_start :], kept
+
+
+DIFFERENCE = (0.5, -0.5)
+"""The view of a target whose channels are opposite, see `seen`."""
+
+
+def seen(waveform: np.ndarray, view: Sequence[float] | None = None) -> np.ndarray:
+    """The channels as one: their mean, or their sum weighted by a view.
+
+    Args:
+        waveform: `[channel, time]`.
+        view: a weight for each channel; None, or as many as there are no channels: the mean.
+
+    Returns:
+        `[1, time]`.
+
+    >>> seen(np.array([[1.0, 2.0], [-1.0, 0.0]]), (0.5, -0.5))
+    array([[1., 1.]])
+    """
+    if view is None or len(view) != len(waveform):
+        return waveform.mean(axis=0, keepdims=True)
+    return np.asarray(view, waveform.dtype)[None] @ waveform
+
+
+def opposed(waveform: np.ndarray) -> tuple[float, float] | None:
+    """The view in which a recording is heard whose two channels are opposite, as after a wrong plug.
+
+    Args:
+        waveform: `[channel, time]`.
+
+    Returns:
+        The weights of half the channels' difference, if it has 30 dB more power than their mean;
+        None for all other recordings.
+
+    >>> opposed(np.array([[1.0, 2.0], [-1.0, -2.0]]))
+    (0.5, -0.5)
+    """
+    if len(waveform) != 2:
+        return None
+    mean, difference = (
+        np.square(seen(waveform, view), dtype=np.float64).mean() for view in (None, DIFFERENCE)
+    )
+    return DIFFERENCE if difference > 1e3 * mean else None

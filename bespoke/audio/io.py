@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from bespoke.audio.dsp import resample_blocks
+from bespoke.audio.pieces import NEVER_WRITTEN, Piece, pieces_of
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, existing
 
@@ -207,14 +208,22 @@ def _decode(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         if head[place:].startswith(magic):
             yield from _decode_by_ffmpeg(path, name)
             return
-    with soundfile.SoundFile(path) as file:
-        size = max(1, BLOCK_VALUES // file.channels)
-        for count in itertools.count():
-            block = file.read(size, dtype="float32", always_2d=True).T
-            if count == 0 or block.shape[1]:
-                yield file.samplerate, np.ascontiguousarray(block)
-            if not block.shape[1]:
-                return
+    form = None
+    for piece in pieces_of(path).each():
+        with soundfile.SoundFile(piece) as file:
+            if form not in (None, (file.samplerate, file.channels)):
+                raise BespokeError(
+                    f"{path} is several recordings in one, of different sample rates or channels:"
+                    " convert it to WAV first (ffmpeg -i IN OUT.wav)."
+                )
+            form = (file.samplerate, file.channels)
+            size = max(1, BLOCK_VALUES // file.channels)
+            for count in itertools.count():
+                block = file.read(size, dtype="float32", always_2d=True).T
+                if count == 0 or block.shape[1]:
+                    yield file.samplerate, np.ascontiguousarray(block)
+                if not block.shape[1]:
+                    break
 
 
 def _decode_by_ffmpeg(path: Path, name: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -250,26 +259,32 @@ def _decode_by_ffmpeg(path: Path, name: str) -> Iterator[tuple[int, np.ndarray]]
 
 def _missing_samples(path: Path, samples: int) -> int:
     """By how many samples a file is shorter than it says itself; 0 where it says nothing, or is not libsndfile's."""
+    announced = missing = 0
     try:
-        with soundfile.SoundFile(path) as file:
-            announced, log, kind = file.frames, file.extra_info, file.format
-            width = file.channels * _BYTES.get(file.subtype, 4)
+        pieces = pieces_of(path)
+        for piece in pieces.each():
+            frames, cut = _announced(piece)
+            announced, missing = announced + frames, missing + cut
     except (soundfile.LibsndfileError, OSError, RuntimeError):
         return 0
+    if missing or pieces.missing:
+        return max(missing, pieces.missing)
+    return max(0, announced - samples) if announced < MAX_VALUES else 0
+
+
+def _announced(piece: Path | Piece) -> tuple[int, int]:
+    """How many samples a file says it has, as far as that can be trusted, and how many libsndfile has found missing."""
+    with soundfile.SoundFile(piece) as file:
+        announced, log, kind = file.frames, file.extra_info, file.format
+        width = file.channels * _BYTES.get(file.subtype, 4)
     if kind == "OGG" and re.search(r"(without|lacks) an end-of-stream", log, re.IGNORECASE):
-        return 1  # at least
+        return 0, 1  # at least
     shortened = re.search(
         r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
     )  # libsndfile does so itself
-    if (
-        shortened and int(shortened[1]) < 0x7FFF0000
-    ):  # programs write as much who do not know the length yet
-        return max(0, int(shortened[1]) - int(shortened[2])) // width
-    if kind == "MP3":  # an estimate where the file doesn't tell
-        with open(path, "rb") as file:
-            tells = re.search(rb"Xing|Info", file.read(1 << 16))
-        return announced - samples if tells and samples < 0.95 * announced else 0
-    return max(0, announced - samples) if announced < MAX_VALUES else 0
+    if shortened and int(shortened[1]) < NEVER_WRITTEN:
+        return announced, max(0, int(shortened[1]) - int(shortened[2])) // width
+    return (0 if kind == "MP3" else announced), 0  # whose table was looked at, if it has one
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The one short-time Fourier transform: owned by the system, used by training and by separation."""
+"""The short-time Fourier transform shared by training and separation."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,21 @@ from torch import Tensor, nn
 
 
 class STFT(nn.Module):
-    """STFT with a square-root Hann window, whose sizes are kept in seconds so that it can be carried to any sample rate.
+    """STFT with a square-root Hann window.
+
+    Window and hop are stored in seconds, so that the transform can be moved to any sample rate.
 
     Args:
         sample_rate: in Hz.
-        window_seconds: window, and length of the transform (PAPER: 32 ms, 512 samples at 16 kHz).
+        window_seconds: length of window and transform (PAPER: 32 ms, 512 samples at 16 kHz).
         hop_seconds: hop (PAPER: a quarter of the window).
 
+    Raises:
+        ValueError: the hop is shorter than a sample or longer than half the window.
+
     Shape:
-        - forward: `[batch, channel, time]` to complex `[batch, channel, freq, frames]`, `frames = 1 + time // hop`
+        - forward: `[batch, channel, time]` to complex `[batch, channel, freq, frames]`, with
+          `frames = 1 + time // hop`
         - inverse: the reverse, to `length` samples
 
     >>> stft = STFT(16000)
@@ -40,7 +46,8 @@ class STFT(nn.Module):
         self.hop_samples = round(self.hop_seconds * self.sample_rate)
         if not 1 <= self.hop_samples <= self.window_samples // 2:
             raise ValueError(
-                f"the hop ({hop_seconds} s) must be at least a sample and at most half the window ({window_seconds} s)"
+                f"the hop ({hop_seconds} s) must be at least a sample and at most half the window "
+                f"({window_seconds} s)"
             )
         self.register_buffer(
             "window", torch.hann_window(self.window_samples).sqrt(), persistent=False
@@ -48,7 +55,7 @@ class STFT(nn.Module):
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """The arguments that make this module again."""
+        """Constructor arguments that reproduce this module."""
         return {
             "sample_rate": self.sample_rate,
             "window_seconds": self.window_seconds,
@@ -62,15 +69,15 @@ class STFT(nn.Module):
 
     @property
     def frequencies_hz(self) -> Tensor:
-        """The frequency of each bin, in Hz: `[freq]`."""
+        """Centre frequency of each bin, in Hz: `[freq]`."""
         return torch.arange(self.bins) * (self.sample_rate / self.window_samples)
 
     def times_seconds(self, frames: int) -> Tensor:
-        """The centre of each frame, in seconds: `[frames]`."""
+        """Centre of each frame, in seconds: `[frames]`."""
         return torch.arange(frames) * (self.hop_samples / self.sample_rate)
 
     def at_rate(self, sample_rate: int) -> "STFT":
-        """The transform with the same window and hop in seconds at another sample rate."""
+        """The same window and hop in seconds at another sample rate."""
         return STFT(sample_rate, self.window_seconds, self.hop_seconds).to(self.window.device)
 
     def blocks(self, samples: int, block_samples: int) -> Iterator[tuple[slice, slice]]:
@@ -113,7 +120,17 @@ class STFT(nn.Module):
         return spectrogram.reshape(batch, channels, *spectrogram.shape[-2:])
 
     def inverse(self, spectrogram: Tensor, length: int) -> Tensor:
-        """Overlap-add with the same window; a spectrogram that is not changed gives the waveform back."""
+        """Invert by overlap-add with the same window.
+
+        `inverse(forward(waveform), length)` returns the waveform.
+
+        Args:
+            spectrogram: complex `[batch, channel, freq, frames]`.
+            length: number of samples.
+
+        Returns:
+            `[batch, channel, length]`.
+        """
         batch, channels, bins, frames = spectrogram.shape
         waveform = torch.istft(
             spectrogram.reshape(batch * channels, bins, frames),

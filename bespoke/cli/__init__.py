@@ -1,1 +1,1 @@
-"""The commands, and all that Hydra does before and after a run."""
+"""Command line interface, and Hydra's start and end of runs and sweeps."""

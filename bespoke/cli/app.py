@@ -21,7 +21,8 @@ from bespoke.utils.errors import INTERRUPTED, BespokeError, Interrupted
 if TYPE_CHECKING:
     from bespoke.audio.io import Recording
     from bespoke.cli.request import Job
-    from bespoke.score.midi import Note, Part
+    from bespoke.models.separator import Separator
+    from bespoke.score.midi import Part
     from bespoke.score.synth import Patch, SoundFont
 
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
@@ -56,6 +57,9 @@ class Seconds(click.ParamType):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 2 for what the user can put right, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     processor.wait_without_spinning()
     try:
         return bespoke.main(arguments, "bespoke", standalone_mode=False) or 0
@@ -103,7 +107,8 @@ _instrument = click.option(
     "instruments",
     multiple=True,
     metavar="NAME",
-    help="Which part of the MIDI: its name, number or sound, see inspect. Several times, with commas, or `all`: each becomes a stem.",
+    help="Which part of the MIDI: its name, number or sound, see inspect. With commas: several as one stem."
+    " Several times, or `all`: a stem for each.",
 )
 _patch = click.option(
     "--patch",
@@ -257,16 +262,17 @@ def separate(
         *settings,
     ]
     work: list[Job] = []
-    for label, (index, part) in parts.items():
+    runs = f"{song.stem}.bespoke".replace(
+        "${", "$("
+    )  # Hydra takes a folder of the other for a setting
+    for label, (choice, part) in parts.items():
         programs = _programs(patches, soundfont, part) if patches else None
         own = [
             request.setting("song.name", song.stem if len(parts) == 1 else f"{song.stem}, {label}"),
-            request.setting("song.target.instrument", f"index:{index}"),
+            request.setting("song.target.instrument", choice),
             request.setting("song.target.patches", programs),
         ]
-        folder = out / (
-            f"{song.stem}.bespoke" if len(parts) == 1 else f"{song.stem}.bespoke-parts/{label}"
-        )
+        folder = out / (runs if len(parts) == 1 else f"{runs}-parts/{label}")
         work.append(request.Job(label, folder, (*own, *fixed)))
         _say(f"{label}: {_sound(part, programs)}")
     with progress.on_stderr(), logged_in_options():
@@ -348,9 +354,9 @@ def apply(
     )
     with progress.on_stderr():
         if part is not None and score is not None:
-            separator.notes = _aligned(part, score, recording)
+            separator.place(*_aligned(part, score, recording))
         elif separator.notes and not trust_notes:
-            separator.notes = _found(separator.notes, checkpoint, recording)
+            separator.place(*_found(separator, checkpoint, recording))
         if separator.notes and (notice := silent_elsewhere(separator.notes, recording.seconds)):
             _say(notice)
         out.mkdir(parents=True, exist_ok=True)
@@ -521,11 +527,11 @@ def new(
     chosen = _choose(score, instruments)
     if len(chosen) > 1:
         raise click.UsageError("A song has one target: choose one --instrument.")
-    ((index, part),) = chosen.values()
+    ((choice, part),) = chosen.values()
     programs = _programs(patches, soundfont, part) or [part.program]
     target: dict[str, Any] = {
         "score": _portable(score),
-        "instrument": f"index:{index}",
+        "instrument": choice,
         "patches": programs,
     }
     content: dict[str, Any] = {
@@ -572,102 +578,117 @@ def part(overrides: tuple[str, ...]) -> None:
         train(overrides)
 
 
-def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[int, "Part"]]:
-    """The parts wanted, with their index in the score, by the label of their stem; a single one's is `target`."""
-    from bespoke.score.midi import choose_part, program_name, read_score
+def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[str, "Part"]]:
+    """The parts wanted, with what chooses each in the score, by the label of their stem; a single one's is `target`."""
+    from bespoke.score.midi import choose_parts, merged, program_name, read_score
 
     parts = read_score(score)
-    wanted = [
-        name
-        for given in instruments
-        for name in ([given] if any(given == part.name for part in parts) else given.split(","))
-    ]
-    if "all" in wanted:
-        chosen = [part for part in parts if not part.is_drum] or parts
+    if "all" in instruments:
+        chosen = [[part] for part in parts if not part.is_drum] or [[part] for part in parts]
         if len(chosen) < len(parts):
             _say(
                 "The drums stay in the residual: name them with --instrument to separate them too."
             )
     else:
-        names: list[str | None] = [*wanted] or [None]
-        chosen = [choose_part(parts, name, score, "--instrument") for name in names]
-    indices = list(
-        dict.fromkeys(
-            next(index for index, part in enumerate(parts) if part is one) for one in chosen
-        )
-    )
-    if len(indices) == 1:
-        return {"target": (indices[0], parts[indices[0]])}
-    labels: dict[str, tuple[int, Part]] = {}
-    for index in indices:
-        label = _slug(parts[index].name) or _slug(program_name(parts[index]))
-        labels[f"{label}-{index}" if label in (*labels, *RESERVED) else label] = (
-            index,
-            parts[index],
-        )
-    return labels
+        names: list[str | None] = [*instruments] or [None]
+        chosen = [choose_parts(parts, name, score, "--instrument") for name in names]
+    labels: dict[str, tuple[str, Part]] = {}
+    for several in chosen:
+        indices = [index for index, part in enumerate(parts) if any(part is one for one in several)]
+        choice, part = ",".join(f"index:{index}" for index in indices), merged(several)
+        if any(choice == known for known, _ in labels.values()):
+            continue
+        label = _slug(part.name) or _slug(program_name(part))
+        is_taken = label in (*labels, *RESERVED)
+        labels["-".join([label, *map(str, indices)]) if is_taken else label] = (choice, part)
+    return labels if len(labels) > 1 else dict(zip(["target"], labels.values(), strict=True))
 
 
-def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple["Note", ...]:
-    """A part's notes in seconds of the recording.
+def _aligned(part: "Part", score: Path, recording: "Recording") -> tuple:
+    """Where a part is in a recording, as arguments of `Separator.place`.
 
     Raises:
-        BespokeError: they do not fit it.
+        BespokeError: its notes do not fit it.
     """
     from bespoke.data.song import hold
-    from bespoke.score.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, within
-    from bespoke.score.midi import without_key_switches
+    from bespoke.score.align import (
+        LOW_CONFIDENCE,
+        NO_CONFIDENCE,
+        NO_FIT,
+        align,
+        doubles,
+        within,
+    )
+    from bespoke.score.midi import read_score, without_key_switches
     from bespoke.utils import progress
 
+    others = [
+        other.notes
+        for other in read_score(score)
+        if not other.is_drum and not doubles(other.notes, part.notes)
+    ]
     with progress.stage("align"):
         notes = part.notes if part.is_drum else without_key_switches(part.notes)
-        alignment = align(notes, *hold(recording, ALIGNMENT_RATE))
+        alignment = align(notes, *hold(recording, ALIGNMENT_RATE), others=others)
     notes = within(alignment.notes, recording.seconds)
     if alignment.confidence < NO_CONFIDENCE or not notes:
         raise BespokeError(
-            f"{score} does not fit {recording.path} (confidence {alignment.confidence:.2f}): is it of this song, in its key?"
+            f"{score} does not fit {recording.path} (confidence {alignment.confidence:.2f}):"
+            " is it of this song, in its key?"
         )
     if alignment.confidence < LOW_CONFIDENCE:
         _say(
-            f"The score fits the recording badly (confidence {alignment.confidence:.2f}): listen before you trust it."
+            f"The score fits the recording badly (confidence {alignment.confidence:.2f}):"
+            " listen before you trust it."
         )
     else:
         _say(f"The score is aligned (confidence {alignment.confidence:.2f}).")
-    return notes
+    fitting = [
+        other for other, fit in zip(alignment.others, alignment.fits, strict=True) if fit >= NO_FIT
+    ]
+    return notes, fitting, alignment.tuning_cents, alignment.view
 
 
-def _found(notes: Sequence["Note"], checkpoint: Path, recording: "Recording") -> tuple["Note", ...]:
-    """A checkpoint's notes in seconds of this recording, which may be another one of the same performance.
+def _found(separator: "Separator", checkpoint: Path, recording: "Recording") -> tuple:
+    """Where a checkpoint's parts are in this recording, which may be another one of the same
+    performance, as arguments of `Separator.place`.
 
     Raises:
         BespokeError: they do not fit it, or have no place at all.
     """
+    from bespoke.audio.dsp import opposed, seen
     from bespoke.data.song import hold
     from bespoke.score.align import find_offset, is_anywhere, within
     from bespoke.score.midi import shift
     from bespoke.utils import progress
 
-    remedy = "give the MIDI of this song too (bespoke apply CHECKPOINT SONG MELODY.mid), or --trust-notes to use them as they are"
+    remedy = (
+        "give the MIDI of this song too (bespoke apply CHECKPOINT SONG MELODY.mid),"
+        " or --trust-notes to use them as they are"
+    )
+    notes = separator.notes
     if is_anywhere(notes):
         raise BespokeError(
-            f"Where the notes of {checkpoint} lie was not known when it was trained, so that they cannot be looked for in {recording.path}:"
-            f" {remedy}."
+            f"Where the notes of {checkpoint} lie was not known when it was trained, so that they"
+            f" cannot be looked for in {recording.path}: {remedy}."
         )
     with progress.stage("place"):
-        offset_seconds = find_offset(notes, *hold(recording, ALIGNMENT_RATE))
-    found = (
-        () if offset_seconds is None else within(shift(notes, offset_seconds), recording.seconds)
-    )
-    if not found:
+        mixture, sample_rate = hold(recording, ALIGNMENT_RATE)
+        view = opposed(mixture) or separator.view
+        offset_seconds = find_offset(notes, seen(mixture, view), sample_rate)
+    if offset_seconds is not None:
+        if offset_seconds:
+            notes = within(shift(notes, offset_seconds), recording.seconds)
+        others = [shift(part, offset_seconds) for part in separator.others]
+    if offset_seconds is None or not notes:
         raise BespokeError(
-            f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do not fit it: {remedy}."
+            f"{recording.path} is not the recording that {checkpoint} was trained on, its notes do"
+            f" not fit it: {remedy}."
         )
     if offset_seconds:
-        _say(
-            f"The notes are {abs(offset_seconds):.2f} s {'later' if offset_seconds > 0 else 'earlier'} here, and are moved there."
-        )
-        return found
-    return tuple(notes)
+        direction = "later" if offset_seconds > 0 else "earlier"
+        _say(f"The notes are {abs(offset_seconds):.2f} s {direction} here, and are moved there.")
+    return notes, others, separator.tuning_cents, view
 
 
 def _font(name: str | None) -> "SoundFont":
@@ -766,10 +787,12 @@ def _audio_facts(file: Path) -> dict[str, Any]:
     import soundfile
 
     from bespoke.audio.io import open_audio
+    from bespoke.audio.pieces import pieces_of
 
     recording = open_audio(file)
     try:
-        info = soundfile.info(file)
+        with contextlib.closing(pieces_of(file).each()) as pieces:
+            info = soundfile.info(next(pieces))
         kind = f"{info.format} {info.subtype.replace('_', ' ')}"
     except soundfile.LibsndfileError:  # it was read by something else
         kind = file.suffix.lstrip(".").upper()
@@ -787,8 +810,11 @@ def _is_score(file: Path) -> bool:
     from bespoke.score import notation
 
     with open(file, "rb") as content:
+        head = content.read(12)
         return (
-            content.read(4) == b"MThd" or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
+            head.startswith(b"MThd")
+            or (head.startswith(b"RIFF") and head.endswith(b"RMID"))
+            or file.suffix.lower() in SCORE_SUFFIXES | notation.SUFFIXES
         )
 
 

@@ -21,7 +21,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from bespoke.training.allowlist import check_hydra, rename_targets
 from bespoke.utils.errors import INTERRUPTED, BespokeError, one_sentence
@@ -34,6 +38,7 @@ _OF_VALUES = {
     "No trials are completed yet": "No trial of the search gave a result: see the table for the reasons.",  # Optuna's, at its end
 }
 # What Hydra's own mkdir of the run's folder can end with.
+TOO_LONG = "a name may have 255 bytes: set hydra.run.dir, or in a sweep hydra.sweep.subdir, to a shorter one, such as ${hydra.job.num}"
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 _GUARDED = "is_guarded"
 
@@ -153,6 +158,9 @@ def explained() -> Iterator[None]:
                 raise BespokeError(sentence) from error
         raise
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            place = Path(error.filename or "The run's folder").name
+            raise BespokeError(f"The name {place[:60]}… is too long ({TOO_LONG}).") from error
         if error.errno != errno.ENOSPC and (
             error.filename is None or error.errno not in UNWRITABLE
         ):
@@ -203,6 +211,12 @@ def _explain(error: Exception) -> str:
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
     key = getattr(error, "full_key", None)
     reason = one_sentence(error)
+    if isinstance(error, InterpolationResolutionError | GrammarParseError) or "${" in str(error):
+        return (
+            f"{f'{key}: ' if key else ''}a ${{...}} in a setting stands for another setting"
+            f" ({reason}): for these characters themselves, as in the name of a file,"
+            " write \\${...}, in single quotes."
+        )
     return f"{key}: {reason}" if key and key not in str(error) else reason
 
 

@@ -1,4 +1,4 @@
-"""The words of the `bespoke` command for what runs call by the names of settings: in one table, for all that is said or logged."""
+"""Rewording of messages for the `bespoke` command: options in place of settings' names."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 QUALITIES = {"quick": "draft", "standard": "auto", "best": "best"}
-"""The recipe of each --quality."""
+"""Recipe of each value of --quality."""
 
 OPTIONS = {
     "hydra.run.dir": "--out",
@@ -22,7 +22,7 @@ OPTIONS = {
     "song.target.soundfonts": "--soundfont",
     "trainer": "--device",
 }
-"""What a user of the command gives in place of a setting."""
+"""What users of the command give in place of a setting."""
 
 SETTINGS = (
     *("align", "aug", "background", "callbacks", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
@@ -44,9 +44,9 @@ SETTINGS = (
     *("trainer.log_every_n_steps", "trainer.max_steps", "trainer.num_sanity_val_steps"),
     *("trainer.precision", "trainer.val_check_interval"),
 )
-"""The other settings that messages name: those who meet such a message have set one by --set KEY=VALUE."""
+"""Other settings that messages name. Users of the command set them with --set KEY=VALUE."""
 
-# Whole phrases, where another word for the setting does not do.
+# Phrases to replace as a whole, where replacing the setting's name does not suffice.
 _PHRASES = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
@@ -68,16 +68,20 @@ _PHRASES = tuple(
 )
 _names = [re.escape(name) for name in sorted((*OPTIONS, *SETTINGS), key=len, reverse=True)]
 _ANY, _DOTTED = "|".join(_names), "|".join(name for name in _names if "." in name)
-# A name that is no part of a path or of a file's name (song.reference.wav); a word of the language only with its value, or its change.
+# Matches a setting's name unless it is part of a path or a file name (song.reference.wav). A name
+# that is also an English word counts only with a value or a change.
 _SETTING = re.compile(
-    rf"(?<![\w./-])(?<!--set )(?:({_ANY})(?==[^\s=])|({_ANY})(?=: .* there, .* now)|({_DOTTED})(?![\w/-]|\.\w))"
+    rf"(?<![\w./-])(?<!--set )(?:({_ANY})(?==[^\s=])|({_ANY})(?=: .* there, .* now)"
+    rf"|({_DOTTED})(?![\w/-]|\.\w))"
 )
 
 
 def in_options(message: str) -> str:
-    """A run's message in the words of the `bespoke` command.
+    """Reword a run's message for the `bespoke` command.
 
-    >>> in_options("Interrupted at step 3: repeat the command with hydra.run.dir=OUT ckpt=last to go on.")
+    >>> in_options(
+    ...     "Interrupted at step 3: repeat the command with hydra.run.dir=OUT ckpt=last to go on."
+    ... )
     'Interrupted at step 3: give the same command again to go on from the last checkpoint.'
     >>> in_options("trainer.max_steps=0 is not possible; list another in song.target.soundfonts.")
     '--set trainer.max_steps=0 is not possible; list another in --soundfont.'
@@ -91,20 +95,21 @@ def in_options(message: str) -> str:
 
 def _in_option(match: re.Match) -> str:
     with_value, changed, alone = match.groups()
-    if with_value:  # a value of the setting's, which the option may not take
+    if with_value:  # the option may not accept the setting's value
         return f"--set {with_value}"
     name = changed or alone
     return OPTIONS.get(name, f"--set {name}")
 
 
 def changes_in_options(changes: Sequence[str]) -> list[str]:
-    """The differences of two configs, as of `bespoke.training.preflight.changes`, as a user of the command has made them.
+    """Reword differences of two configs, as `bespoke.training.preflight.changes` gives them.
 
-    >>> changes_in_options(["recipe: auto there, draft now", "trainer.max_steps: 10 there, 5 now", "song.excerpt: None there, [1, 2] now"])
+    >>> changes = ["recipe: auto there, draft now", "trainer.max_steps: 10 there, 5 now"]
+    >>> changes_in_options([*changes, "song.excerpt: None there, [1, 2] now"])
     ['--quality: standard there, quick now', '--start and --end: None there, [1, 2] now']
     """
     recipe = next((change for change in changes if change.startswith("recipe: ")), None)
-    if recipe is not None:  # the others that come with it are not of the user's making
+    if recipe is not None:  # its other changes follow from the recipe
         for quality, name in QUALITIES.items():
             recipe = re.sub(rf"\b{name} (there|now)\b", rf"{quality} \1", recipe)
         changes = [recipe, *(change for change in changes if change.startswith("song."))]
@@ -113,7 +118,7 @@ def changes_in_options(changes: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def logged_in_options() -> Iterator[None]:
-    """Whatever Bespoke logs inside the block, to the terminal, to a file or for a report, is in the command's words."""
+    """Reword all that Bespoke logs inside the block, to the terminal, files and reports."""
     make = logging.getLogRecordFactory()
 
     def make_in_options(*arguments, **settings) -> logging.LogRecord:

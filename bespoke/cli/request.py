@@ -200,7 +200,7 @@ def separate(
     finally:
         for job in todo:
             _tidy(job.folder)
-    with _sources(jobs, out / f"{stem}.bespoke-parts" / "stems") as sources:
+    with _sources(jobs, jobs[0].folder.parent / "stems") as sources:
         of = _identity(jobs)
         assert of is not None  # they are all made now
         if wanted:
@@ -335,7 +335,8 @@ def _is_up_to_date(page: Path, published: Published, of: str | None) -> bool:
     known = published.files.get(page.name, {})
     return (
         page.is_file()
-        and known.get("of") == of
+        and "of" in known
+        and known["of"] == of
         and all((page.parent / link).exists() for link in known["links"])
     )
 

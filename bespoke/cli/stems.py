@@ -1,4 +1,4 @@
-"""Stems under their final names: several parts share out what they claim together, and a file is there whole or not at all."""
+"""Final stem files: several parts share what they claim in common, and files are written whole."""
 
 import contextlib
 import json
@@ -19,40 +19,45 @@ from bespoke.evaluation.metrics import ORACLE_WINDOW_SECONDS
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, file_hash, write_json
 
-_LIMITS = {".flac": (655350, 8), ".mp3": (48000, 2)}  # the highest rate in Hz, the most channels
+_LIMITS = {".flac": (655350, 8), ".mp3": (48000, 2)}  # highest rate in Hz, most channels
 _BLOCK_SECONDS = 30
 
 
 def suffix_for(kind: str, recording: Recording) -> str:
-    """What a stem's file name ends in; found before the work whether it can hold the recording.
+    """File name extension of the stems. Checks that the format can hold the recording.
+
+    Args:
+        kind: an extension without the dot, or `same` for the recording's.
+        recording: the recording.
 
     Raises:
-        BespokeError: it cannot, or nothing can write this format.
+        BespokeError: the format cannot hold the recording, or cannot be written.
     """
     suffix = recording.path.suffix.lower() if kind == "same" else f".{kind}"
     highest, most = _LIMITS.get(suffix, (recording.sample_rate, recording.channels))
     if recording.sample_rate > highest or recording.channels > most:
         raise BespokeError(
-            f"{suffix[1:].upper()} holds at most {most} channels at {highest} Hz, the recording has {recording.channels} at"
-            f" {recording.sample_rate} Hz: choose another --format."
+            f"{suffix[1:].upper()} holds at most {most} channels at {highest} Hz, the recording "
+            f"has {recording.channels} at {recording.sample_rate} Hz: choose another --format."
         )
     if suffix not in WRITABLE:
         raise BespokeError(
-            f"Stems cannot be written as {suffix or 'a file without an ending'}: choose --format wav or flac."
+            f"Stems cannot be written as {suffix or 'a file without an ending'}: "
+            "choose --format wav or flac."
         )
     return suffix
 
 
 def check_free(files: Sequence[Path], force: bool, changed: Sequence[Path] = ()) -> None:
-    """Replace nothing unasked.
+    """Check that no file is overwritten unless the user asked for it.
 
     Args:
-        files: that are to be written.
-        force: whether they may be replaced.
-        changed: those of them that are ours, and were changed since.
+        files: files to be written.
+        force: whether existing files may be replaced.
+        changed: those of `files` that this command wrote and somebody has changed since.
 
     Raises:
-        BespokeError: some of the files are there, and `force` is not set.
+        BespokeError: some of the files exist, and `force` is not set.
     """
     there = [str(file) for file in files if file.exists()]
     if there and not force:
@@ -60,25 +65,29 @@ def check_free(files: Sequence[Path], force: bool, changed: Sequence[Path] = ())
         edited = [str(file) for file in changed if file.exists()]
         why = f" ({' and '.join(edited)} changed since this command made it)" if edited else ""
         raise BespokeError(
-            f"{' and '.join(there)} {is_} already there{why}: choose another --out, or replace with --force."
+            f"{' and '.join(there)} {is_} already there{why}: "
+            "choose another --out, or replace with --force."
         )
 
 
 def share(estimates: Tensor, mixture: Tensor, stft: STFT) -> Tensor:
-    """Make separate estimates of the parts of one mixture consistent: together they claim at most what is there.
+    """Make separate estimates of the parts of one mixture consistent.
 
-    Where their magnitudes add up to more than the mixture's, all give way in proportion; elsewhere they stay as they are.
+    Where the magnitudes of the estimates add up to more than the mixture's, all are reduced by the
+    same factor. Elsewhere they do not change.
 
     Args:
         estimates: `[part, channel, time]`.
         mixture: `[channel, time]`.
-        stft: at the signals' rate.
+        stft: transform at the signals' rate.
 
     Returns:
-        The stems, `[part, channel, time]`; what is left of the mixture is the rest.
+        The stems, `[part, channel, time]`. The mixture minus their sum is the rest.
+
+    Two estimates that claim the whole mixture get half of it each:
 
     >>> stft, mixture = STFT(16000), torch.randn(1, 16000)
-    >>> stems = share(torch.stack([mixture, mixture, 0 * mixture]), mixture, stft)    # two want all of it, one nothing
+    >>> stems = share(torch.stack([mixture, mixture, 0 * mixture]), mixture, stft)
     >>> torch.allclose(stems, torch.stack([mixture / 2, mixture / 2, 0 * mixture]), atol=1e-5)
     True
     """
@@ -88,14 +97,16 @@ def share(estimates: Tensor, mixture: Tensor, stft: STFT) -> Tensor:
 
 
 def write_shared(runs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """From the runs of several parts of one recording to stems that add up to it, in blocks, so that length costs no memory.
+    """Combine runs for several parts of one recording into stems that add up to it.
+
+    Works in blocks, so that memory does not depend on the length.
 
     Args:
-        runs: the run's folder of each part, with its `target.wav` and `residual.wav`.
-        folder: for `LABEL.wav` of each part, and for `residual.wav`, which is what they leave of the recording.
+        runs: folder of each part's run, with its `target.wav` and `residual.wav`.
+        folder: gets `LABEL.wav` for each part, and `residual.wav` with the rest of the recording.
 
     Returns:
-        The files, by label; `residual` is the last.
+        The files by label, with `residual` last.
     """
     labels = [*runs, "residual"]
     with contextlib.ExitStack() as stack:
@@ -134,21 +145,22 @@ def publish(
     exact: bool,
     done: Callable[[Path, float], None] = lambda final, gain: None,
 ) -> float:
-    """Put float WAV stems under their final names: all of them, or, if one cannot be written,
-    none that was not there.
+    """Copy float WAV stems to their final names and format.
 
-    What is no float file holds nothing above full scale: where a stem goes above it, all are made
-    softer alike, so that they still add up.
+    If one file cannot be written, new ones written before are removed.
+
+    Formats other than float WAV cannot exceed full scale. If a stem does, all are attenuated by the
+    same gain, so that they still add up.
 
     Args:
         sources: the stems.
-        finals: what they will be called, in the same order.
-        recording: that they are of; its bit depth and tags are theirs.
-        exact: leave them float WAV.
-        done: is told each file that is there, and the gain.
+        finals: their final names, in the same order.
+        recording: the recording, whose bit depth and tags the files get.
+        exact: whether to keep float WAV.
+        done: called with each written file and the gain.
 
     Returns:
-        The gain that all were given.
+        The gain of all stems.
 
     Raises:
         BespokeError: the folder cannot be written, or the disk is full.
@@ -192,8 +204,11 @@ def _publish(
 
 
 def place(source: Path, final: Path) -> None:
-    """Give a file a second name, whole or not at all: a hard link, which takes no room, or a copy
-    where the file system has none or the other folder is on another one."""
+    """Link or copy a file to another name, atomically.
+
+    A hard link needs no space. The file is copied if the file system does not support links, or the
+    folders are on different ones.
+    """
     with atomic_path(final) as temporary:
         temporary.unlink()
         try:
@@ -203,11 +218,12 @@ def place(source: Path, final: Path) -> None:
 
 
 class Published:
-    """What was put under final names, with the hash of each and what it was made of: so that a
-    request knows its own files again, and those that somebody has changed since.
+    """Record of the files that a request wrote, with hashes and sources.
+
+    It lets the request recognize its own files, and those that somebody has changed since.
 
     Args:
-        path: of the JSON file that keeps it.
+        path: JSON file of the record.
     """
 
     def __init__(self, path: Path):
@@ -217,8 +233,14 @@ class Published:
             self.files = json.loads(path.read_text(encoding="utf-8"))
 
     def note(self, file: Path, gain: float = 1.0, *, of: str, links: Sequence[str] = ()) -> None:
-        """Keep that this file, as it is now, was made of these stems, with this gain, and with these
-        links to others."""
+        """Record the current content of a file.
+
+        Args:
+            file: the file.
+            gain: gain of the stem.
+            of: identifies the stems that it was made of.
+            links: other files that it links to.
+        """
         self.files[file.name] = {
             "sha256": file_hash(file),
             "of": of,
@@ -228,12 +250,12 @@ class Published:
         write_json(self.path, self.files)
 
     def is_unchanged(self, file: Path) -> bool:
-        """Whether the file is there as it was made."""
+        """Whether the file exists as it was written."""
         known = self.files.get(file.name)
         return known is not None and file.is_file() and known["sha256"] == file_hash(file)
 
     def is_current(self, file: Path, of: str | None) -> bool:
-        """Whether the file is there as it was made, of these stems."""
+        """Whether the file exists as it was written, and was made of these stems."""
         return self.files.get(file.name, {}).get("of") == of and self.is_unchanged(file)
 
 

@@ -1,46 +1,62 @@
-"""The entry point behind train.py and `bespoke train`: Hydra's, with this package's configs and those of `conf` where it is started.
+"""Entry point of train.py and `bespoke train`.
 
-Nothing heavy is imported before a job begins, so that --help and a misspelt setting are answered at once.
+It runs Hydra with the package's configs and those in `conf` of the current folder. Slow imports are
+left to the job, so that --help and misspelt settings are answered at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import hydra
 from omegaconf import DictConfig
 
 from bespoke.cli.launch import execute, explained, guard, launch, quieten, setting
 from bespoke.utils import processor
+from bespoke.utils.configs import as_dict
+from bespoke.utils.errors import BespokeError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-CONF = (
-    _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-)  # in the wheel, in a checkout
+# In the wheel conf is inside the package, in a checkout next to it.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 OWN_CONF = "conf"
-"""The user's own configs: this folder where the command is started, unless --config-dir names another."""
+"""Folder of the user's own configs in the current folder, unless --config-dir names another."""
 
 
 processor.wait_without_spinning()
-guard()  # here: a launcher's workers import this module to find `run_job`, and load their jobs' configs themselves
+# At import time, because a launcher's workers import this module to find `run_job`, and load the
+# configs of their jobs themselves.
+guard()
 
 
 def run_job(cfg: DictConfig) -> float | None:
-    """One run, in a folder that no other process is writing to."""
-    quieten()  # here too: a launcher may run this in a process of its own
+    """Carry out one run in a folder that no other process writes to."""
+    # Here too, because a launcher may run this in another process.
+    quieten()
     from hydra.core.hydra_config import HydraConfig
 
     from bespoke.training import run
     from bespoke.training.preflight import hold
     from bespoke.utils.memory import keep_freed_memory
 
-    quieten()  # again: Lightning sets its level when it is imported
+    quieten()  # again, because Lightning sets its log level when it is imported
     keep_freed_memory()
-    with hold(Path(HydraConfig.get().runtime.output_dir)):
+    hydra_config = HydraConfig.get()
+    folder = as_dict(cast(DictConfig, hydra_config.runtime), resolve=False)["output_dir"]
+    if "${" in folder:  # Hydra would take another
+        raise BespokeError(
+            f"The folder {folder} has ${{ in its name, which stands for a setting:"
+            " set hydra.run.dir to another."
+        )
+    if hydra_config.job.chdir:  # a relative path is one from where the command was started
+        os.chdir(hydra_config.runtime.cwd)
+    with hold(Path(hydra_config.runtime.output_dir)):
         return run.train(cfg)
 
 
-# Not as a decorator: that would take the name by which workers find the function.
+# Not used as a decorator, because workers find `run_job` by its name.
 job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)
 
 
@@ -51,20 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(arguments: Sequence[str]) -> None:
-    """The same, for a program: what is for the user is raised.
+    """Run train.py's command line from a program, and raise errors instead of printing them.
 
     Raises:
-        BespokeError: something the user can put right.
-        Interrupted: by Ctrl-C; the run can go on.
+        BespokeError: an error that the user can correct.
+        Interrupted: the run was interrupted by Ctrl-C, and can be resumed.
     """
     execute(job, _command_line(__file__, arguments))
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """The config of a command line, without running it.
+    """Compose the config of a command line without running it.
 
     Raises:
-        BespokeError: there is no such setting or choice.
+        BespokeError: a setting or choice does not exist.
     """
     own = (
         [setting("hydra.searchpath", [f"file://{Path(OWN_CONF).resolve()}"])]
@@ -76,7 +92,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
-    """`sys.argv` for Hydra, with the user's own configs on its search path; those of the same name in the package come first."""
+    """`sys.argv` for Hydra, with the user's configs on its search path.
+
+    Of configs with the same name, the package's take precedence.
+    """
     named = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
     return [
         program,
@@ -95,6 +114,6 @@ def _has_own_conf() -> bool:
 
 
 if __name__ == "__main__":
-    from bespoke.cli import train as importable  # workers cannot find what belongs to __main__
+    from bespoke.cli import train as importable  # workers cannot import from __main__
 
     sys.exit(importable.main())

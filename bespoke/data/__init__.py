@@ -1,1 +1,1 @@
-"""Songs, and the endless stream of training mixes that resemble one."""
+"""Songs, and streams of training mixes that resemble one."""

@@ -1,12 +1,14 @@
-"""Augmentation policies: what is drawn afresh for each mix, and how effects are applied exactly as drawn.
+"""Augmentation policies: what is drawn for each mix, and how effects are applied as drawn.
 
-`Policy.sample(rng)` draws everything; applying is deterministic. Effects are audiomentations transforms. Those draw from Python's and
-NumPy's global generators, in part while they are applied, so each drawn effect carries a seed: `Effect.apply` seeds the global
-generators with it, applies the transform and puts the generators back.
+`Policy.sample(rng)` draws all parameters; applying them is deterministic. Effects are
+audiomentations transforms. These use the global generators of Python and NumPy, in part while they
+are applied. Each drawn effect therefore has a seed: `Effect.apply` seeds the global generators with
+it, applies the transform, and restores the generators.
 """
 
 import contextlib
 import copy
+import io
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from scipy.signal import fftconvolve
 from bespoke.utils.errors import BespokeError, one_sentence
 
 MAX_GAIN_DB = 120
-# On the mix, an effect must leave it the sum of its parts. These do the same to the parts as to their sum ...
+# An effect on the mix must keep it the sum of its parts. Linear effects are applied to each part.
 LINEAR = {
     "AirAbsorption",
     "BandPassFilter",
@@ -36,8 +38,8 @@ LINEAR = {
     "PolarityInversion",
     "SevenBandParametricEQ",
 }
-# ... and what these add is background.
 MOVES_TIME = {"RepeatPart", "Reverse", "Shift", "TimeStretch"}
+# What a noise effect adds is part of the background.
 NOISE = {
     "AddBackgroundNoise",
     "AddColorNoise",
@@ -49,7 +51,7 @@ NOISE = {
 
 @dataclass(frozen=True)
 class CompressorParams:
-    """One setting of the compressor; see `bespoke.audio.compressor.compressor_gain`."""
+    """Settings of the compressor; see `bespoke.audio.compressor.compressor_gain`."""
 
     ratio: float
     threshold_db: float = -18.0
@@ -60,7 +62,7 @@ class CompressorParams:
 
 @dataclass(frozen=True)
 class EffectParams:
-    """A drawn effect: which, and the seed of its parameters."""
+    """A drawn effect, and the seed of its parameters."""
 
     effect: "Effect"
     seed: int
@@ -72,7 +74,7 @@ class EffectParams:
 
 @dataclass(frozen=True)
 class MixParams:
-    """Everything that is drawn for one mix; the defaults change nothing."""
+    """Everything drawn for one mix. The defaults change nothing."""
 
     target_gain_db: float = 0.0
     background_gain_db: float = 0.0
@@ -84,7 +86,15 @@ class MixParams:
     def describe(
         self, target: np.ndarray, background: np.ndarray, sample_rate: int
     ) -> dict[str, Any]:
-        """Plain values for logs: gains in dB, the compressor's ratio, and each effect's parameters on these signals `[channel, time]`."""
+        """Plain values for logs.
+
+        Args:
+            target, background: `[channel, time]`; some effects' parameters depend on the signal.
+            sample_rate: in Hz.
+
+        Returns:
+            Gains in dB, the compressor's ratio, and the parameters of each effect.
+        """
         signals = {"target": target, "background": background, "mix": target + background}
         effects = {
             f"{role}_effects": {
@@ -105,33 +115,32 @@ class MixParams:
 
 
 class Effect:
-    """An audiomentations transform whose randomness is a seed.
+    """An audiomentations transform with a seed as its only randomness.
 
     Args:
         name: for logs and messages.
-        transform: any waveform transform, or a `OneOf`, `SomeOf` or `Compose` of them; its `p` is the share of mixes that get it.
+        transform: a waveform transform, or a `OneOf`, `SomeOf` or `Compose` of such transforms. Its
+            `p` is the share of mixes to which it is applied.
     """
 
     def __init__(self, name: str, transform: BaseWaveformTransform):
         self.name = name
         self.probability = transform.p
-        self.transform = copy.deepcopy(
-            transform
-        )  # its state is ours: others may use the same object
-        self.transform.p = 1.0  # whether it is applied is drawn by the policy
+        self.transform = copy.deepcopy(transform)  # transforms have state
+        self.transform.p = 1.0  # the policy draws whether the effect is applied
 
     @property
     def kind(self) -> str:
-        """The transform's class name, which says whether it is linear or noise."""
+        """Class name of the transform, which determines whether it is linear or noise."""
         return type(self.transform).__name__
 
     @property
     def moves_time(self) -> bool:
-        """Whether what is heard at one moment is then heard at another."""
+        """Whether the effect moves sound in time."""
         return any(type(transform).__name__ in MOVES_TIME for transform in _single(self.transform))
 
     def apply(self, waveform: np.ndarray, seed: int, sample_rate: int) -> np.ndarray:
-        """Apply the transform with the parameters that `seed` gives, deterministically.
+        """Apply the transform with the parameters that follow from `seed`.
 
         Args:
             waveform: `[channel, time]`, float32; not changed.
@@ -139,7 +148,8 @@ class Effect:
             sample_rate: in Hz.
 
         Returns:
-            float32 `[channel, time]`, of the same shape: what a transform makes longer is cut, what it makes shorter padded.
+            float32 `[channel, time]` of the same shape. A longer result is cut, a shorter one
+            padded with zeros.
         """
         mono = len(waveform) == 1
         with _global_seed(seed):
@@ -150,11 +160,9 @@ class Effect:
         return np.pad(changed, ((0, 0), (0, waveform.shape[-1] - changed.shape[-1])))
 
     def parameters(self, waveform: np.ndarray, seed: int, sample_rate: int) -> dict[str, Any]:
-        """The parameters that `seed` gives on this waveform, as audiomentations names them."""
+        """Parameters that follow from `seed` for this waveform, as audiomentations names them."""
         self.apply(waveform, seed, sample_rate)
-        drawn = getattr(
-            self.transform, "parameters", {}
-        )  # a OneOf or Compose keeps none of its own
+        drawn = getattr(self.transform, "parameters", {})  # OneOf and Compose have none
         return {
             key: value
             for key, value in drawn.items()
@@ -163,17 +171,22 @@ class Effect:
 
 
 class Policy:
-    """An augmentation policy: the ranges from which each mix's parameters are drawn.
+    """An augmentation policy: the ranges from which the parameters of each mix are drawn.
 
-    The default draws nothing: 0 dB, no compression, no effects. The mix is peak-normalized under every policy.
+    The default has gains of 0 dB, no compression and no effects. Mixes are peak-normalized under
+    every policy.
 
     Args:
-        target_gain_db, background_gain_db: uniform range of the gain in dB, the lower end first, within 120 dB of 0.
-        compressor: `ratios` to draw from, and the fixed settings of `CompressorParams`; None for no compression.
-        target, background, mix: effects by name, applied in this order to the target, the background or both parts of the mix.
+        target_gain_db, background_gain_db: lower and upper end of the gain in dB, drawn uniformly;
+            at most 120 dB from 0.
+        compressor: `ratios`, of which one is drawn, and fixed settings of `CompressorParams`. None:
+            no compression.
+        target, background, mix: effects by name, applied in this order to the target, the
+            background, or both parts of the mix.
 
     Raises:
-        BespokeError: a setting is out of range, or an effect on the mix is neither linear nor noise, so that the label would be wrong.
+        BespokeError: a setting is out of range, or an effect on the mix is neither linear nor
+            noise, so that the parts would no longer add up to the mix.
     """
 
     def __init__(
@@ -195,39 +208,48 @@ class Policy:
         for effect in self.mix:
             if effect.kind not in LINEAR | NOISE:
                 raise BespokeError(
-                    f"aug.mix.{effect.name}: {effect.kind} would make the mix no longer the sum of target and background;"
-                    f" move it to aug.target or aug.background, or use one of {', '.join(sorted(LINEAR | NOISE))}."
+                    f"aug.mix.{effect.name}: {effect.kind} would make the mix no longer the sum of "
+                    "target and background; move it to aug.target or aug.background, or use one of "
+                    f"{', '.join(sorted(LINEAR | NOISE))}."
                 )
 
     @property
     def moves_time(self) -> bool:
-        """Whether an effect moves the target in time, away from its notes."""
+        """Whether an effect moves the target in time relative to its notes."""
         return any(effect.moves_time for effect in (*self.target, *self.mix))
 
     def check(self, sample_rate: int) -> None:
-        """Apply every effect to a second of noise: many look at their settings only then.
+        """Apply every effect to a second of noise, because many check their settings only then.
 
         Args:
             sample_rate: of the mixes, in Hz.
 
         Raises:
-            BespokeError: one cannot be applied, or leaves no sound that can be trained on.
+            BespokeError: an effect cannot be applied, or its result is not finite.
         """
         noise = np.random.default_rng(0).normal(0, 0.1, (1, sample_rate)).astype(np.float32)
         for role in ("target", "background", "mix"):
             for effect in getattr(self, role):
                 name = f"aug.{role}.{effect.name}"
                 try:
-                    with np.errstate(all="ignore"):
+                    # Where a library is missing, some print what is said below.
+                    with np.errstate(all="ignore"), contextlib.redirect_stderr(io.StringIO()):
                         is_finite = np.isfinite(effect.apply(noise, 0, sample_rate)).all()
-                except Exception as error:  # a library's, of any kind
+                except ModuleNotFoundError as error:
+                    raise BespokeError(
+                        f"{name} needs {error.name}, which is not installed: pip install"
+                        f" 'audiomentations[extras]' {error.name}, or leave it out."
+                    ) from error
+                except Exception as error:  # transforms raise exceptions of all kinds
                     reason = one_sentence(error).rstrip(".")
                     raise BespokeError(
-                        f"{name} cannot be applied at {sample_rate} Hz ({reason}): change its settings."
+                        f"{name} cannot be applied at {sample_rate} Hz ({reason}): "
+                        "change its settings."
                     ) from error
                 if not is_finite:
                     raise BespokeError(
-                        f"{name} makes samples that are no numbers at {sample_rate} Hz: change its settings."
+                        f"{name} makes samples that are no numbers at {sample_rate} Hz: "
+                        "change its settings."
                     )
 
     def sample(self, rng: np.random.Generator) -> MixParams:
@@ -245,12 +267,15 @@ class Policy:
 
 
 class DecayingNoiseReverb(BaseWaveformTransform):
-    """A room as exponentially decaying white noise, drawn afresh each time; linear, so that it may be used on the mix.
+    """Reverberation by exponentially decaying white noise, drawn for each mix.
+
+    It is linear, so it can be used on the mix.
 
     Args:
-        min_decay_seconds, max_decay_seconds: range of the time in which the reverberation falls by 60 dB.
-        min_wet_db, max_wet_db: range of the reverberation's energy relative to the direct sound's.
-        p: share of the mixes that get it.
+        min_decay_seconds, max_decay_seconds: range of the time in which the reverberation decays by
+            60 dB.
+        min_wet_db, max_wet_db: range of the reverberation's energy relative to the direct sound.
+        p: share of mixes to which it is applied.
     """
 
     supports_multichannel = True
@@ -293,7 +318,7 @@ class DecayingNoiseReverb(BaseWaveformTransform):
 
 
 def _single(transform: Any) -> Iterator[Any]:
-    """A transform, or those that a `OneOf`, `SomeOf` or `Compose` is made of."""
+    """The transform itself, or the transforms inside a `OneOf`, `SomeOf` or `Compose`."""
     parts = getattr(transform, "transforms", None)
     if parts is None:
         yield transform
@@ -313,7 +338,10 @@ def _range(value: Sequence[float], name: str) -> tuple[float, float]:
 
 
 def _compressor(settings: Mapping[str, Any] | None) -> tuple[list[float], dict[str, float]]:
-    """The ratios to draw from, and all else of `CompressorParams`; no ratios where there is no compression."""
+    """Ratios to draw from, and the other settings of `CompressorParams`.
+
+    There are no ratios if there is no compression.
+    """
     if not settings:
         return [], {}
     known = {"ratios", *(field.name for field in fields(CompressorParams))} - {"ratio"}
@@ -328,13 +356,15 @@ def _compressor(settings: Mapping[str, Any] | None) -> tuple[list[float], dict[s
         _is_number(ratio) and 1 <= ratio <= 1e6 for ratio in ratios
     ):
         raise BespokeError(
-            f"aug.compressor.ratios={ratios} is not possible: give a list of numbers, each at least 1."
+            f"aug.compressor.ratios={ratios} is not possible: "
+            "give a list of numbers, each at least 1."
         )
     for name, value in fixed.items():
         lowest, highest = (-MAX_GAIN_DB, 0) if name == "threshold_db" else (0, 60_000)
         if not (_is_number(value) and lowest <= value <= highest):
             raise BespokeError(
-                f"aug.compressor.{name}={value} is not possible: give a number from {lowest} to {highest}."
+                f"aug.compressor.{name}={value} is not possible: "
+                f"give a number from {lowest} to {highest}."
             )
     return [float(ratio) for ratio in ratios], fixed
 
@@ -347,13 +377,14 @@ def _effects(effects: Mapping[str, BaseWaveformTransform] | None, role: str) -> 
     for name, transform in (effects or {}).items():
         if not callable(transform) or not hasattr(transform, "p"):
             raise BespokeError(
-                f"aug.{role}.{name} is not an effect: give it a _target_ such as audiomentations.LowPassFilter."
+                f"aug.{role}.{name} is not an effect: "
+                "give it a _target_ such as audiomentations.LowPassFilter."
             )
     return [Effect(name, transform) for name, transform in (effects or {}).items()]
 
 
 def _draw(effects: Sequence[Effect], rng: np.random.Generator) -> tuple[EffectParams, ...]:
-    # A seed is drawn for every effect, applied or not, so that changing one effect's share leaves the draws of the others as they are.
+    # Drawing a seed for every effect, applied or not, keeps draws independent of other effects' p.
     draws = [
         (effect, rng.random() < effect.probability, int(rng.integers(2**32))) for effect in effects
     ]
@@ -365,7 +396,7 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
-    """Seed Python's and NumPy's global generators for the block and put them back afterwards."""
+    """Seed the global generators of Python and NumPy inside the block and restore them after it."""
     with _lock:
         python_state, numpy_state = random.getstate(), np.random.get_state()
         random.seed(seed)

@@ -1,7 +1,8 @@
-"""What the target is mixed with.
+"""Backgrounds that the target is mixed with.
 
-A background draws where a segment comes from (`sample`, random) and cuts it out (`segment`, deterministic). All are mono `[1, time]` at the
-model's rate and are brought to the same level as the target, so that the drawn gains mean the same for every song.
+A background draws the position of a segment (`sample`, random) and returns the segment (`segment`,
+deterministic). All backgrounds are mono `[1, time]` at the model's rate. They are normalized to the
+target's level, so that gains mean the same for every song.
 """
 
 import math
@@ -19,20 +20,20 @@ from bespoke.data.song import Song, locate
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import existing
 
-LEVEL = 0.1  # -20 dBFS: the RMS of every track, while it plays, before the drawn gains
+LEVEL = 0.1  # RMS of every track while it plays, before the drawn gains (-20 dBFS)
 NO_ESTIMATE = (
     "background=residual needs a first estimate of the target: set model=score_unet and align=true."
 )
 NO_OTHERS = (
-    "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, or take background=mixture,"
-    " or background.weights.synth=0 with background=mixed."
+    "background=synth needs the other parts: set song.others to 'rest' or to a list of scores, "
+    "or take background=mixture, or background.weights.synth=0 with background=mixed."
 )
 AUDIO_ENDINGS = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".m4a", ".aac"}
 
 
 @dataclass(frozen=True)
 class BackgroundDraw:
-    """Where a background segment comes from: which background, which tracks of it, and the first sample."""
+    """Origin of a background segment: the background, its tracks, and the first sample."""
 
     source: str
     tracks: tuple[int, ...]
@@ -40,7 +41,7 @@ class BackgroundDraw:
 
 
 class Background(Protocol):
-    """What every background can do.
+    """Interface of a background.
 
     Attributes:
         uses_others: whether it plays the song's other parts.
@@ -49,10 +50,13 @@ class Background(Protocol):
     uses_others: bool
 
     def sample(self, rng: np.random.Generator, target_start: int, samples: int) -> BackgroundDraw:
-        """Draw a segment of `samples` to go with the target's segment at `target_start`."""
+        """Draw the position of a segment of `samples`, for a target that starts at `target_start`.
+
+        `target_start` is in samples.
+        """
 
     def segment(self, draw: BackgroundDraw, samples: int) -> np.ndarray:
-        """Cut the drawn segment, float32 `[1, samples]`."""
+        """The drawn segment, float32 `[1, samples]`."""
 
 
 def level(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -62,7 +66,7 @@ def level(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def cut(waveform: np.ndarray, start: int, samples: int) -> np.ndarray:
-    """`waveform[:, start : start + samples]` with zeros where that reaches beyond either end."""
+    """`waveform[:, start : start + samples]`, with zeros beyond both ends of the waveform."""
     first, last = max(start, 0), min(start + samples, waveform.shape[-1])
     if last - first == samples:
         return waveform[:, first:last]
@@ -73,13 +77,16 @@ def cut(waveform: np.ndarray, start: int, samples: int) -> np.ndarray:
 
 
 def draw_start(rng: np.random.Generator, length: int, samples: int) -> int:
-    """Draw the first sample of a segment anywhere in a track, or, if that is shorter, so that the segment holds all of it."""
+    """Draw the first sample of a segment, uniformly.
+
+    The segment lies inside the track or, if it is longer, contains the whole track.
+    """
     slack = length - samples
     return int(rng.integers(min(slack, 0), max(slack, 0) + 1))
 
 
 class MixtureBackground:
-    """The recording itself (section 3.1)."""
+    """The recording itself (PAPER section 3.1)."""
 
     source = "mixture"
     uses_others = False
@@ -95,10 +102,12 @@ class MixtureBackground:
 
 
 class ResidualBackground(MixtureBackground):
-    """The recording without the target, as far as an estimate of it goes, at the level that it has beside that estimate.
+    """The recording minus an estimate of the target.
+
+    Its level relative to the target is that of the residual relative to the estimate.
 
     Raises:
-        BespokeError: there is no estimate, because the run's network does not use the score.
+        BespokeError: there is no estimate, because the network does not use the score.
     """
 
     source = "residual"
@@ -113,15 +122,16 @@ class ResidualBackground(MixtureBackground):
 
 
 class SynthBackground:
-    """The other parts, synthesized; one of its patches is drawn for each part and mix (section 3.2).
+    """The other parts, synthesized (PAPER section 3.2). A patch is drawn for each part and mix.
 
     Args:
         song: with its `others`.
         sample_rate: of the mixes, in Hz.
-        in_time: whether the other parts play at the target's place in the score (as in "created mixes" of the score), or anywhere.
+        in_time: whether the other parts play at the target's position in the score (the mixes are
+            then passages of the piece) or at any position.
 
     Raises:
-        BespokeError: the song names no other parts.
+        BespokeError: the song has no other parts.
     """
 
     uses_others = True
@@ -131,7 +141,7 @@ class SynthBackground:
             raise BespokeError(NO_OTHERS)
         voices = [voice.render(sample_rate) for voice in song.others]
         self.length = max(renders[0].shape[-1] for renders in voices)
-        # The patches of one part sound equally loud; the balance between the parts is that of their first patches.
+        # All patches of a part are equally loud; the parts are balanced as their first patches are.
         loudness = [active_rms(renders[0], sample_rate) for renders in voices]
         voices = [
             [level(render, sample_rate) * np.float32(loud) for render in renders]
@@ -169,10 +179,10 @@ def song_background(song: Song, sample_rate: int, in_time: bool = True) -> Backg
 
 
 class AudioBackground:
-    """Other audio: files, or folders that are searched for them. All of it is held in memory at the model's rate.
+    """Other audio files, or all audio in folders, kept in memory at the model's rate.
 
     Raises:
-        BespokeError: there is no audio there, or a file cannot be read.
+        BespokeError: there is no audio, or a file cannot be read.
     """
 
     uses_others = False
@@ -199,15 +209,15 @@ class AudioBackground:
 
 
 class MixedBackground:
-    """Several backgrounds, one of which is drawn for each mix.
+    """Several backgrounds, of which one is drawn for each mix.
 
     Args:
-        song, sample_rate: handed on to each.
-        weights: how often each is drawn, in proportion; one with weight 0 is not made.
-        **backgrounds: what makes each, by name.
+        song, sample_rate: passed to each background.
+        weights: relative probability of each background. One with weight 0 is not constructed.
+        **backgrounds: constructors of the backgrounds, by name.
 
     Raises:
-        BespokeError: the weights don't fit the backgrounds.
+        BespokeError: the weights do not match the backgrounds.
     """
 
     def __init__(
@@ -234,15 +244,15 @@ class MixedBackground:
 
 
 def check_background(make: partial, has_others: bool, has_estimate: bool) -> None:
-    """Find what a background cannot be made of, before there is a song.
+    """Check before a song is loaded that a background has what it needs.
 
     Args:
-        make: what is to make it, of a song and a sample rate.
-        has_others: whether the song is to have other parts.
-        has_estimate: whether it is to have an estimate of the target.
+        make: constructor of the background, which takes a song and a sample rate.
+        has_others: whether the song will have other parts.
+        has_estimate: whether it will have an estimate of the target.
 
     Raises:
-        BespokeError: it lacks something.
+        BespokeError: something is missing.
     """
     kind, settings = make.func, make.keywords
     if kind is MixedBackground:
@@ -260,10 +270,10 @@ def check_background(make: partial, has_others: bool, has_estimate: bool) -> Non
 
 
 def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files, and all audio in the folders, of `background.paths`.
+    """Audio files of `background.paths`: the files themselves, and all in the folders.
 
     Raises:
-        BespokeError: there is none, or a path leads nowhere.
+        BespokeError: there are none, or a path does not exist.
     """
     listed: Sequence[Any] = paths if isinstance(paths, list | tuple) else [paths]
     files: list[Path] = []
@@ -277,7 +287,8 @@ def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     if not files:
         where = f" in {', '.join(map(str, listed))}" if listed else ""
         raise BespokeError(
-            f"background=audio found no audio{where}: set background.paths to files or folders with audio."
+            f"background=audio found no audio{where}: "
+            "set background.paths to files or folders with audio."
         )
     return files
 
@@ -288,5 +299,6 @@ def _check_weights(weights: Mapping[str, float], names: Collection[str]) -> None
     )
     if not numbers or set(weights) - set(names) or not sum(weights.values()):
         raise BespokeError(
-            f"background.weights must be numbers from 0 for some of {', '.join(sorted(names))}, not {dict(weights)}."
+            f"background.weights must be numbers from 0 for some of {', '.join(sorted(names))}, "
+            f"not {dict(weights)}."
         )

@@ -1,4 +1,4 @@
-"""From a target, a background and drawn parameters to a mix whose parts add up to it."""
+"""Mixing of target and background with drawn parameters. The parts add up to the mixture."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ MAX_RESTORED_GAIN = 10 ** (12 / 20)
 
 @dataclass(frozen=True)
 class Mix:
-    """A training example: `mixture == target + background`, each float32 `[channel, time]`."""
+    """A training example with `mixture == target + background`, each float32 `[channel, time]`."""
 
     mixture: np.ndarray
     target: np.ndarray
@@ -27,19 +27,24 @@ def mix(
     sample_rate: int,
     label: str = "wet",
 ) -> Mix:
-    """Mix deterministically as drawn (section 3): effects, gains, sum, compression, effects on the mix, peak normalization.
+    """Mix target and background with given parameters (PAPER section 3).
 
-    The compressor's gain curve comes from the sum and is applied to both parts, so that they still add up to the mixture.
+    The steps are effects and gains on each part, sum, compression, effects on the mix, and peak
+    normalization. The compressor's gain curve is computed from the sum and applied to both parts,
+    so that they still add up to the mixture.
 
     Args:
         target, background: float32 `[channel, time]` of one shape; not changed.
-        params: what `Policy.sample` drew.
+        params: drawn by `Policy.sample`.
         sample_rate: in Hz.
-        label: `wet`: the target as it is in the mix; `dry`: as it was before compression (the background is then all the rest).
+        label: `wet`: the target is as it sounds in the mix. `dry`: the target is as before
+            compression, and the background is the rest.
 
     Returns:
-        The mix, its mixture's peak at 1 (a silent mix stays silent).
+        The mix, with the mixture's peak at 1. A silent mix stays silent.
 
+    Raises:
+        ValueError: `label` is neither `wet` nor `dry`.
     >>> tone = np.full((1, 4), 0.25, np.float32)
     >>> mix(tone, 3 * tone, MixParams(), 16000).target.tolist()
     [[0.25, 0.25, 0.25, 0.25]]
@@ -71,14 +76,15 @@ def mix(
 
 
 def _chain(waveform: np.ndarray, effects: tuple[EffectParams, ...], sample_rate: int) -> np.ndarray:
-    """Apply effects to one part and restore its level, so that the drawn gain is what decides how loud it is."""
+    """Apply effects to one part and restore its level, so that the drawn gain determines it."""
     if not effects:
         return waveform
     changed = waveform
     for drawn in effects:
         changed = drawn.apply(changed, sample_rate)
     power, changed_power = np.square(waveform).mean(), np.square(changed).mean()
-    # An effect in time can move nearly all of the sound out of the segment; what little is left must not be blown up to its level.
+    # An effect in time can move most of the sound out of the segment. The small rest must not be
+    # amplified to the original level.
     return (
         changed * np.float32(min(np.sqrt(power / changed_power), MAX_RESTORED_GAIN))
         if changed_power > 0

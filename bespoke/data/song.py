@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 import pretty_midi
 
-from bespoke.audio.dsp import resample
+from bespoke.audio.dsp import opposed, peak, resample, seen
 from bespoke.audio.io import Recording, open_audio
 from bespoke.score.crop import choose_spans, take_audio, take_notes
-from bespoke.score.midi import Part, choose_part, read_score, without_key_switches
+from bespoke.score.midi import (
+    Part,
+    choose_part,
+    choose_parts,
+    merged,
+    read_score,
+    without_key_switches,
+)
 from bespoke.score.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import file_hash
@@ -39,10 +46,12 @@ class Voice:
     Attributes:
         part: its notes.
         patches: at least one.
+        tuning_cents: how much sharper than A4 = 440 Hz it is played.
     """
 
     part: Part
     patches: tuple[Patch, ...]
+    tuning_cents: float = 0.0
 
     def render(self, sample_rate: int) -> list[np.ndarray]:
         """One mono waveform `[1, time]` for each patch, all of one length.
@@ -50,7 +59,9 @@ class Voice:
         Raises:
             BespokeError: a patch gives silence.
         """
-        renders = [render(self.part.notes, patch, sample_rate) for patch in self.patches]
+        renders = [
+            render(self.part.notes, patch, sample_rate, self.tuning_cents) for patch in self.patches
+        ]
         for patch, waveform in zip(self.patches, renders, strict=True):
             if is_silent(waveform):
                 raise BespokeError(
@@ -73,13 +84,17 @@ class Song:
         sample_rate: of the mixture, in Hz.
         target: the part to separate, or None where `target_audio` is given.
         target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
-        others: the other parts, where they are known.
+        others: the other parts, where they are known. Only the pitched ones where a run chose them
+            itself (`others: auto`).
         reference: the true target `[channel, time]` of the recording's shape, for metrics only, or None.
         estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
         source: the recording's file.
-        background: what the paper mixes the target with: `mixture`, the recording itself, or `synth`, the other parts.
+        background: what the paper mixes the target with: `mixture`, the recording itself, or
+            `synth`, the other parts.
+        view: weights of the channels in whose sum the target is looked for, see
+            `bespoke.audio.dsp.seen`.
     """
 
     name: str
@@ -94,6 +109,7 @@ class Song:
     source: Recording
     estimate: np.ndarray | None = None
     background: str = "mixture"
+    view: tuple[float, ...] | None = None
 
     @classmethod
     def load(cls, config: Mapping[str, Any], working_rate: int = 22050) -> "Song":
@@ -116,7 +132,7 @@ class Song:
             )
         files: dict[str, Path] = {}
         source, reference_file = _open_recording(config, files)
-        mixture, sample_rate = hold(source, working_rate)
+        mixture, sample_rate, view = _hold_seen(source, working_rate)
         reference = None
         if reference_file is not None:
             reference = _read_reference(reference_file, source, mixture, sample_rate)
@@ -134,6 +150,7 @@ class Song:
             {role: file_hash(path) for role, path in files.items()},
             source,
             background=config.get("background") or "mixture",
+            view=view,
         )
 
     @property
@@ -205,13 +222,13 @@ class Song:
         return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
 
     def render_estimate(self, sample_rate: int) -> np.ndarray:
-        """The first estimate's channel mean at `sample_rate`, `[1, time]`."""
+        """The first estimate's channels as one, in the song's view, at `sample_rate`, `[1, time]`."""
         assert self.estimate is not None
-        return resample(self.estimate.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+        return resample(seen(self.estimate, self.view), self.sample_rate, sample_rate)
 
     def render_mixture(self, sample_rate: int) -> np.ndarray:
-        """The recording's channel mean at `sample_rate`, `[1, time]`."""
-        return resample(self.mixture.mean(axis=0, keepdims=True), self.sample_rate, sample_rate)
+        """The recording's channels as one, in the song's view, at `sample_rate`, `[1, time]`."""
+        return resample(seen(self.mixture, self.view), self.sample_rate, sample_rate)
 
 
 def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:
@@ -322,14 +339,25 @@ def _open_recording(
         raise BespokeError(
             f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
         )
-    peak, mono_peak = source.levels()
-    if peak == 0:
-        raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
-    if mono_peak < 1e-4 * peak:
-        raise BespokeError(
-            f"The channels of {files['mixture']} cancel each other: invert one of them."
-        )
     return source, reference and reference.cut(start, end)
+
+
+def _hold_seen(
+    source: Recording, working_rate: int
+) -> tuple[np.ndarray, int, tuple[float, ...] | None]:
+    """The recording in memory, its rate in Hz, and the view of its channels.
+
+    Raises:
+        BespokeError: it is silent, or its channels cancel each other.
+    """
+    loudest, _ = source.levels()
+    if loudest == 0:
+        raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+    mixture, sample_rate = hold(source, working_rate)
+    view = opposed(mixture)
+    if peak(seen(mixture, view)) < 1e-4 * loudest:
+        raise BespokeError(f"The channels of {source.path} cancel each other: invert one of them.")
+    return mixture, sample_rate, view
 
 
 def _open_reference(path: Path, source: Recording) -> Recording:
@@ -367,10 +395,11 @@ def _load_target(
         return None, hold(open_audio(files["audio"], "rendered target"), working_rate), []
     files["score"] = locate(target["score"])
     parts = read_score(files["score"])
-    part = chosen = choose_part(parts, target.get("instrument"), files["score"])
+    chosen = choose_parts(parts, target.get("instrument"), files["score"])
+    part = whole = merged(chosen)
     if not part.is_drum:
         part = replace(part, notes=without_key_switches(part.notes))
-        if dropped := len(chosen.notes) - len(part.notes):
+        if dropped := len(whole.notes) - len(part.notes):
             log.info(
                 "%d notes of the score are so low that they must be key switches: they are left out.",
                 dropped,
@@ -383,7 +412,7 @@ def _load_target(
         )
         patches = None
     voice = Voice(part, _patches(patches, target.get("soundfonts"), part, "song.target"))
-    return voice, None, [one for one in parts if one is not chosen]
+    return voice, None, [part for part in parts if all(part is not one for one in chosen)]
 
 
 def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:
@@ -450,6 +479,12 @@ def _others(
 ) -> tuple[Voice, ...]:
     if others is None:
         return ()
+    if others == "auto":
+        return tuple(
+            Voice(part, _patches(_pair(part), None, part, "song.others"))
+            for part in rest
+            if not part.is_drum
+        )
     if others == "rest":
         if target is None:
             raise BespokeError(
@@ -463,7 +498,9 @@ def _others(
             Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest
         )
     if not isinstance(others, Sequence) or isinstance(others, str):
-        raise BespokeError("song.others must be 'rest' or a list of {score, instrument, patches}.")
+        raise BespokeError(
+            "song.others must be auto, rest, null or a list of {score, instrument, patches}."
+        )
     voices = []
     for index, other in enumerate(others):
         where = f"song.others[{index}]"

@@ -1,6 +1,7 @@
-"""The endless stream of fresh mixes, and its Lightning data module.
+"""Endless stream of training mixes, and its Lightning data module.
 
-Batch k is batch k: each is a function of (seed, k) alone, whatever the number of workers and wherever the stream starts.
+Each batch depends only on the seed and the batch index, whatever the number of workers and wherever
+the stream starts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +22,14 @@ from bespoke.data.mixer import Mix, mix
 from bespoke.score.midi import Note, perturb, shift
 from bespoke.utils.errors import BespokeError
 
-TRAIN, VALIDATION = 0, 1  # two streams of one seed that share no batch
+TRAIN, VALIDATION = 0, 1  # streams of one seed without common batches
 _GRID_SECONDS = 0.01
 _SILENCE_DB = -40.0
 
 
 @dataclass(frozen=True)
 class ExampleDraw:
-    """Everything random about one training example."""
+    """Everything drawn for one training example."""
 
     patch: int
     start: int
@@ -38,25 +39,33 @@ class ExampleDraw:
 
 
 class MixStream(IterableDataset):
-    """Fresh mixes, batch by batch, without end.
+    """Endless stream of batches of training mixes.
+
+    Iterating yields every `stride`-th batch from batch `start` on, as a dictionary:
+
+    - `mixture`, `target`, `background`: float32 `[batch, 1, time]`
+    - `index`: index of the batch
+    - `features`: input of a network that uses the score, if requested
 
     Args:
-        targets: the target's waveforms `[1, time]`, one for each patch.
-        background: draws and cuts background segments.
+        targets: waveforms of the target `[1, time]`, one per patch.
+        background: provides background segments.
         policy: the augmentation.
-        sample_rate: of all of them, in Hz.
+        sample_rate: of all signals, in Hz.
         segment_seconds: length of each mix.
-        batch_size: mixes in a batch.
-        seed: of the stream.
-        silent_share: share of the segments that are drawn where the target is silent (40 dB below its level), if it is anywhere.
+        batch_size: number of mixes per batch.
+        seed: seed of the stream.
+        silent_share: share of segments drawn from where the target is silent (40 dB below its
+            level), if there are such places.
         label: see `bespoke.data.mixer.mix`.
         stream: TRAIN or VALIDATION.
-        notes: the target's, in seconds of its waveforms, for a network that uses the score. It is given them with the errors of an
-            alignment, drawn for each mix, so that it does not rely on them blindly.
-        features: makes what such a network sees of a mix and its notes.
+        notes: notes of the target, in seconds of its waveforms, for a network that uses the score.
+            Alignment errors are drawn for each mix and added to them, so that the network learns
+            not to rely on exact notes.
+        features: function of mixture and notes that returns the network's input.
 
-    Iterating yields dictionaries of `mixture`, `target` and `background`, each float32 `[batch, 1, time]`, the batch's `index` and, if they
-    are asked for, `features`, beginning with batch `start`, every `stride`-th.
+    Raises:
+        BespokeError: a setting is out of range.
     """
 
     def __init__(
@@ -76,7 +85,8 @@ class MixStream(IterableDataset):
     ):
         if segment_seconds <= 0 or batch_size < 1 or not 0 <= silent_share <= 1:
             raise BespokeError(
-                "data.segment_seconds must be more than 0, data.batch_size at least 1 and data.silent_share from 0 to 1."
+                "data.segment_seconds must be more than 0, data.batch_size at least 1 and "
+                "data.silent_share from 0 to 1."
             )
         self.targets = [level(target, sample_rate) for target in targets]
         self.background, self.policy, self.sample_rate = background, policy, sample_rate
@@ -95,7 +105,7 @@ class MixStream(IterableDataset):
         )
 
     def draw(self, rng: np.random.Generator) -> ExampleDraw:
-        """Draw one example: the patch, the places of both segments, and the policy's parameters."""
+        """Draw an example: patch, positions of both segments, and augmentation parameters."""
         patch = int(rng.integers(len(self.targets)))
         wants_silence = rng.random() < self.silent_share
         starts = (
@@ -113,13 +123,13 @@ class MixStream(IterableDataset):
         return ExampleDraw(patch, start, background, params, notes)
 
     def example(self, draw: ExampleDraw) -> Mix:
-        """Make the example that was drawn."""
+        """Mix a drawn example."""
         target = cut(self.targets[draw.patch], draw.start, self.samples)
         background = self.background.segment(draw.background, self.samples)
         return mix(target, background, draw.params, self.sample_rate, self.label)
 
     def batch(self, index: int) -> dict[str, Any]:
-        """Batch number `index`."""
+        """Return batch `index`."""
         rng = np.random.default_rng([self.seed, self.stream, index])
         draws = [self.draw(rng) for _ in range(self.batch_size)]
         mixes = [self.example(draw) for draw in draws]
@@ -134,13 +144,12 @@ class MixStream(IterableDataset):
                     for mix, draw in zip(mixes, draws, strict=True)
                 ]
             )
-        return {
-            "index": index,
-            **signals,
-        }  # a number: a tensor would go to the GPU, and reading it there wait for the step before
+        # The index is a plain number: a tensor would be moved to the GPU, and reading it from there
+        # would wait for the previous step.
+        return {"index": index, **signals}
 
     def describe(self, index: int) -> list[dict[str, Any]]:
-        """What was drawn for each example of a batch, as plain values, with the parameters of each effect as audiomentations names them."""
+        """Plain values of what was drawn for each example of a batch, effects included."""
         rng = np.random.default_rng([self.seed, self.stream, index])
         described = []
         for draw in [self.draw(rng) for _ in range(self.batch_size)]:
@@ -168,7 +177,7 @@ class MixStream(IterableDataset):
 
 
 def _starts(target: np.ndarray, samples: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """First samples, on a grid, of the segments in which the target sounds and of those in which it does not."""
+    """First samples, on a grid, of the segments with and of those without sound of the target."""
     grid = max(1, round(_GRID_SECONDS * sample_rate))
     slack = target.shape[-1] - samples
     starts = np.arange(min(slack, 0), max(slack, 0) + 1, grid)
@@ -176,18 +185,21 @@ def _starts(target: np.ndarray, samples: int, sample_rate: int) -> tuple[np.ndar
     loud = np.concatenate(([0], np.cumsum(power > power.max() * 10 ** (_SILENCE_DB / 10))))
     first = np.clip(starts // grid, 0, power.size)
     last = np.clip((starts + samples) // grid, 0, power.size)
-    # A tenth of a second of sound makes a segment active.
+    # A segment with at least 0.1 s of sound is active.
     is_active = loud[last] - loud[first] >= min(10, loud[-1])
     return (starts[is_active] if is_active.any() else starts), starts[~is_active]
 
 
 def _use_one_thread(worker: int) -> None:
-    """Of NumPy's and SciPy's too: the loader sees to torch's only, and workers with a thread for each core are in each other's way."""
+    """Limit NumPy's and SciPy's threads in a worker.
+
+    The loader limits only PyTorch's. Workers with one thread per core each slow each other down.
+    """
     threadpool_limits(1)
 
 
 class _StreamLoader(DataLoader):
-    """A loader whose stream, each time an iteration begins, starts at the batch that training has come to."""
+    """Loader that starts each iteration at the batch that training has reached."""
 
     def __init__(self, stream: MixStream, position: Callable[[], tuple[int, int]], **settings: Any):
         super().__init__(stream, batch_size=None, **settings)
@@ -199,14 +211,14 @@ class _StreamLoader(DataLoader):
 
 
 class MixDataModule(pl.LightningDataModule):
-    """Training on the stream, validation on a fixed list of its batches.
+    """Data module that trains on a stream and validates on a fixed list of batches.
 
     Args:
-        train: the stream to train on.
-        validation: another stream, whose first batches are the validation set.
-        validation_batches: how many.
-        workers: processes that make mixes, beside the main one (0: the main one makes them itself).
-        hyperparameters: plain values, kept in the checkpoint.
+        train: training stream.
+        validation: stream whose first batches are the validation set.
+        validation_batches: number of validation batches.
+        workers: number of worker processes that make mixes. 0: the main process makes them.
+        hyperparameters: plain values for the checkpoint.
     """
 
     def __init__(
@@ -237,7 +249,11 @@ class MixDataModule(pl.LightningDataModule):
         return DataLoader(cast(Dataset, self.validation), batch_size=None)
 
     def _position(self) -> tuple[int, int]:
-        """First batch and stride: what counts is what was trained on, not what was prefetched; every device has its own batches."""
+        """First batch, and stride over the batches of all devices.
+
+        The position follows from the batches that were trained on, not from those prefetched. Each
+        device has its own batches.
+        """
         assert self.trainer is not None
         world, rank = self.trainer.world_size, self.trainer.global_rank
         consumed = self.trainer.global_step * self.trainer.accumulate_grad_batches

@@ -1,1 +1,1 @@
-"""How good a separation is: metrics, other methods to compare it with, the benchmark, the pages."""
+"""Metrics, baselines, the benchmark and reports."""

@@ -1,4 +1,4 @@
-"""How good a separation is, where there is no reference: how far it agrees with what the score alone makes of the recording."""
+"""Quality of a separation without a reference: its agreement with a score-informed estimate."""
 
 import contextlib
 import logging
@@ -18,18 +18,22 @@ log = logging.getLogger(__name__)
 
 
 class Agreement:
-    """The SI-SDR of an estimate, not against the true target, which nobody has, but against a score-informed factorization's.
+    """SI-SDR of an estimate against a score-informed factorization instead of the true target.
 
-    Within a song it ranks separations much as the truth does: steps of a training, augmentations, recipes (docs/RESULTS.md, "Can one tell
-    without a reference?"). It cannot tell what is better than the factorization from what is like it, nor, among good separations of
-    different songs, which is the best.
+    Within a song it ranks separations much as the true SI-SDR does: training steps, augmentations,
+    recipes (docs/RESULTS.md, "Can one tell without a reference?"). It cannot distinguish an
+    estimate that is better than the factorization from one that resembles it, and it cannot rank
+    good separations of different songs.
 
     Args:
-        mixture: the recording, `[channel, time]`, of any level.
+        mixture: the recording, `[channel, time]`, at any level.
         sample_rate: in Hz.
-        notes: the target's, in seconds of the recording.
+        notes: notes of the target, in seconds of the recording.
 
-    >>> high, low = (np.sin(2 * np.pi * hz * np.arange(16000) / 8000)[None].astype(np.float32) for hz in (880, 440))
+    >>> high, low = (
+    ...     np.sin(2 * np.pi * hz * np.arange(16000) / 8000)[None].astype(np.float32)
+    ...     for hz in (880, 440)
+    ... )
     >>> agreement = Agreement(high + low, 8000, [Note(0.0, 2.0, 81)])
     >>> agreement(high) > 10 > agreement(high + low) > agreement(low)
     True
@@ -37,9 +41,8 @@ class Agreement:
 
     def __init__(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]):
         self.expected = np.empty((1, mixture.shape[-1]), np.float32)
-        for start in range(
-            0, mixture.shape[-1], LONG_SAMPLES
-        ):  # of a long recording in blocks, for the memory's sake
+        # Long recordings are factorized in blocks to limit memory.
+        for start in range(0, mixture.shape[-1], LONG_SAMPLES):
             block = slice(start, start + LONG_SAMPLES)
             mono = mixture[:, block].mean(axis=0, keepdims=True)
             self.expected[:, block] = ScoreInformedNMF().separate(
@@ -47,46 +50,52 @@ class Agreement:
             )
 
     def __call__(self, estimate: np.ndarray) -> float | None:
-        """Judge an estimate of the target.
+        """Agreement of an estimate of the target.
 
         Args:
             estimate: `[channel, time]`, as long as the recording.
 
         Returns:
-            dB, the more the better; None where the estimate or the factorization's is silent, or the estimate is not finite.
+            SI-SDR in dB, higher is better. None if the estimate or the factorization's estimate is
+            silent, or if the estimate is not finite.
         """
         found = si_sdr(estimate, self.expected)
         return found if found is not None and np.isfinite(found) else None
 
 
 def judge(song: Song, alignment: Mapping[str, Any] | None, keep: str) -> Agreement | None:
-    """What judges the separation without a reference, from the notes as they are aligned or, if they are not, from an alignment for this.
+    """Create the agreement metric of a song.
+
+    The notes are used as they are aligned. If the run did not align them, they are aligned here.
 
     Args:
-        song: with its target's notes.
-        alignment: what metrics.json says of the alignment, where there is one.
-        keep: `best`: it is to choose what is kept.
+        song: with the target's notes.
+        alignment: the alignment's entry of metrics.json. None: the run aligned no score.
+        keep: the setting `keep`; with `best` the metric chooses the checkpoint that is kept.
+
+    Returns:
+        The metric, or None if there is no score or the score does not fit the recording.
 
     Raises:
-        BespokeError: it is to choose, and there is no score.
+        BespokeError: `keep` is `best` and there is no score.
     """
     if song.target is None:
         if keep == "best":
-            raise BespokeError("keep=best goes by the score: set song.target.score, or keep=last.")
+            raise BespokeError("keep=best needs a score: set song.target.score, or keep=last.")
         return None
     notes, confidence = song.target.part.notes, 0.0
     if alignment is not None:
         notes, confidence = notes if alignment["used"] else (), alignment["confidence"]
     else:
-        with contextlib.suppress(BespokeError):  # no note to align, or silence
+        with contextlib.suppress(BespokeError):  # no notes to align, or a silent recording
             found = align(notes, song.mixture, song.sample_rate)
             notes, confidence = within(found.notes, song.seconds), found.confidence
     is_used = bool(notes) and confidence >= NO_CONFIDENCE
     if confidence < LOW_CONFIDENCE:
         remedy = (
-            "do not trust what it says of a step"
+            "the agreement of single steps is unreliable"
             if is_used
-            else "no step can be judged by it" + ", and the last is kept" * (keep == "best")
+            else "there is no agreement metric" + ", and the last step is kept" * (keep == "best")
         )
         log.warning("The score fits the recording badly (confidence %.2f): %s.", confidence, remedy)
     return Agreement(song.mixture, song.sample_rate, notes) if is_used else None

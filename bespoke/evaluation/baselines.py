@@ -1,7 +1,8 @@
-"""Other methods behind one small interface, to be measured beside ours.
+"""Baseline methods behind one small interface.
 
-A rival takes the recording and the target's notes, in seconds of the recording (where they come from, a true alignment or an
-automatic one, is the caller's affair and belongs in the rival's label), and gives an estimate of the target.
+A baseline takes the recording and the target's notes, in seconds of the recording, and returns an
+estimate of the target. The caller decides whether the notes come from a true alignment or an
+automatic one, and says so in the baseline's label.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,28 +23,29 @@ _STEM_RATE = 44100  # of all published 4-stem models below
 _INSTALL = {"demucs": "pip install 'demucs>=4.1'", "openunmix": "pip install openunmix"}
 
 
-class Rival(Protocol):
-    """What the benchmark needs of a method."""
+class Baseline(Protocol):
+    """Interface of a baseline method."""
 
     uses_score: ClassVar[bool]
-    """Whether the notes matter: if so the alignment they come from is part of the method's name."""
+    """Whether the method uses the notes. If so, its label names the alignment they come from."""
 
     def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
         """Estimate the target.
 
         Args:
-            mixture: float32 `[channel, time]`, of any level.
+            mixture: float32 `[channel, time]`, at any level.
             sample_rate: in Hz.
-            notes: the target's, in seconds of the recording; they may lie partly or wholly outside it.
+            notes: notes of the target, in seconds of the recording. They may lie partly or wholly
+                outside the recording.
 
         Returns:
-            float32 of the mixture's shape; silence where the score rests, for the rivals that use it.
+            float32 of the mixture's shape. Methods that use the score give silence where it rests.
         """
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The recording itself: what doing nothing is worth."""
+    """The recording itself, unprocessed."""
 
     uses_score: ClassVar[bool] = False
 
@@ -53,19 +55,22 @@ class Mixture:
 
 @dataclass(frozen=True)
 class HarmonicComb:
-    """Keeps the partials of the notes that sound, up to the Nyquist frequency, and nothing else.
+    """Keep only the partials of sounding notes, up to the Nyquist frequency.
 
     Args:
-        window_seconds: of the STFT, whose hop is a quarter.
-        width_cents, floor_hz: a partial's band reaches this far on either side, whichever is more.
-        soft: whether the mask falls off towards a band's edges as a cosine, or is 1 all over it.
+        window_seconds: window of the STFT, whose hop is a quarter.
+        width_cents, floor_hz: half width of a partial's band; the larger of the two applies.
+        soft: whether the mask falls off towards the edges of a band as a cosine. Else it is 1.
         before_seconds, after_seconds: how much earlier and later than written a note may sound.
-        attack_seconds: until this long after its start
-        attack_mask: every frequency passes with at least this mask, for the noise of the attack.
+        attack_seconds: duration of the attack after a note's start.
+        attack_mask: least value of the mask at all frequencies during an attack, for its noise.
 
     >>> tone = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)[None].astype(np.float32)
-    >>> [round(float(HarmonicComb().separate(tone, 8000, [Note(0, 1, pitch)]).std() / tone.std()), 1) for pitch in (69, 73)]
-    [1.0, 0.0]
+    >>> for pitch in (69, 73):
+    ...     estimate = HarmonicComb().separate(tone, 8000, [Note(0, 1, pitch)])
+    ...     print(round(float(estimate.std() / tone.std()), 1))
+    1.0
+    0.0
     """
 
     uses_score: ClassVar[bool] = True
@@ -103,11 +108,13 @@ class HarmonicComb:
 
 @dataclass(frozen=True)
 class ScoreInformedNMF(ScoreInformedFactorization):
-    """The factorization of `bespoke.models.nmf`, at several resolutions: the masks of the STFTs are applied one by one and the estimates
-    averaged, which is worth more than any single resolution or the average of several seeds.
+    """Score-informed NMF (`bespoke.models.nmf`) at several resolutions.
+
+    The mask of each STFT is applied separately and the estimates are averaged. The average is
+    better than any single resolution, and than the average of several seeds.
 
     Args:
-        window_seconds: of the STFTs, whose hop is a quarter.
+        window_seconds: windows of the STFTs, whose hop is a quarter.
     """
 
     uses_score: ClassVar[bool] = True
@@ -126,10 +133,12 @@ class ScoreInformedNMF(ScoreInformedFactorization):
 
 @dataclass(frozen=True)
 class HarmonicPercussive:
-    """The harmonic part by median filtering (Fitzgerald, DAFx 2010), by librosa: what is steady in time, whoever plays it. Uses no score.
+    """Harmonic part of the recording by median filtering (Fitzgerald, DAFx 2010), by librosa.
+
+    It is what is steady in time, whichever instrument plays it. Uses no score.
 
     Args:
-        window_seconds: of the STFT, whose hop is a quarter.
+        window_seconds: window of the STFT, whose hop is a quarter.
         kernel_frames: length of both median filters, in frames and bins (librosa's default).
     """
 
@@ -148,23 +157,23 @@ class HarmonicPercussive:
 
 
 class Demucs:
-    """One stem of a Demucs model that the user has installed (Rouard et al., ICASSP 2023). Uses no score.
+    """One stem of a Demucs model (Rouard et al., ICASSP 2023) installed by the user. Uses no score.
 
-    Unverified with real weights: written against demucs 4.1 and tested with a stand-in for the package.
+    Written against demucs 4.1 and tested with a fake package, not yet with real weights.
 
     Args:
-        program: the target's General MIDI program, which decides on the stem.
-        model: its name.
+        program: the target's General MIDI program, which selects the stem.
+        model: name of the Demucs model.
 
     Raises:
-        BespokeError: demucs is not installed, or has no weights and cannot fetch them.
+        BespokeError: demucs is not installed, or its weights are missing and cannot be downloaded.
     """
 
     uses_score: ClassVar[bool] = False
 
     def __init__(self, program: int, model: str = "htdemucs"):
         self.stem = stem_of(program)
-        # No random shifts: the same recording gives the same stems.
+        # Without random shifts, the same recording always gives the same stems.
         self._separator = _load(
             "demucs", lambda: import_module("demucs.api").Separator(model, device="cpu", shifts=0)
         )
@@ -178,15 +187,17 @@ class Demucs:
 
 
 class OpenUnmix:
-    """One stem of Open-Unmix's model UMX-L, installed by the user (Stöter et al., JOSS 2019). Uses no score.
+    """One stem of Open-Unmix's UMX-L (Stöter et al., JOSS 2019) installed by the user.
 
-    Unverified with real weights: written against openunmix 1.3 and tested with a stand-in for the package.
+    Uses no score. Written against openunmix 1.3 and tested with a fake package, not yet with real
+    weights.
 
     Args:
-        program: the target's General MIDI program, which decides on the stem.
+        program: the target's General MIDI program, which selects the stem.
 
     Raises:
-        BespokeError: openunmix is not installed, or has no weights and cannot fetch them.
+        BespokeError: openunmix is not installed, or its weights are missing and cannot be
+            downloaded.
     """
 
     uses_score: ClassVar[bool] = False
@@ -203,7 +214,7 @@ class OpenUnmix:
         )
 
 
-RIVALS: dict[str, Callable[[int], Rival]] = {
+BASELINES: dict[str, Callable[[int], Baseline]] = {
     "mixture": lambda program: Mixture(),
     "comb": lambda program: HarmonicComb(),
     "nmf": lambda program: ScoreInformedNMF(),
@@ -211,11 +222,14 @@ RIVALS: dict[str, Callable[[int], Rival]] = {
     "demucs": Demucs,
     "openunmix": OpenUnmix,
 }
-"""Makes a rival by name, for a target of a General MIDI program. The last two need packages and weights of their own."""
+"""Constructors of the baselines by name; each takes the target's General MIDI program.
+
+`demucs` and `openunmix` need packages and weights that Bespoke does not install.
+"""
 
 
 def stem_of(program: int) -> str:
-    """The stem of a 4-stem model in which an instrument of a General MIDI program (0–127) is found.
+    """Stem of a 4-stem model that contains an instrument, by General MIDI program (0-127).
 
     >>> [stem_of(program) for program in (33, 53, 118, 29)]
     ['bass', 'vocals', 'drums', 'other']
@@ -233,13 +247,14 @@ def apply_mask(
     window_seconds: float,
     make_mask: Callable[[np.ndarray, STFT], np.ndarray],
 ) -> np.ndarray:
-    """Make a mask from the channel mean and apply it to every channel.
+    """Compute a mask from the channel mean and apply it to every channel.
 
     Args:
         mixture: `[channel, time]`.
         sample_rate: in Hz.
-        window_seconds: of the STFT, whose hop is a quarter.
-        make_mask: from magnitudes `[freq, frames]` and the transform to a mask of that shape.
+        window_seconds: window of the STFT, whose hop is a quarter.
+        make_mask: takes magnitudes `[freq, frames]` and the transform, returns a mask of that
+            shape.
 
     Returns:
         float32 of the mixture's shape.
@@ -255,13 +270,13 @@ def _load(package: str, load: Callable[[], Any]) -> Any:
         return load()
     except ImportError as error:
         raise BespokeError(
-            f"The rival {package} is not installed ({error}): {_INSTALL[package]}, or leave it out."
+            f"The baseline {package} is not installed ({error}): "
+            f"{_INSTALL[package]}, or leave it out."
         ) from error
-    except (
-        Exception
-    ) as error:  # what a foreign package raises where it finds neither weights nor a network
+    except Exception as error:  # whatever the package raises without weights and network
         raise BespokeError(
-            f"The rival {package} has no weights here and cannot fetch them ({type(error).__name__}): leave it out."
+            f"The weights of the baseline {package} are missing and cannot be downloaded "
+            f"({type(error).__name__}): leave it out."
         ) from error
 
 
@@ -269,7 +284,11 @@ def _load(package: str, load: Callable[[], Any]) -> Any:
 def _apply_stereo(
     mixture: np.ndarray, sample_rate: int, separate: Callable[[torch.Tensor], torch.Tensor]
 ) -> np.ndarray:
-    """Run a model for stereo at 44.1 kHz; anything else goes in as its channel mean on both, and comes out as that on all."""
+    """Run a model for stereo at 44.1 kHz.
+
+    A recording with another number of channels is reduced to its channel mean, and the estimate is
+    the same in all channels.
+    """
     stereo = (
         mixture if len(mixture) == 2 else np.repeat(mixture.mean(axis=0, keepdims=True), 2, axis=0)
     )

@@ -1,7 +1,8 @@
-"""Many cases, recipes and seeds: what is run, what is kept of it, and the statistics.
+"""Benchmark of methods over cases and seeds: runs, results and statistics.
 
-A cell is a case, a recipe (or other overrides) and a seed. Cells are runs of train.py, written as config files of one group and started
-by Hydra's own multirun, so that every launcher serves. A finished cell has a `row.json`; a killed one goes on from its checkpoint.
+A cell is a combination of case, method (a recipe or other overrides) and seed. Each cell is a run
+of train.py. Cells are written as config files of one Hydra group and started by Hydra's multirun,
+so every launcher works. A finished cell has a `row.json`; a killed one resumes from its checkpoint.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from bespoke.audio.io import write_wav
 from bespoke.data.song import ROOT, Song
 from bespoke.data.song import hold as hold_audio
 from bespoke.evaluation.agreement import Agreement
-from bespoke.evaluation.baselines import RIVALS
+from bespoke.evaluation.baselines import BASELINES
 from bespoke.evaluation.metrics import evaluate_fully, oracle, ratio_oracle
 from bespoke.score.align import align, onset_errors
 from bespoke.score.midi import read_score
@@ -44,11 +45,13 @@ ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
 
 @dataclass(frozen=True)
 class Case:
-    """A folder with `mix.flac`, `target.flac`, `target.mid` (unaligned) and `meta.json`, whose `gm_program` is the patch a user would pick.
+    """A recording of the benchmark.
 
-    Each `other_*.mid` is another part, in time with `target.mid`, played with the program that it names. `target_aligned.mid` is read by
-    rivals labelled `aligned` alone. The source is the folder's name up to the first underscore; cases of
-    one source are not independent.
+    The folder holds `mix.flac`, `target.flac`, `target.mid` (unaligned) and `meta.json`, whose
+    `gm_program` is the patch a user would choose. Each `other_*.mid` is another part, on the time
+    base of `target.mid`, played with the program that it names. `target_aligned.mid` is read only
+    for baselines labelled `aligned`. The source is the folder's name up to the first underscore;
+    cases of one source are not independent.
     """
 
     folder: Path
@@ -64,7 +67,10 @@ class Case:
 
     @property
     def half(self) -> str | None:
-        """`development`, where settings are chosen, or `test`; None of a song in neither (benchmark/split.yaml)."""
+        """The case's half of the split in benchmark/split.yaml.
+
+        `development`, on which settings are chosen, `test`, or None for a song in neither half.
+        """
         halves = yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
         return next(
             (
@@ -77,7 +83,7 @@ class Case:
 
     @property
     def song(self) -> dict[str, Any]:
-        """The song's config, with nothing that a user would not have but the reference."""
+        """Song config, with only what a user would have, and the reference."""
         return {
             "name": self.name,
             "mixture": str(self.folder / "mix.flac"),
@@ -89,11 +95,14 @@ class Case:
 
     @property
     def patches(self) -> dict[str, list[int]]:
-        """What the words for `song.target.patches` mean here: the case's own program, its General MIDI family, or one of each family."""
+        """Values of the keywords for `song.target.patches`.
+
+        `own` is the case's program, `family` its General MIDI family, and `wide` the program and
+        one of every other family.
+        """
         family = self.program // 8
-        others = [
-            8 * other for other in range(14) if other != family
-        ]  # the last two hold percussion and noises
+        # The last two families are percussion and sound effects.
+        others = [8 * other for other in range(14) if other != family]
         return {
             "own": [self.program],
             "family": list(range(8 * family, 8 * family + 8)),
@@ -102,13 +111,16 @@ class Case:
 
 
 def _is_of(case: str, song: str) -> bool:
-    """Whether a case is of a song, by their names."""
+    """Whether a case is an excerpt of a song, by their names."""
     return case == song or case.startswith(f"{song}_")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a case, a method's name with the overrides that make it, a seed, and values of this case alone, which beat the overrides."""
+    """One run: a case, a method with its overrides, and a seed.
+
+    `values` are settings of this case alone, which take precedence over the overrides.
+    """
 
     case: Case
     method: str
@@ -118,15 +130,15 @@ class Cell:
 
     @property
     def place(self) -> str:
-        """Its folder, relative to the benchmark's cells."""
+        """Folder of the cell, relative to the folder of all cells."""
         return f"{self.case.name}/{self.method}/{self.seed}"
 
 
-def hold(folder: Path) -> FileLock:
-    """Lock a folder until the lock is released or this process ends, however it ends.
+def lock_folder(folder: Path) -> FileLock:
+    """Lock a folder until the lock is released or this process ends.
 
     Raises:
-        BespokeError: another process holds it, or the folder cannot be written.
+        BespokeError: another process has locked it, or the folder cannot be written.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -144,17 +156,17 @@ def hold(folder: Path) -> FileLock:
 
 
 def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case], dict[str, str]]:
-    """Find the cases of a folder and check that each can be run.
+    """Find the cases in a folder and check that each can be run.
 
     Args:
-        folder: with a folder for each case.
-        names: of the wanted ones, or patterns (`bach10_*`); all if there are none.
+        folder: contains one folder per case.
+        names: names or patterns (`bach10_*`) of the cases to take. Empty: all.
 
     Returns:
-        The sound cases in order of their names, and the broken ones with the reason.
+        The valid cases by name, and the reason for each invalid case.
 
     Raises:
-        BespokeError: there are no cases, or one of `names` is not among them.
+        BespokeError: there are no cases, or one of `names` matches none.
     """
     folder = Path(folder)
     folders = sorted(
@@ -165,7 +177,8 @@ def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case
     ]
     if not folders or missing:
         raise BespokeError(
-            f"{folder} has no case {', '.join(missing) or 'at all'}: a case is a folder with a mix.flac and a meta.json."
+            f"{folder} has no case {', '.join(missing) or 'at all'}: "
+            "a case is a folder with a mix.flac and a meta.json."
         )
     cases, broken = [], {}
     for path in folders:
@@ -186,18 +199,19 @@ def read_cases(folder: str | Path, names: Sequence[str] = ()) -> tuple[list[Case
 
 
 def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The methods of `conf/experiment/NAME.yaml`, one for each combination of its sweep, and the cases that it names, if any.
+    """Read the methods of `conf/experiment/NAME.yaml`, one per combination of its sweep.
 
-    A method is called NAME_VALUES.
+    Returns:
+        The overrides of each method, by the name NAME_VALUES, and the patterns of the cases that
+        the experiment lists, if any.
 
     Raises:
-        BespokeError: there is no such experiment, or what it sweeps over is no list of choices.
+        BespokeError: the experiment does not exist, or it sweeps over a range, not over choices.
     """
     file = CONF / "experiment" / f"{name}.yaml"
     if not file.is_file():
-        raise BespokeError(
-            f"There is no experiment {name}: choose {', '.join(sorted(path.stem for path in file.parent.glob('*.yaml')))}."
-        )
+        choices = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise BespokeError(f"There is no experiment {name}: choose {choices}.")
     config = cast(DictConfig, OmegaConf.load(file))
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     axes = []
@@ -225,10 +239,10 @@ def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's own reading of overrides.
+    """Parse overrides with Hydra's parser.
 
     Raises:
-        BespokeError: one cannot be read.
+        BespokeError: an override is invalid.
     """
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
@@ -239,9 +253,11 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def ceiling(case: Case, method: str, overrides: Sequence[str], seed: int, out: Path) -> Cell:
-    """The diagnosis `ceiling_METHOD`: the same run with the case's true stems, remixed at other offsets, as target and background.
+    """Cell of the diagnosis `ceiling_METHOD`: training on the case's true stems.
 
-    Writes the true rest, `rest.wav`, to the case's folder in `out`, which must be an absolute path.
+    The run is the same, but target and background of its mixes are the true stems at independent
+    offsets. The true rest is written to `rest.wav` in the case's folder in `out`, which must be an
+    absolute path.
     """
     rest = out / FOLDER / case.name / "rest.wav"
     if not rest.is_file():
@@ -258,9 +274,10 @@ def ceiling(case: Case, method: str, overrides: Sequence[str], seed: int, out: P
 
 
 def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
-    """Write a config file for each cell that is not finished; give those cells.
+    """Write a config file for each unfinished cell and return these cells.
 
-    Each file is a choice of the config group `cell`, which sets the song, the seed and the folder, and continues what was begun.
+    Each file is an option of the config group `cell`. It sets the song, the seed and the folder,
+    and resumes a run that was started.
     """
     group = out / "conf" / "cell"
     group.mkdir(parents=True, exist_ok=True)
@@ -275,7 +292,8 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
             name = override.key_or_group
             if override.is_sweep_override() or override.is_delete():
                 raise BespokeError(
-                    f"{override.input_line} of {cell.method}: give one value; each variant has a name of its own."
+                    f"{override.input_line} of {cell.method}: "
+                    "give one value; name each variant separately."
                 )
             if (CONF / name).is_dir():
                 choices[f"override /{name}"] = override.value()
@@ -298,9 +316,10 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
 
 
 class RowWriter(Callback):
-    """Hydra callback: writes the row of each cell that ends, in whichever process a launcher runs it.
+    """Hydra callback that writes the row of each finished cell, in any launcher's process.
 
-    The process that starts the cells holds their folder: it may outlive the benchmark that started it.
+    The process that runs the cells locks their folder, because it may outlive the benchmark that
+    started it.
     """
 
     lock: FileLock | None = None
@@ -309,7 +328,7 @@ class RowWriter(Callback):
         self.out = Path(out)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        RowWriter.lock = hold(self.out / FOLDER)
+        RowWriter.lock = lock_folder(self.out / FOLDER)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
@@ -318,13 +337,14 @@ class RowWriter(Callback):
 
 
 def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The row of a finished run: what it is, all figures of its stem, and its cost."""
+    """Row of a finished run: its labels, all figures of its target stem, and its cost."""
     metrics = json.loads((folder / "metrics.json").read_text())
     config = (folder / "config.yaml").read_text()
     song = Song.load(yaml.safe_load(config)["song"])
+    # hold_audio accepts a stem that is silent
     estimate, _ = hold_audio(
         replace(song.source, path=folder / "target.wav", first=0), song.sample_rate
-    )  # which may be silent
+    )
     assert song.reference is not None
     figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
     seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
@@ -349,8 +369,12 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the oracles and of rivals; those that use a score get the true alignment (`aligned`) and our own (`auto`)."""
+def other_rows(case: Case, baselines: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the oracles and baselines of a case.
+
+    Baselines that use a score run twice, with the true alignment (`NAME_aligned`) and with
+    Bespoke's own (`NAME_auto`).
+    """
     song = Song.load(case.song)
     assert song.target is not None
     assert song.reference is not None
@@ -367,22 +391,22 @@ def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
         estimates[name] = np.repeat(
             ideal(song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0
         )
-    for name in rivals:
-        rival = RIVALS[name](case.program)
+    for name in baselines:
+        baseline = BASELINES[name](case.program)
         scores = (
             {f"{name}_aligned": truth, f"{name}_auto": alignment.notes}
-            if rival.uses_score
+            if baseline.uses_score
             else {name: ()}
         )
         estimates |= {
-            label: rival.separate(song.mixture, song.sample_rate, notes)
+            label: baseline.separate(song.mixture, song.sample_rate, notes)
             for label, notes in scores.items()
         }
     agreement = Agreement(song.mixture, song.sample_rate, alignment.notes)
     rows = []
     for label, estimate in estimates.items():
         figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
-        if label != "nmf_auto":  # which is the yardstick
+        if label != "nmf_auto":  # against which agreement is measured
             figures["agreement"] = agreement(estimate)
         row: dict[str, Any] = {
             "case": case.name,
@@ -396,7 +420,7 @@ def other_rows(case: Case, rivals: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def write_rows(out: Path) -> list[dict[str, Any]]:
-    """Gather the rows of all finished cells in `rows.csv`, ordered by case, method and seed."""
+    """Collect the rows of all finished cells in `rows.csv`, sorted by case, method and seed."""
     rows = [json.loads(file.read_text()) for file in sorted((out / FOLDER).rglob("row.json"))]
     for file in sorted((out / FOLDER).glob("*/others.json")):
         rows += json.loads(file.read_text())["rows"]
@@ -406,7 +430,7 @@ def write_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def write_curves(out: Path) -> None:
-    """Gather the quality curves of all finished cells in `curves.csv`."""
+    """Collect the quality curves of all finished cells in `curves.csv`."""
     curves = []
     for file in sorted((out / FOLDER).rglob("curve.csv")):
         if (file.parent / "row.json").is_file():
@@ -419,7 +443,10 @@ def write_curves(out: Path) -> None:
 
 
 def trained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The methods that are runs of train.py, without ceilings; the others are the same for every seed."""
+    """Names of the methods that are runs of train.py, without ceilings.
+
+    All other methods give the same for every seed.
+    """
     return sorted(
         {
             row["method"]
@@ -430,7 +457,7 @@ def trained(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def by_case(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> dict[str, float]:
-    """A method's figure for each case, seeds averaged first."""
+    """A method's figure for each case, averaged over seeds."""
     return {
         case: float(np.mean(list(seeds.values())))
         for case, seeds in _by_seed(rows, method, figure).items()
@@ -451,13 +478,17 @@ def _by_seed(
 def bootstrap(
     values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean over cases; of a single case, or source, there is none, which is (nan, nan).
+    """95 % percentile interval of the mean over cases, by bootstrap.
 
     Args:
-        values: a figure by case.
-        resamples: how often the cases are drawn anew.
-        seed: of the draws.
-        by_source: draw sources with all of their cases, since cases of one source are not independent.
+        values: figure by case.
+        resamples: number of bootstrap samples.
+        seed: seed of the sampling.
+        by_source: resample sources with all of their cases, since cases of one source are not
+            independent.
+
+    Returns:
+        Lower and upper bound; (nan, nan) for a single case or source.
     """
     rng = np.random.default_rng(seed)
     if len({case.partition("_")[0] for case in values} if by_source else values) == 1:
@@ -482,14 +513,16 @@ def bootstrap(
 def compare(
     rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: str = "si_sdr"
 ) -> dict[str, Any]:
-    """Paired difference of two methods over the cases and, where both are trained, seeds that both have.
+    """Paired difference of two methods over their common cases.
+
+    If both methods are trained, only seeds that both have are compared.
 
     Returns:
-        Its mean and median over cases, intervals of the mean, the p-value of Wilcoxon's signed-rank test, and in how many cases the first
-        is better.
+        Mean and median over cases, intervals of the mean, the p-value of Wilcoxon's signed-rank
+        test, and the number of cases in which the first method is better.
 
     Raises:
-        BespokeError: there is no such case.
+        BespokeError: the methods have no case in common.
     """
     from scipy.stats import wilcoxon
 
@@ -531,7 +564,10 @@ def compare(
 def comparisons(
     rows: Sequence[Mapping[str, Any]], methods: Sequence[str], baseline: str
 ) -> list[dict[str, Any]]:
-    """`compare` of each method with a baseline, best last; without those that have no case in common with it."""
+    """`compare` each method with a baseline, best last.
+
+    Methods that have no case in common with the baseline are left out.
+    """
     found = []
     for method in methods:
         with contextlib.suppress(BespokeError):
@@ -540,9 +576,10 @@ def comparisons(
 
 
 def difference_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of what `compare` gives."""
+    """Markdown table of results of `compare`."""
     lines = [
-        "| method | against | cases | mean difference | median | interval over cases | over sources | better in | p (Wilcoxon) |",
+        "| method | against | cases | mean difference | median | interval over cases | over sources"
+        " | better in | p (Wilcoxon) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
@@ -566,7 +603,11 @@ def _interval(bounds: tuple[float, float], form: str) -> str:
 
 
 def losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Where the loss is, for each method with a ceiling: the network's is from the oracle mask to the ceiling, the data's from there on."""
+    """Where quality is lost, for each method with a ceiling.
+
+    The loss from the oracle mask to the ceiling is the network's; the loss from the ceiling to the
+    method is that of the training data.
+    """
     methods = [
         method for method in trained(rows) if f"ceiling_{method}" in {row["method"] for row in rows}
     ]
@@ -579,10 +620,13 @@ def losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of the methods, best last: over cases, seeds averaged first, with intervals of the mean improvement."""
+    """Markdown table of the methods, best last: means over cases, with seeds averaged first.
+
+    Intervals are of the mean improvement.
+    """
     lines = [
-        "| method | cases | seeds | SI-SDR | improvement | median | interval over cases | over sources | gap closed |"
-        " worse than the mixture |",
+        "| method | cases | seeds | SI-SDR | improvement | median | interval over cases"
+        " | over sources | gap closed | worse than the mixture |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for method, scores in _ranked(rows, "si_sdr"):
@@ -609,19 +653,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def case_table(rows: Sequence[Mapping[str, Any]], figure: str = "si_sdr") -> str:
-    """A Markdown table of a figure by case and method, seeds averaged; methods in order of their mean."""
+    """Markdown table of a figure by case and method, averaged over seeds, sorted by mean."""
     scores = dict(_ranked(rows, figure))
     lines = [f"| case | {' | '.join(scores)} |", "| --- |" + " --- |" * len(scores)]
     for case in sorted({row["case"] for row in rows}):
         values = (found.get(case) for found in scores.values())
-        lines.append(
-            f"| {case} | {' | '.join('' if value is None else f'{value:.2f}' for value in values)} |"
-        )
+        cells = ("" if value is None else f"{value:.2f}" for value in values)
+        lines.append(f"| {case} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _ranked(rows: Sequence[Mapping[str, Any]], figure: str) -> list[tuple[str, dict[str, float]]]:
-    """The methods that have a figure, with it by case, in order of its mean."""
+    """Figure by case of all methods that have it, sorted by mean."""
     scores = {
         method: by_case(rows, method, figure) for method in sorted({row["method"] for row in rows})
     }

@@ -1,4 +1,4 @@
-"""Metrics on waveforms, and the oracle masks. All on the channel mean, in dB."""
+"""Metrics on waveforms, and oracle masks. All use the channel mean; ratios are in dB."""
 
 import functools
 import importlib.util
@@ -16,26 +16,25 @@ from bespoke.audio.stft import STFT
 from bespoke.models.losses import tpsa_target
 from bespoke.utils.errors import BespokeError
 
-# DESIGN: one STFT for the oracle of every recipe, so that its figure can be compared.
+# The same for every recipe, so that oracle figures are comparable.
 ORACLE_WINDOW_SECONDS = 2048 / 44100
-# A frame is silent if it is this far below the reference's loudest one: below the noise of any real stem, above that of a codec.
+# A frame is silent this far below the reference's loudest frame. The value is below the noise floor
+# of real stems and above that of codecs.
 SILENCE_DB = -60.0
 REST_FLOOR_DB = -120.0
-LONG_SAMPLES = (
-    60 * 96000
-)  # longer recordings are measured in blocks of this length: two minutes at 44.1 kHz
+LONG_SAMPLES = 60 * 96000  # longer recordings are measured in blocks: 2 minutes at 44.1 kHz
 
 
 def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
-    """Scale-invariant signal-to-distortion ratio of the channel means (Le Roux et al., ICASSP 2019), by torchmetrics.
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al., ICASSP 2019), by torchmetrics.
 
     Args:
-        estimate, reference: `[channel, time]`.
+        estimate, reference: `[channel, time]`; their channel means are compared.
 
     Returns:
-        dB, or None where the reference is silent, so that there is nothing to measure, or the estimate is, whose ratio is 0 / 0. (With
-        the small constants of the usual implementations that comes out as 0 dB, better than many an estimate that has something right.)
-
+        dB, or None if the reference or the estimate is silent, for which the ratio is undefined.
+        (The small constants of common implementations turn a silent estimate's 0 / 0 into 0 dB,
+        which is better than many a useful estimate.)
     >>> reference = np.array([[1.0, 1.0, -1.0, -1.0]], np.float32)
     >>> noise = np.array([[0.1, -0.1, 0.1, -0.1]], np.float32)
     >>> round(si_sdr(3 * (reference + noise), reference), 3)
@@ -44,13 +43,12 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
     if not reference.any() or not estimate.any():
         return None
     if estimate.shape[-1] <= LONG_SAMPLES:
-        from torchmetrics.functional.audio import (
-            scale_invariant_signal_distortion_ratio,
-        )  # slow to import
+        # slow to import
+        from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
         return float(scale_invariant_signal_distortion_ratio(_mono(estimate), _mono(reference)))
 
-    # Of a long recording the same in blocks: an hour in 64 bits would be several times what else a run holds.
+    # In blocks: an hour in float64 would take several times the memory of the rest of a run.
     def total(product: Callable[[Tensor, Tensor], Tensor]) -> float:
         blocks = (
             slice(start, start + LONG_SAMPLES)
@@ -64,16 +62,21 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float | None:
     energy = total(lambda _, true: true @ true)
     scale = total(lambda ours, true: ours @ true) / energy
     error = total(lambda ours, true: (ours - scale * true).square().sum())
-    eps = torch.finfo(torch.float64).eps  # as torchmetrics has it
+    eps = torch.finfo(torch.float64).eps  # as in torchmetrics
     return 10 * math.log10((scale**2 * energy + eps) / (error + eps))
 
 
 def oracle(mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> np.ndarray:
-    """What the tPSA mask of the true target makes of the mixture's channel mean: the ceiling of masking, `[1, time]`.
+    """Apply the tPSA mask of the true target to the mixture's channel mean.
+
+    This is the upper bound for separation with one mask for all channels.
 
     Args:
         mixture, reference: `[channel, time]`.
         sample_rate: in Hz.
+
+    Returns:
+        `[1, time]`.
     """
 
     def mask(target: Tensor, mixture: Tensor) -> Tensor:
@@ -83,13 +86,17 @@ def oracle(mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> np.n
 
 
 def ratio_oracle(mixture: np.ndarray, reference: np.ndarray, sample_rate: int) -> np.ndarray:
-    """What the ideal ratio mask `|S| / (|S| + |X - S|)` makes of the mixture's channel mean, with the STFT of `oracle`, `[1, time]`.
+    """Apply the ideal ratio mask `|S| / (|S| + |X - S|)` to the mixture's channel mean.
 
-    It is IRM1 of SiSEC 2018 (Stöter, Liutkus & Ito, LVA/ICA 2018). It knows no phase, so that it is below the tPSA mask.
+    This is IRM1 of SiSEC 2018 (Stöter, Liutkus & Ito, LVA/ICA 2018), with the STFT of `oracle`. It
+    ignores the phase, so its SI-SDR is below that of the tPSA mask.
 
     Args:
         mixture, reference: `[channel, time]`.
         sample_rate: in Hz.
+
+    Returns:
+        `[1, time]`.
     """
 
     def mask(target: Tensor, mixture: Tensor) -> Tensor:
@@ -120,15 +127,15 @@ def _apply_ideal(
 def evaluate(
     estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
 ) -> dict[str, float | None]:
-    """The figures of a run's metrics.json that need a reference.
+    """Compute the figures of metrics.json that need a reference.
 
     Args:
         estimate, mixture, reference: `[channel, time]` of one shape.
         sample_rate: in Hz.
 
     Returns:
-        `si_sdr`, `si_sdr_mixture`, `si_sdr_improvement`, `si_sdr_oracle` in dB; None where the reference is silent, and the first and the
-        third where the estimate is.
+        `si_sdr`, `si_sdr_mixture`, `si_sdr_improvement` and `si_sdr_oracle` in dB. All are None if
+        the reference is silent; `si_sdr` and `si_sdr_improvement` are None if the estimate is.
     """
     score, baseline = si_sdr(estimate, reference), si_sdr(mixture, reference)
     return {
@@ -142,13 +149,14 @@ def evaluate(
 
 
 def gap_closed(estimate: float | None, mixture: float | None, oracle: float | None) -> float | None:
-    """How far the estimate is on the way from the mixture (0) to the oracle mask (1), in SI-SDR (DESIGN, "Oracle").
+    """Share of the gap between mixture (0) and oracle mask (1) that the estimate closes.
 
     Args:
         estimate, mixture, oracle: their SI-SDR in dB.
 
     Returns:
-        The share; below 0 where the estimate is worse than the mixture. None where a figure is missing, or the oracle gains nothing.
+        The share, negative if the estimate is worse than the mixture. None if a figure is missing
+        or the oracle is not better than the mixture.
 
     >>> gap_closed(estimate=2.0, mixture=-4.0, oracle=8.0)
     0.5
@@ -161,34 +169,36 @@ def gap_closed(estimate: float | None, mixture: float | None, oracle: float | No
 def bss_eval(
     estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
 ) -> dict[str, float | None]:
-    """BSS Eval v4 of the target, against the rest (mixture less reference) as the only other source, by museval.
+    """BSS Eval v4 of the target by museval, with the rest (mixture - reference) as second source.
 
-    museval is the reference implementation of version 4 (Stöter, Liutkus & Ito, "The 2018 Signal Separation Evaluation Campaign",
-    LVA/ICA 2018): pure Python, runs on numpy 2.4, takes 0.7 s for 20 s. fast_bss_eval (2022) has version 3 only and no wheel;
-    mir_eval's module is version 3 and deprecated. Filters of 512 taps are fitted to the whole recording; the figures are medians over
-    its whole seconds, as is the custom.
+    museval is the reference implementation of version 4 (Stöter, Liutkus & Ito, "The 2018 Signal
+    Separation Evaluation Campaign", LVA/ICA 2018): pure Python, runs on numpy 2.4, takes 0.7 s for
+    20 s of audio. fast_bss_eval (2022) implements version 3 only and has no wheel; mir_eval's
+    module is version 3 and deprecated. Filters of 512 taps are fitted to the whole recording. The
+    figures are medians over whole seconds, as is customary.
 
-    museval leaves out a second in which any signal is all zeros, the estimate included, so that a method that is silent at times would be
-    measured on other seconds than one that is not. Here the seconds are the same for every estimate: those in which both reference and
-    rest are less than 60 dB below their loudest. An estimate that is all zeros there has an SDR of 0 dB, by its definition, and neither
-    SIR nor SAR.
+    museval skips every second in which any signal is all zeros, the estimate included, so a method
+    with silent passages would be measured on other seconds than one without. Here the seconds are
+    the same for every estimate: those in which reference and rest are both less than 60 dB below
+    their loudest second. By definition, an estimate that is all zeros there has an SDR of 0 dB, and
+    neither SIR nor SAR.
 
     Args:
         estimate, mixture, reference: `[channel, time]` of one shape.
         sample_rate: in Hz.
 
     Returns:
-        `bss_sdr`, `bss_sir`, `bss_sar` in dB, None where no second has a figure; `bss_silent`, the share of seconds left out because
-        reference or rest is silent; `bss_missed`, the share of the others in which the estimate is all zeros.
+        - `bss_sdr`, `bss_sir`, `bss_sar`: in dB, None if no second has a figure
+        - `bss_silent`: share of seconds left out because reference or rest is silent
+        - `bss_missed`: share of the other seconds in which the estimate is all zeros
 
     Raises:
         BespokeError: museval is not installed.
     """
     museval_bss_eval = _museval().bss_eval
     sources = np.stack([_mono(reference).numpy(), _mono(mixture - reference).numpy()])
-    estimates = np.stack(
-        [_mono(estimate).numpy()] * 2
-    )  # the figures of the first source don't depend on the second's estimate
+    # The figures of the first source do not depend on the second source's estimate.
+    estimates = np.stack([_mono(estimate).numpy()] * 2)
     powers = [
         frame_power(source[None], sample_rate)[: max(1, source.size // sample_rate)]
         for source in sources
@@ -196,7 +206,7 @@ def bss_eval(
     sounding = np.logical_and.reduce([power > _silence(power) for power in powers])
     sdr = sir = sar = np.full(sounding.shape, np.nan)
     if sounding.any() and estimates.any():
-        # museval regularizes in absolute terms: an energy of one makes the figures independent of the level.
+        # museval's regularization is absolute: unit energy makes figures independent of the level.
         scale = math.sqrt(np.square(sources).sum(axis=1).max())
         figures = museval_bss_eval(
             sources[..., None] / scale,
@@ -218,12 +228,13 @@ def bss_eval(
 def log_wmse(
     estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
 ) -> float:
-    """logWMSE (Jordal, Nomono 2023), by torch-log-wmse: -4 ln of the error's energy, weighted by the ear's sensitivity to frequency and
-    relative to the mixture's.
+    """logWMSE (Jordal, Nomono 2023) by torch-log-wmse.
 
-    Unlike the others it stands a silent reference, and heeds level: of two estimates that differ by a factor the one of the right level
-    is better. From below 0 (worse than the mixture's level) to 73.7 (perfect). Measured at 44.1 kHz whatever the recording's rate, since
-    the weighting depends on it.
+    It is -4 ln of the error's energy, weighted by the ear's sensitivity to frequency, relative to
+    the mixture's energy. Unlike the other metrics it is defined for a silent reference, and it
+    depends on the level of the estimate. It ranges from below 0 (an error above the mixture's
+    level) to 73.7 (perfect). Always computed at 44.1 kHz, because the weighting depends on the
+    sample rate.
 
     Args:
         estimate, mixture, reference: `[channel, time]` of one shape.
@@ -232,7 +243,7 @@ def log_wmse(
     Raises:
         BespokeError: torch-log-wmse is not installed.
     """
-    import_torchaudio()  # which torch-log-wmse, an extra, imports
+    import_torchaudio()  # torch-log-wmse imports it
     try:
         from torch_log_wmse import LogWMSE
     except ImportError as error:
@@ -256,18 +267,20 @@ def log_wmse(
 def rests(
     estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
 ) -> dict[str, float | None]:
-    """What an estimate does where the target is silent, which ratios to the reference cannot tell.
+    """Leakage where the target is silent, which ratios to the reference cannot measure.
 
-    After the "predicted energy at silence" of Schulze-Forster et al. (WASPAA 2019), but relative to the mixture, so that it does not
-    depend on the level: 0 dB lets everything through. Frames are 50 ms; one is silent 60 dB below the reference's loudest.
+    This follows the "predicted energy at silence" of Schulze-Forster et al. (WASPAA 2019), but
+    relative to the mixture, so that it does not depend on the level: at 0 dB everything leaks.
+    Frames are 50 ms long; a frame is silent 60 dB below the reference's loudest frame.
 
     Args:
         estimate, mixture, reference: `[channel, time]` of one shape.
         sample_rate: in Hz.
 
     Returns:
-        `rest_share`: the share of frames in which the reference is silent; `rest_leak_db`: the estimate's energy against the mixture's
-        there, at least -120 dB; None where there are no such frames or the mixture is silent too.
+        - `rest_share`: share of frames in which the reference is silent
+        - `rest_leak_db`: energy of the estimate relative to the mixture in these frames, at least
+          -120 dB; None if there are no such frames or the mixture is silent in them
     """
     frames = [
         frame_power(_mono(signal)[None].numpy(), max(1, round(0.05 * sample_rate)))
@@ -287,7 +300,9 @@ def rests(
 def evaluate_fully(
     estimate: np.ndarray, mixture: np.ndarray, reference: np.ndarray, sample_rate: int
 ) -> dict[str, float | None]:
-    """All figures of a benchmark: those of `evaluate`, `si_sdr_oracle_ratio`, `gap_closed`, `bss_eval`, `log_wmse` and `rests`.
+    """All figures of the benchmark.
+
+    Those of `evaluate`, `si_sdr_oracle_ratio`, `gap_closed`, `bss_eval`, `log_wmse` and `rests`.
 
     Args:
         estimate, mixture, reference: `[channel, time]` of one shape.
@@ -311,7 +326,10 @@ def evaluate_fully(
 
 @functools.cache
 def _museval() -> ModuleType:
-    """museval's metrics, without the rest of its package, which is slow to import and ends with a RuntimeError where FFmpeg is missing."""
+    """museval's metrics module, without the rest of the package.
+
+    The package is slow to import and raises a RuntimeError if FFmpeg is missing.
+    """
     package = importlib.util.find_spec("museval")
     if package is None or package.origin is None:
         raise BespokeError("BSS Eval needs museval: pip install 'bespoke-separation[benchmark]'.")
@@ -326,7 +344,7 @@ def _museval() -> ModuleType:
 
 
 def _silence(power: np.ndarray) -> float:
-    """The power up to which a frame is silent."""
+    """Highest power of a silent frame."""
     return power.max(initial=0.0) * 10 ** (SILENCE_DB / 10)
 
 
@@ -335,5 +353,5 @@ def _median(figures: np.ndarray) -> float | None:
 
 
 def _mono(waveform: np.ndarray) -> torch.Tensor:
-    # In 64 bits: the metric of a very good estimate is the difference of nearly equal numbers.
+    # float64: the metric of a very good estimate is a difference of nearly equal numbers.
     return torch.from_numpy(waveform.mean(axis=0, dtype=np.float64))

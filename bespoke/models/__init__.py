@@ -1,1 +1,1 @@
-"""Networks and factorizations, what they are told and trained for, and the separator that applies them."""
+"""Networks, their input features and losses, factorizations, and the separator."""

@@ -11,10 +11,10 @@ from bespoke.models.nmf import ScoreInformedFactorization, harmonic_templates, p
 from bespoke.score.midi import Note
 
 FACTORIZATIONS = 3
-CHANNELS = FACTORIZATIONS + 4
+CHANNELS = FACTORIZATIONS + 7
 AROUND = (
     FACTORIZATIONS + 1
-)  # the channel of the bands from a little before to a little after each note
+)  # the channel of the target's bands from a little before to a little after each note
 _WINDOWS = (0.5, 1.0, 2.0)  # of the factorizations, in windows of the STFT
 _WIDTH_CENTS, _FLOOR_HZ = 50.0, 30.0  # of a partial's band
 _BEFORE_SECONDS, _AFTER_SECONDS = (
@@ -27,60 +27,80 @@ _ATTACK_BEFORE_SECONDS, _ATTACK_DECAY_SECONDS = 0.04, 0.1
 class ScoreFeatures:
     """Makes the channels from a mix and its notes.
 
-    Three masks of score-informed factorizations with windows of half, one and two times the STFT's (together they beat any one), the
-    bands of the partials while the notes last, the same bands from a little before to a little after, the attacks, which
-    jump to 1 and decay at all frequencies alike, and the magnitude with a window a quarter as long, which tells a stroke from a tone.
+    In this order:
+
+    - three masks of score-informed factorizations, with windows of half, one and two times the
+      STFT's; together they beat any one of them;
+    - the bands of the target's partials while its notes last;
+    - the same bands from a little before to a little after each note;
+    - the target's attacks, which jump to 1 and decay, at all frequencies alike;
+    - the other parts' share in the factorizations, the mean of the three windows;
+    - the bands of the other parts' partials, from a little before to a little after each note;
+    - whether the other parts are known, 0 or 1 throughout;
+    - the magnitude with a window a quarter as long, which shows when a note is struck.
 
     Args:
         stft: the transform of the network's spectrogram.
+        tuning_cents: how much sharper than A4 = 440 Hz the mixture is.
 
     >>> features = ScoreFeatures(STFT(8000, 0.064, 0.016))
     >>> features(np.zeros((1, 8000), np.float32), [Note(0.2, 0.6, 69)]).shape
-    torch.Size([7, 257, 63])
+    torch.Size([10, 257, 63])
     """
 
-    def __init__(self, stft: STFT):
-        self.stft = stft
+    def __init__(self, stft: STFT, tuning_cents: float = 0.0):
+        self.stft, self.tuning_cents = stft, tuning_cents
         window, hop = (stft.hyperparameters[key] for key in ("window_seconds", "hop_seconds"))
         self._stfts = [STFT(stft.sample_rate, factor * window, hop) for factor in _WINDOWS]
         self._short = STFT(stft.sample_rate, window / 4, hop / 4)
-        self._factorization = ScoreInformedFactorization()
+        self._factorization = ScoreInformedFactorization(tuning_cents=tuning_cents)
 
     @torch.inference_mode()
-    def __call__(self, mixture: np.ndarray, notes: Sequence[Note]) -> Tensor:
+    def __call__(
+        self, mixture: np.ndarray, notes: Sequence[Note], others: Sequence[Sequence[Note]] = ()
+    ) -> Tensor:
         """Make the channels.
 
         Args:
             mixture: `[1, time]` at the STFT's rate, of any level.
             notes: the target's, in seconds of the mixture; they may lie partly or wholly outside it.
+            others: the notes of each other part, likewise, where they are known.
 
         Returns:
-            `[CHANNELS, freq, frames]`: shares, bands and attacks from 0 to 1, and in the last channel a magnitude.
+            `[CHANNELS, freq, frames]`: from 0 to 1, but for the magnitude in the last channel.
         """
         frequencies_hz = self.stft.frequencies_hz.numpy()
         signal = torch.from_numpy(np.ascontiguousarray(mixture, dtype=np.float32))[None]
-        channels = []
+        channels: list[np.ndarray] = []
+        shares: list[np.ndarray] = []
         for stft in self._stfts:
-            mask = self._factorization.mask(stft(signal)[0, 0].abs().numpy(), stft, notes)
-            channels.append(_interpolated(mask, stft.frequencies_hz.numpy(), frequencies_hz))
-        times = self.stft.times_seconds(channels[0].shape[1]).numpy()
-        pitches = sorted({note.pitch for note in notes})
-        combs = harmonic_templates(pitches, frequencies_hz, _WIDTH_CENTS, _FLOOR_HZ, decay=0.0)
-        for before, after in ((0.0, 0.0), (_BEFORE_SECONDS, _AFTER_SECONDS)):
-            bands = np.zeros_like(channels[0])
-            for comb, active in zip(
-                combs.T, piano_roll(notes, pitches, times, before, after), strict=True
-            ):
-                (sounding,) = np.nonzero(active)
-                bands[:, sounding] = np.maximum(bands[:, sounding], comb[:, None])
-            channels.append(bands)
-        attack = np.zeros(len(times), np.float32)
-        for note in notes:
-            since = times - note.start_seconds
-            decayed = np.exp(-np.maximum(since, 0) / _ATTACK_DECAY_SECONDS)
-            attack = np.maximum(attack, np.where(since > -_ATTACK_BEFORE_SECONDS, decayed, 0))
-        channels.append(np.broadcast_to(attack, channels[0].shape))
-        channels.append(self.short_magnitude(signal)[:, : len(times)])
+            masks = self._factorization.masks(
+                stft(signal)[0, 0].abs().numpy(), stft, [notes, *others]
+            )
+            target, rest = (
+                _interpolated(mask, stft.frequencies_hz.numpy(), frequencies_hz)
+                for mask in (masks[0], masks[1:].sum(axis=0))
+            )
+            channels.append(target)
+            shares.append(rest / len(self._stfts))
+        others_share = np.sum(shares, axis=0)
+        times = self.stft.times_seconds(others_share.shape[1]).numpy()
+        in_tune_hz = frequencies_hz / 2 ** (self.tuning_cents / 1200)
+        channels += [
+            _bands(notes, in_tune_hz, times, 0.0, 0.0),
+            _bands(notes, in_tune_hz, times, _BEFORE_SECONDS, _AFTER_SECONDS),
+            np.broadcast_to(_attacks(notes, times), others_share.shape),
+            others_share,
+            _bands(
+                [note for part in others for note in part],
+                in_tune_hz,
+                times,
+                _BEFORE_SECONDS,
+                _AFTER_SECONDS,
+            ),
+            np.full(others_share.shape, bool(others), np.float32),
+            self.short_magnitude(signal)[:, : len(times)],
+        ]
         return torch.from_numpy(np.stack(channels).astype(np.float32, copy=False))
 
     def short_magnitude(self, mixture: Tensor) -> np.ndarray:
@@ -89,6 +109,34 @@ class ScoreFeatures:
         return _interpolated(
             magnitude, self._short.frequencies_hz.numpy(), self.stft.frequencies_hz.numpy()
         )
+
+
+def _bands(
+    notes: Sequence[Note],
+    frequencies_hz: np.ndarray,
+    times_seconds: np.ndarray,
+    before_seconds: float,
+    after_seconds: float,
+) -> np.ndarray:
+    """The bands of the notes' partials, `[freq, frames]`, 0 to 1."""
+    bands = np.zeros((len(frequencies_hz), len(times_seconds)), np.float32)
+    pitches = sorted({note.pitch for note in notes})
+    combs = harmonic_templates(pitches, frequencies_hz, _WIDTH_CENTS, _FLOOR_HZ, decay=0.0)
+    roll = piano_roll(notes, pitches, times_seconds, before_seconds, after_seconds)
+    for comb, active in zip(combs.T, roll, strict=True):
+        (sounding,) = np.nonzero(active)
+        bands[:, sounding] = np.maximum(bands[:, sounding], comb[:, None])
+    return bands
+
+
+def _attacks(notes: Sequence[Note], times_seconds: np.ndarray) -> np.ndarray:
+    """1 where a note begins, and a decay after it, `[frames]`."""
+    attack = np.zeros(len(times_seconds), np.float32)
+    for note in notes:
+        since = times_seconds - note.start_seconds
+        decayed = np.exp(-np.maximum(since, 0) / _ATTACK_DECAY_SECONDS)
+        attack = np.maximum(attack, np.where(since > -_ATTACK_BEFORE_SECONDS, decayed, 0))
+    return attack
 
 
 def _interpolated(

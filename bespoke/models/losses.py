@@ -1,12 +1,18 @@
-"""The truncated phase-sensitive approximation (tPSA) of Erdogan et al., "Phase-sensitive and recognition-boosted speech separation
-using deep recurrent neural networks" (ICASSP 2015), which the paper trains with."""
+"""Losses for mask networks.
+
+The truncated phase-sensitive approximation (tPSA), which the paper trains with, is by Erdogan et
+al., "Phase-sensitive and recognition-boosted speech separation using deep recurrent neural
+networks" (ICASSP 2015).
+"""
 
 import torch
 from torch import Tensor, nn
 
 
 def tpsa_target(target: Tensor, mixture: Tensor) -> Tensor:
-    """The part of the target in phase with the mixture, truncated: `clip(|S| cos(angle(S) - angle(X)), 0, |X|)`.
+    """Truncated phase-sensitive target `clip(|S| cos(angle(S) - angle(X)), 0, |X|)`.
+
+    It is the part of the target that is in phase with the mixture.
 
     Args:
         target, mixture: complex spectrograms S and X of one shape.
@@ -14,7 +20,8 @@ def tpsa_target(target: Tensor, mixture: Tensor) -> Tensor:
     Returns:
         Real, of that shape, between 0 and the mixture's magnitude.
 
-    >>> tpsa_target(torch.tensor([1j, 3 + 0j, -1 + 0j, 1 + 1j]), torch.tensor([2 + 0j] * 4)).tolist()
+    >>> target = torch.tensor([1j, 3 + 0j, -1 + 0j, 1 + 1j])
+    >>> tpsa_target(target, torch.tensor([2 + 0j] * 4)).tolist()
     [0.0, 2.0, 0.0, 1.0]
     """
     magnitude = mixture.abs()
@@ -26,7 +33,11 @@ class TPSALoss(nn.Module):
     """Mean distance between `mask * |X|` and the tPSA target.
 
     Args:
-        distance: `l1`, mean absolute difference (nussl's default), or `l2`, mean squared difference (Erdogan et al.).
+        distance: `l1`, mean absolute difference (nussl's default), or `l2`, mean squared difference
+            (Erdogan et al.).
+
+    Raises:
+        ValueError: `distance` is neither.
 
     Shape:
         - mask: real, 0 to 1
@@ -45,13 +56,17 @@ class TPSALoss(nn.Module):
 
 
 class RelativeErrorLoss(nn.Module):
-    """Mean over the examples of the squared error relative to the target, in dB: the negative SDR of the masked spectrogram.
+    """Squared error relative to the target in dB, averaged over examples.
 
-    A target 15 dB below the rest counts as much as one above it, where a distance hardly sees it.
+    It is the negative SDR of the masked spectrogram. A target 15 dB below the rest counts as much
+    as one above it, while it hardly contributes to an absolute distance.
 
     Args:
-        floor_db: level re the mixture's energy that is added to error and target, so that a silent target asks for a silent estimate
-            and no more than that.
+        floor_db: level relative to the mixture's energy that is added to error and target, so that
+            a silent target requires a silent estimate and no more. Less than 0.
+
+    Raises:
+        ValueError: `floor_db` is not negative.
 
     Shape:
         - mask: real `[batch, freq, frames]`, 0 to 1
@@ -70,7 +85,7 @@ class RelativeErrorLoss(nn.Module):
         self.floor = 10 ** (floor_db / 10)
 
     def forward(self, mask: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-        # Not by way of abs(), whose gradient is not finite where a tail fades into denormal numbers.
+        # abs() is avoided: its gradient is not finite where a decay reaches denormal numbers.
         signals = (mask.float() * mixture - target, target, mixture)
         error, energy, whole = (
             torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) for signal in signals

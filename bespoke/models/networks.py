@@ -156,6 +156,17 @@ class ScoreUNet(MaskNetwork):
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        """Take weights of a network that saw fewer channels, too: the new ones count nothing."""
+        name = f"{prefix}first.0.weight"
+        if name in state_dict and state_dict[name].ndim == 4:
+            missing = 2 + CHANNELS - state_dict[name].shape[1]
+            if missing > 0:
+                state_dict[name] = functional.pad(state_dict[name], (0, 0, 0, 0, 0, missing))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def train(self, mode: bool = True) -> "ScoreUNet":
         super().train(mode)
         if self.is_pretrained:  # batches of one song are no measure of all

@@ -35,6 +35,7 @@ class ScoreInformedFactorization:
         template_prior: pulls the target's spectra towards their start: its weight against the data's.
         smoothing_frames: standard deviation of a Gaussian that smooths the target's activations at each iteration.
         seed: of the free components' start.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is.
     """
 
     components: int = 20
@@ -48,9 +49,10 @@ class ScoreInformedFactorization:
     template_prior: float = 0.1
     smoothing_frames: float = 1.0
     seed: int = 0
+    tuning_cents: float = 0.0
 
     def mask(self, magnitude: np.ndarray, stft: STFT, notes: Sequence[Note]) -> np.ndarray:
-        """The target's share of each bin.
+        """The share of each bin that one part has, where the other parts' notes are not known.
 
         Args:
             magnitude: of the recording, `[freq, frames]`, of any level.
@@ -60,33 +62,41 @@ class ScoreInformedFactorization:
         Returns:
             `[freq, frames]`, 0 to 1.
         """
+        return self.masks(magnitude, stft, [notes])[0]
+
+    def masks(
+        self, magnitude: np.ndarray, stft: STFT, parts: Sequence[Sequence[Note]]
+    ) -> np.ndarray:
+        """The share of each bin that each of several parts has.
+
+        Every part has spectra of its own, one a pitch; the free components are left with what no
+        score tells.
+
+        Args:
+            magnitude: of the recording, `[freq, frames]`, of any level.
+            stft: the transform it comes from.
+            parts: the notes of each part, in seconds of the recording; they may lie partly or
+                wholly outside it.
+
+        Returns:
+            `[part, freq, frames]`, 0 to 1; their sum is at most 1.
+        """
+        shares = np.zeros((len(parts), *magnitude.shape), np.float32)
         if not magnitude.any():
-            return np.zeros_like(magnitude)
+            return shares
         observed = (
             np.ascontiguousarray(magnitude) ** self.power
         )  # a transform's frames lie one after the other, the model's frequencies do
         observed /= observed.mean()
         bins, frames = observed.shape
-        pitches = sorted({note.pitch for note in notes})
-        start = _normalized(
-            harmonic_templates(
-                pitches, stft.frequencies_hz.numpy(), self.width_cents, self.floor_hz, self.decay
-            )
-        )
-        allowed = piano_roll(
-            notes,
-            pitches,
-            stft.times_seconds(frames).numpy(),
-            self.before_seconds,
-            self.after_seconds,
-        )
+        start, allowed, slices = self._constraints(stft, frames, parts)
 
-        # At the start target and background have half of the energy each.
+        # At the start the parts and the rest have half of the energy each.
         rng = np.random.default_rng(self.seed)
         free = _normalized(rng.uniform(0.1, 1.0, (bins, self.components)).astype(np.float32))
         free_activations = rng.uniform(0.1, 1.0, (self.components, frames)).astype(np.float32)
         free_activations *= observed.sum() / free_activations.sum() / 2
-        target = slice(len(pitches))
+        scored = slice(start.shape[1])
         spectra = np.concatenate([start, free], axis=1)
         activations = np.concatenate(
             [
@@ -98,13 +108,35 @@ class ScoreInformedFactorization:
         # The spectra sum to one, so that the divergence's usual denominators are too.
         for _ in range(self.iterations):
             activations *= spectra.T @ _quotient(observed, spectra, activations)
-            activations[target] = allowed * gaussian_filter1d(
-                activations[target], self.smoothing_frames, axis=1, mode="nearest"
+            activations[scored] = allowed * gaussian_filter1d(
+                activations[scored], self.smoothing_frames, axis=1, mode="nearest"
             )
             spectra *= _quotient(observed, spectra, activations) @ activations.T
-            spectra[:, target] += self.template_prior * spectra[:, target].sum(axis=0) * start
+            spectra[:, scored] += self.template_prior * spectra[:, scored].sum(axis=0) * start
             spectra = _normalized(spectra)
-        return spectra[:, target] @ activations[target] / (spectra @ activations + _TINY)
+        model = spectra @ activations + _TINY
+        for share, part in zip(shares, slices, strict=True):
+            np.divide(spectra[:, part] @ activations[part], model, out=share)
+        return shares
+
+    def _constraints(
+        self, stft: STFT, frames: int, parts: Sequence[Sequence[Note]]
+    ) -> tuple[np.ndarray, np.ndarray, list[slice]]:
+        """The combs that the spectra start as, `[freq, pitch]`, where each may sound,
+        `[pitch, frames]`, and which of them belong to each part."""
+        frequencies_hz = stft.frequencies_hz.numpy() / 2 ** (self.tuning_cents / 1200)
+        times = stft.times_seconds(frames).numpy()
+        combs, rolls, slices, first = [], [], [], 0
+        for notes in parts:
+            pitches = sorted({note.pitch for note in notes})
+            comb = harmonic_templates(
+                pitches, frequencies_hz, self.width_cents, self.floor_hz, self.decay
+            )
+            combs.append(_normalized(comb))
+            rolls.append(piano_roll(notes, pitches, times, self.before_seconds, self.after_seconds))
+            slices.append(slice(first, first + len(pitches)))
+            first += len(pitches)
+        return np.concatenate(combs, axis=1), np.concatenate(rolls), slices
 
 
 def _quotient(observed: np.ndarray, spectra: np.ndarray, activations: np.ndarray) -> np.ndarray:

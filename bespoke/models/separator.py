@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bespoke.audio.dsp import peak, resample
+from bespoke.audio.dsp import peak, resample, seen
 from bespoke.audio.io import HIGHEST_RATE, Recording, wav_writer
 from bespoke.audio.stft import STFT
 from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MODELS, MaskNetwork
-from bespoke.models.wiener import multichannel_wiener
+from bespoke.models.wiener import multichannel_wiener, project
 from bespoke.score.midi import Note, shift
 from bespoke.utils import processor, progress
 from bespoke.utils.errors import BespokeError
@@ -49,6 +49,10 @@ class Separator:
         overlap_seconds: which overlap by this much and are cross-faded.
         notes: the target's, in seconds of the recording, for a network that uses the score. Half a second before the first and two after
             the last of those that follow each other closely the estimate fades to silence.
+        others: the notes of each other part, likewise, where they are known.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is.
+        view: a weight for each channel: the mask is estimated from their weighted sum, instead of
+            the channel mean, in which a target with opposite channels is silent.
         strength: the mask is raised to this power: more than 1 leaves less of the other instruments in the target and makes more
             artefacts, less than 1 the reverse.
         resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
@@ -69,6 +73,9 @@ class Separator:
         resolutions: Sequence[float] = (1.0,),
         strength: float = 1.0,
         panning: bool = False,
+        others: Sequence[Sequence[Note]] = (),
+        tuning_cents: float = 0.0,
+        view: Sequence[float] | None = None,
     ):
         if not isinstance(model, MaskNetwork):
             raise TypeError(
@@ -96,16 +103,34 @@ class Separator:
             )
         self.stft, self.model = stft, model
         self.block_seconds, self.overlap_seconds = block_seconds, overlap_seconds
-        self.notes, self.strength, self.panning = tuple(notes), strength, panning
+        self.strength, self.panning = strength, panning
         lengths = (stft.window_seconds, stft.hop_seconds)
         self._stfts = [
             STFT(stft.sample_rate, *(factor * seconds for seconds in lengths))
             for factor in resolutions
         ]
-        self._features = (
-            [ScoreFeatures(scaled) for scaled in self._stfts] if model.uses_score else []
-        )
         self._bfloat16 = uses_bfloat16(model)
+        self.place(notes, others, tuning_cents, view)
+
+    def place(
+        self,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+        tuning_cents: float = 0.0,
+        view: Sequence[float] | None = None,
+    ) -> None:
+        """Say where the target is in the recordings from now on.
+
+        Args:
+            notes, others, tuning_cents, view: as of the constructor.
+        """
+        self.notes, self.others = tuple(notes), tuple(tuple(part) for part in others)
+        self.tuning_cents, self.view = tuning_cents, view
+        self._features = (
+            [ScoreFeatures(scaled, tuning_cents) for scaled in self._stfts]
+            if self.model.uses_score
+            else []
+        )
 
     def separate(self, recording: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
         """Separate a recording.
@@ -118,7 +143,7 @@ class Separator:
             Target and residual, float32 of the recording's shape, which add up to the recording.
         """
         recording = recording.astype(np.float32, copy=False)
-        level = peak(recording.mean(axis=0, keepdims=True))
+        level = peak(seen(recording, self.view))
         target = np.concatenate(
             [
                 target
@@ -137,7 +162,8 @@ class Separator:
             recording: its consecutive parts, each float32 `[channel, time]`, of any length.
             samples: length of the whole.
             sample_rate: in Hz.
-            level: the largest absolute sample of its channel mean. (The network was trained on peak-normalized mixes.)
+            level: the largest absolute sample of what the mask is estimated from. (The network was
+                trained on peak-normalized mixes.)
 
         Yields:
             Consecutive parts of target and residual, as of `separate`.
@@ -164,7 +190,7 @@ class Separator:
                     )
                 held = part if held is None else np.concatenate([held, part], axis=1)
             current = held[:, : end - start]
-            mono = current.mean(axis=0, keepdims=True) / np.float32(level or 1.0)
+            mono = seen(current, self.view) / np.float32(level or 1.0)
             target = self._separate_block(current, mono, sample_rate, start / sample_rate)
             if faded is not None:
                 target[:, :overlap] = target[:, :overlap] * ramp + faded
@@ -194,7 +220,10 @@ class Separator:
             if recording.seconds > self.block_seconds:
                 progress.advance(done, recording.samples)
             for parts in self.stream(
-                recording.blocks(), recording.samples, recording.sample_rate, recording.levels()[1]
+                recording.blocks(),
+                recording.samples,
+                recording.sample_rate,
+                recording.levels()[1 if self.view is None else 0],
             ):
                 write_target(parts[0])
                 write_residual(parts[1])
@@ -208,21 +237,17 @@ class Separator:
         self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float
     ) -> np.ndarray:
         notes: Sequence[Note] = ()
+        others: Sequence[Sequence[Note]] = ()
         if self._features:
             end_seconds = start_seconds + recording.shape[-1] / sample_rate
-            notes = [
-                note
-                for note in self.notes
-                if start_seconds - _FAR < note.end_seconds
-                and note.start_seconds < end_seconds + _FAR
-            ]
+            notes = _near(self.notes, start_seconds, end_seconds)
             if not notes:
                 return np.zeros_like(recording)
-            notes = shift(notes, -start_seconds)
+            others = [_near(part, start_seconds, end_seconds) for part in self.others]
         mono = resample(mono, sample_rate, self.stft.sample_rate)
         estimates = []
         for number, source in enumerate(self._stfts):
-            features = [self._features[number](mono, notes)] if self._features else []
+            features = [self._features[number](mono, notes, others)] if self._features else []
             estimates.append(self._estimate(recording, mono, sample_rate, source, features, notes))
         return np.mean(estimates, axis=0) if len(estimates) > 1 else estimates[0]
 
@@ -254,13 +279,19 @@ class Separator:
             mask = mask * _sounding(notes, source.times_seconds(mask.shape[-1])).to(device)
         stft = source.at_rate(sample_rate)
         mask = carry(mask, magnitude[0], source, stft, 1 + recording.shape[-1] // stft.hop_samples)
-        if (
+        is_viewed = self.view is not None and len(self.view) == len(recording)
+        is_placed = (
             self.panning
             and 1 < len(recording) <= _MOST_PLACED
             and (recording != recording[:1]).any()
-        ):
-            spectrogram = stft(torch.from_numpy(np.ascontiguousarray(recording)).to(device)[None])
-            placed = multichannel_wiener(mask, spectrogram[0])
+        )
+        if is_viewed or is_placed:
+            channels = stft(torch.from_numpy(np.ascontiguousarray(recording)).to(device)[None])[0]
+            if is_viewed:
+                weights = torch.tensor(self.view, dtype=channels.dtype, device=device)
+                placed = project(mask * torch.einsum("c,cft->ft", weights, channels), channels)
+            else:
+                placed = multichannel_wiener(mask, channels)
             return stft.inverse(placed[None], recording.shape[-1])[0].cpu().numpy()
         target = np.empty_like(recording)
         for channel, estimate in zip(
@@ -271,6 +302,16 @@ class Separator:
             )
             estimate[:] = stft.inverse(mask * spectrogram, len(channel))[0, 0].cpu().numpy()
         return target
+
+
+def _near(notes: Sequence[Note], start_seconds: float, end_seconds: float) -> tuple[Note, ...]:
+    """The notes that matter to a block of a recording, in seconds of the block."""
+    near = [
+        note
+        for note in notes
+        if start_seconds - _FAR < note.end_seconds and note.start_seconds < end_seconds + _FAR
+    ]
+    return shift(near, -start_seconds)
 
 
 def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
@@ -373,7 +414,8 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
     Args:
         path: the checkpoint.
         device: to separate on.
-        **settings: `Separator`'s `block_seconds`, `overlap_seconds` and `notes`, if others than the run's are wanted.
+        **settings: `Separator`'s `block_seconds`, `overlap_seconds`, `notes` and `others`, where
+            those of the run are not wanted.
 
     Raises:
         BespokeError: the file is missing, or is no checkpoint of this program.
@@ -394,6 +436,7 @@ def load_separator(path: str | Path, device: str = "cpu", **settings: Any) -> Se
         hyperparameters = dict(checkpoint["hyper_parameters"])
         kept = dict(hyperparameters["separate"])
         kept["notes"] = [Note(*values) for values in kept.get("notes", ())]
+        kept["others"] = [[Note(*values) for values in part] for part in kept.get("others", ())]
         settings = {**kept, **settings}
         transform = hyperparameters["stft"]
         if not (

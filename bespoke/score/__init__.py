@@ -1,1 +1,1 @@
-"""Notes: from and to files, put in time with a recording, and synthesized."""
+"""Notes: reading and writing, alignment with a recording, and synthesis."""

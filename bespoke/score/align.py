@@ -8,7 +8,7 @@ There is no second round against an estimate of the target: it came out no neare
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -18,7 +18,7 @@ import torch
 from scipy.ndimage import correlate1d, uniform_filter1d
 from scipy.optimize import linear_sum_assignment
 
-from bespoke.audio.dsp import resample
+from bespoke.audio.dsp import DIFFERENCE, opposed, peak, resample, seen
 from bespoke.score.midi import Note, shift
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.progress import track
@@ -27,6 +27,8 @@ LOW_CONFIDENCE = 0.5
 """Below it a wrong score is likelier than a right one."""
 NO_CONFIDENCE = 0.2
 """Below it the place that was found is not to be used."""
+NO_FIT = 3.0
+"""Standard deviations: below it another part is not where the line puts it (see `Alignment.fits`)."""
 
 _RATE, _HOP = 22050, 256  # 11.6 ms a frame
 _FRAMES = _RATE / _HOP  # a second
@@ -57,6 +59,15 @@ _BETTER, _SLACK = (
     1.2,
     0.9,
 )  # what another place must be to be preferred, and how much less the old one may be to be kept
+# Of `_locate_together`.
+_SURE = 0.95  # confidence of all parts together: parts of another song that led the target astray had less
+_KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
+_MOST_FITTED = 4000  # notes
+_SAME_ONSET_SECONDS, _DOUBLED_SHARE = 0.05, 0.8
+_DOUBTFUL_TUNING = 0.35  # semitones
+# Of two channels, where the target is not found in their mean.
+_VIEWS = (DIFFERENCE, (1.0, 0.0), (0.0, 1.0), None)
+_AUDIBLE, _CLEARER = 0.01, 1.5  # a view's least share of the peak, and its least gain of fit
 _ROLLS = 400  # places that tell what chance gives
 
 
@@ -64,12 +75,23 @@ _ROLLS = 400  # places that tell what chance gives
 class Alignment:
     """Where a score lies in a recording.
 
-    Args:
-        notes: the score's, in seconds of the recording, in the score's order; some may lie before its start or after its end.
-        confidence: 0 to 1: the share of right scores among those that fit as well, if half of all are right (see `_confidence`).
-        tempo_factor: seconds of the recording for a second of the score, on the whole: 2 is half the score's tempo.
+    Attributes:
+        notes: the target's, in seconds of the recording, in the score's order; some may lie before
+            its start or after its end.
+        confidence: 0 to 1: the share of right scores among those that fit as well, if half of all
+            are right (see `_confidence`). With other parts, of all parts together.
+        tempo_factor: seconds of the recording for a second of the score, on the whole: 2 is half
+            the score's tempo.
         offset_seconds: where the straight line of that tempo puts the score's time 0.
         path: the bent line: pairs of seconds in the score and in the recording, one an onset.
+        others: the notes of each other part, likewise.
+        fit: how well the target fits where it lies: in standard deviations from what it would fit
+            elsewhere and in other keys. Below `NO_FIT` it is hardly there.
+        fits: the same of each other part. Below `NO_FIT` it is not in the recording.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is, for these notes: from -80
+            to 80.
+        view: weights of the channels in whose sum the target was found, see
+            `bespoke.audio.dsp.seen`; None: in their mean.
     """
 
     notes: tuple[Note, ...]
@@ -77,6 +99,22 @@ class Alignment:
     tempo_factor: float
     offset_seconds: float
     path: tuple[tuple[float, float], ...]
+    others: tuple[tuple[Note, ...], ...] = ()
+    fit: float = 0.0
+    fits: tuple[float, ...] = ()
+    tuning_cents: float = 0.0
+    view: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A straight line from score to recording, its confidence, and the line bent at each onset."""
+
+    factor: float
+    offset_seconds: float
+    confidence: float
+    onsets: np.ndarray
+    times: np.ndarray
 
 
 def within(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
@@ -109,32 +147,120 @@ def align(
     mixture: np.ndarray,
     sample_rate: int,
     tempo_range: tuple[float, float] = (0.65, 1.5),
+    others: Sequence[Sequence[Note]] = (),
 ) -> Alignment:
     """Align the notes of one instrument to a recording in which it plays among others.
 
-    The score may begin before or after the recording, cover a part of it or be longer, and have a few wrong, missing or extra notes.
-    Its key must be the recording's.
+    The score may begin before or after the recording, cover a part of it or be longer, and have a
+    few wrong, missing or extra notes. Its key must be the recording's.
+
+    The other parts of the score help: all are laid on one line, unless the target fits much worse
+    there than by itself. Parts that do not fit are left out, and the rest is aligned again.
+
+    The channel mean is looked at. Where the target is not found in it, and the channels are two,
+    their difference and each by itself are tried: a target with opposite channels has no mean.
 
     Args:
         notes: in seconds of the score.
         mixture: the recording, `[channel, time]`, of any level.
         sample_rate: in Hz.
         tempo_range: the least and the largest `Alignment.tempo_factor` that is tried.
+        others: the notes of each other pitched part, in seconds of the score.
 
     Returns:
-        The alignment. A confidence below `LOW_CONFIDENCE` means that the notes should not be relied on. It is calibrated for the
-        default ranges: where little is searched, wrong scores find less too.
+        The alignment. A confidence below `LOW_CONFIDENCE` means that the notes should not be relied
+        on. It is calibrated for the default ranges: where little is searched, wrong scores find
+        less too.
 
     Raises:
         BespokeError: there is no note from C1 to B7, or the recording is silent.
     """
-    pitched = [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
-    if not pitched:
+    if not _pitched(notes):
         raise BespokeError(
-            "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align: choose another instrument."
+            "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align:"
+            " choose another instrument."
         )
-    sounding, starting = evidence(mixture, sample_rate)
-    pool = _POOL if sounding.shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+    first = _align_view(notes, mixture, sample_rate, tempo_range, others, opposed(mixture))
+    best = first
+    if len(mixture) == 2 and not _is_there(first):
+        for view in _VIEWS:
+            if peak(seen(mixture, view)) > _AUDIBLE * peak(mixture) and view != first.view:
+                found = _align_view(notes, mixture, sample_rate, tempo_range, others, view)
+                if _is_there(found) and found.fit > max(best.fit, _CLEARER * first.fit):
+                    best = found
+    return best
+
+
+def _is_there(alignment: Alignment) -> bool:
+    """Whether the target was found in what was looked at."""
+    return alignment.confidence >= LOW_CONFIDENCE and alignment.fit >= NO_FIT
+
+
+def _align_view(
+    notes: Sequence[Note],
+    mixture: np.ndarray,
+    sample_rate: int,
+    tempo_range: tuple[float, float],
+    others: Sequence[Sequence[Note]],
+    view: tuple[float, ...] | None,
+) -> Alignment:
+    """Align to one view of the channels."""
+    mixture = seen(mixture, view)
+    tuning = estimate_tuning(_mono(mixture, sample_rate))
+    rows = evidence(mixture, sample_rate, tuning)
+    found = [(_locate_parts(rows, notes, others, tempo_range), tuning)]
+    if abs(tuning) > _DOUBTFUL_TUNING:  # nearly a quarter tone: flat or sharp by that much?
+        semitone = -1 if tuning > 0 else 1
+        rolled = np.roll(rows[0], -semitone, axis=0), np.roll(rows[1], -semitone, axis=0)
+        found.append((_locate_parts(rolled, notes, others, tempo_range), tuning + semitone))
+        rows = rolled if found[1][0].confidence > found[0][0].confidence else rows
+    line, tuning = max(found, key=lambda place: place[0].confidence)
+    fit = _fit_by(rows)
+    placed, placed_others = _placed(notes, line), tuple(_placed(part, line) for part in others)
+    return Alignment(
+        placed,
+        line.confidence,
+        line.factor,
+        line.offset_seconds,
+        tuple(zip(line.onsets.tolist(), line.times.tolist(), strict=True)),
+        placed_others,
+        fit(placed),
+        tuple(fit(part) for part in placed_others),
+        round(100 * tuning, 1),
+        view,
+    )
+
+
+def _locate_parts(
+    rows: tuple[np.ndarray, np.ndarray],
+    notes: Sequence[Note],
+    others: Sequence[Sequence[Note]],
+    tempo_range: tuple[float, float],
+) -> _Line:
+    """The line of the target, with the other parts where they help."""
+    line = _locate(rows, notes, tempo_range)
+    if any(_pitched(part) for part in others):
+        return _locate_together(rows, notes, others, line, tempo_range)
+    return line
+
+
+def _pitched(notes: Sequence[Note]) -> list[Note]:
+    """The notes that `evidence` has rows for."""
+    return [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
+
+
+def _locate(
+    rows: tuple[np.ndarray, np.ndarray], notes: Sequence[Note], tempo_range: tuple[float, float]
+) -> _Line:
+    """The line on which notes fit a recording best.
+
+    Args:
+        rows: the recording's `evidence`.
+        notes: in seconds of the score, some of them pitched.
+        tempo_range: of the factor.
+    """
+    pitched, (sounding, starting) = _pitched(notes), rows
+    pool = _pool(sounding.shape[1])
     found = [
         (anchor, *_search(sounding, starting, anchor, tempo_range, pool))
         for anchor in _anchors(pitched)
@@ -148,8 +274,8 @@ def align(
     if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
         window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
         _, times = _warp(
-            _pooled(sounding, _COARSE),
-            _pooled(starting, _COARSE),
+            _pooled(rows[0], _COARSE),
+            _pooled(rows[1], _COARSE),
             pitched,
             factor,
             expected,
@@ -158,14 +284,80 @@ def align(
         )
         expected = times + _LATENESS_SECONDS
     onsets, times = _warp(sounding, starting, pitched, factor, expected)
-    path = tuple(zip(onsets.tolist(), times.tolist(), strict=True))
-    return Alignment(
-        _placed(notes, onsets, times, factor),
-        _confidence(fit, wrong_fits),
-        float(factor),
-        float(offset),
-        path,
+    return _Line(float(factor), float(offset), _confidence(fit, wrong_fits), onsets, times)
+
+
+def _locate_together(
+    rows: tuple[np.ndarray, np.ndarray],
+    notes: Sequence[Note],
+    others: Sequence[Sequence[Note]],
+    alone: _Line,
+    tempo_range: tuple[float, float],
+) -> _Line:
+    """The line of the target and of the other parts that fit there.
+
+    All together they are found far more surely than the target alone, unless the others are of
+    another song or arrangement: then the target fits worse than where it lies by itself.
+    """
+    fit = _fit_by(rows)
+
+    def is_better(line: _Line) -> bool:
+        if line.confidence < _SURE:
+            return False
+        own = fit(_placed(notes, alone))
+        return alone.confidence < _SURE or fit(_placed(notes, line)) >= _KEPT_FIT * own
+
+    def locate(parts: Sequence[Sequence[Note]]) -> _Line:
+        return _locate(rows, [note for part in (notes, *parts) for note in part], tempo_range)
+
+    line = locate(others)
+    is_together = is_better(line)
+    line = line if is_together else alone
+    fitting = [part for part in others if fit(_placed(part, line)) >= NO_FIT]
+    if not fitting:
+        return alone
+    if is_together and len(fitting) == len(others):
+        return line
+    again = locate(fitting)
+    return again if is_better(again) else line
+
+
+def _fit_by(rows: tuple[np.ndarray, np.ndarray]) -> Callable[[Sequence[Note]], float]:
+    """A function of notes in seconds of the recording: `_surprise`, or 0 if none is within it."""
+    frames = rows[0].shape[1]
+    pool = _pool(frames)
+    pooled = _twice(_pooled(rows[0], pool)), _pooled(rows[1], pool)
+
+    def fit(notes: Sequence[Note]) -> float:
+        inside = within(_pitched(notes), frames / _FRAMES)
+        inside = inside[:: 1 + len(inside) // _MOST_FITTED]
+        return _surprise(*pooled, inside, _FRAMES / pool) if inside else 0.0
+
+    return fit
+
+
+def _pool(frames: int) -> int:
+    """Frames that count as one observation, in a recording of so many."""
+    return _POOL if frames <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+
+
+def doubles(notes: Sequence[Note], target: Sequence[Note]) -> bool:
+    """Whether a part plays what the target plays: most of its notes begin with one of the target's,
+    at the same pitch. No score can tell the two apart.
+
+    >>> doubles([Note(0.0, 1.0, 60)], [Note(0.01, 0.5, 60), Note(1.0, 2.0, 62)])
+    True
+    >>> doubles([Note(0.0, 1.0, 48)], [Note(0.0, 1.0, 60)])
+    False
+    """
+    starts: dict[int, list[float]] = defaultdict(list)
+    for note in target:
+        starts[note.pitch].append(note.start_seconds)
+    shared = sum(
+        any(abs(start - note.start_seconds) < _SAME_ONSET_SECONDS for start in starts[note.pitch])
+        for note in notes
     )
+    return shared >= _DOUBLED_SHARE * len(notes) > 0
 
 
 def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> float | None:
@@ -191,10 +383,10 @@ def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) ->
         BespokeError: the recording is silent.
     """
     rows = evidence(mixture, sample_rate)
-    pitched = [note for note in notes if _LOWEST_PITCH <= note.pitch < _LOWEST_PITCH + _PITCHES]
+    pitched = _pitched(notes)
     if not pitched:
         return None
-    pool = _POOL if rows[0].shape[1] <= _LONG_RECORDING_SECONDS * _FRAMES else 2 * _POOL
+    pool = _pool(rows[0].shape[1])
     pooled = _twice(_pooled(rows[0], pool)), _pooled(rows[1], pool)
 
     def surprise(offset: float) -> float:
@@ -274,10 +466,9 @@ def _fits(
     return (held + _ONSET_WEIGHT * starting[row, first]).sum(axis=0)
 
 
-def _placed(
-    notes: Sequence[Note], onsets: np.ndarray, times: np.ndarray, factor: float
-) -> tuple[Note, ...]:
-    """The notes, carried along the path from `onsets` to `times`, and beyond its ends along a line of slope `factor`."""
+def _placed(notes: Sequence[Note], line: _Line) -> tuple[Note, ...]:
+    """The notes, carried along the bent line, and beyond its ends along a straight one."""
+    onsets, times, factor = line.onsets, line.times, line.factor
 
     def place(seconds: float) -> float:
         beyond = min(seconds - onsets[0], 0.0) + max(
@@ -290,50 +481,49 @@ def _placed(
         start = place(note.start_seconds)
         # The path may run two onsets together, but a note keeps a quarter of its length.
         end = max(
-            place(note.end_seconds), start + 0.25 * factor * (note.end_seconds - note.start_seconds)
+            place(note.end_seconds),
+            start + 0.25 * factor * (note.end_seconds - note.start_seconds),
         )
         placed.append(replace(note, start_seconds=start, end_seconds=end))
     return tuple(placed)
 
 
-def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """How much each pitch sounds, and how much it starts to sound, in standard deviations from its mean over the recording.
+def evidence(
+    mixture: np.ndarray, sample_rate: int, tuning: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much each pitch sounds, and how much it starts to sound, in standard deviations from its
+    mean over the recording.
 
-    The log magnitudes of a variable-Q transform, in the recording's own tuning, are whitened: what stands out from its surroundings of
-    two semitones on either side counts, so that drums and noise, which are flat, vanish, and so does the mixture's spectral envelope.
-    Then they are summed over the partials of each pitch: Klapuri, "Multiple fundamental frequency estimation by summing harmonic
-    amplitudes" (ISMIR 2006). As a pitch's mean is 0, a note costs as much where its pitch rests as it earns where it sounds.
+    The log magnitudes of a variable-Q transform, in the recording's own tuning, are whitened: what
+    stands out from its surroundings of two semitones on either side counts. This removes drums and
+    noise, which are flat, and the mixture's spectral envelope. Then they are summed over the
+    partials of each pitch: Klapuri, "Multiple fundamental frequency estimation by summing harmonic
+    amplitudes" (ISMIR 2006). As a pitch's mean is 0, a note costs as much where its pitch rests as
+    it earns where it sounds.
 
     Args:
-        mixture: `[channel, time]`, of any level.
+        mixture: `[channel, time]`, of any level; the channel mean counts.
         sample_rate: in Hz.
+        tuning: of the recording, in semitones above A4 = 440 Hz; None: it is estimated.
 
     Returns:
-        Two float64 arrays `[pitch, frames]`: pitches from C1 in semitones, frames 256/22050 s apart, the first one centred at 0.
+        Two float64 arrays `[pitch, frames]`: pitches from C1 in semitones, frames 256/22050 s apart,
+        the first one centred at 0.
 
     Raises:
         BespokeError: the recording is silent.
     """
     librosa = _import_librosa()
-    mono = resample(mixture.mean(axis=0, keepdims=True), sample_rate, _RATE)[0]
-    if not mono.any():
-        raise BespokeError("The recording is silent: there is nothing to align the score to.")
+    mono = _mono(mixture, sample_rate)
+    if tuning is None:
+        tuning = estimate_tuning(mono)
     size = round(_BLOCK_SECONDS * _RATE)
-    sample = (
-        mono
-        if mono.size <= size
-        else np.concatenate(
-            [mono[start : start + size // 10] for start in range(0, mono.size, mono.size // 10)]
-        )
-    )
-    tuning = librosa.estimate_tuning(y=sample, sr=_RATE)  # of a semitone, from -0.5 to 0.5
     bins = {"n_bins": 96 * _BINS, "bins_per_octave": 12 * _BINS}
     lowest_hz = librosa.midi_to_hz(_LOWEST_PITCH + tuning)
     frames, step = 1 + mono.size // _HOP, size // _HOP
     magnitude = np.empty((96 * _BINS, frames), np.float32)
-    for start in range(
-        0, frames, step
-    ):  # a block at a time, with its surroundings: the transform takes much memory
+    # A block at a time, with its surroundings: the transform takes much memory.
+    for start in range(0, frames, step):
         end, before = min(start + step, frames), min(start, _MARGIN_FRAMES)
         block = mono[(start - before) * _HOP : (end + _MARGIN_FRAMES) * _HOP]
         transform = librosa.vqt(block, sr=_RATE, hop_length=_HOP, fmin=lowest_hz, **bins)
@@ -341,18 +531,43 @@ def evidence(mixture: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndar
     mean = magnitude.mean(dtype=np.float64)
     sounding = np.zeros((_PITCHES, frames))
     for start in range(0, frames, step):
-        block = slice(start, start + step)
-        level = np.log1p(10 * magnitude[:, block] / mean)
+        here = slice(start, start + step)
+        level = np.log1p(10 * magnitude[:, here] / mean)
         level -= uniform_filter1d(level, 4 * _BINS + 1, axis=0)
         for partial in range(1, _PARTIALS + 1):
             bin_of_pitch = _BINS * np.arange(_PITCHES) + round(12 * _BINS * np.log2(partial))
             inside = bin_of_pitch < len(level)
-            sounding[inside, block] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
+            sounding[inside, here] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
     del magnitude
     sounding = _standardized(sounding)
-    rise = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
-    starting = _standardized(np.maximum(correlate1d(sounding, rise, axis=1, mode="nearest"), 0))
-    return sounding, starting
+    slope = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
+    rise = correlate1d(sounding, slope, axis=1, mode="nearest")
+    return sounding, _standardized(np.maximum(rise, 0))
+
+
+def _mono(mixture: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The channel mean at the rate of the evidence, `[time]`.
+
+    Raises:
+        BespokeError: it is silent.
+    """
+    mono = resample(mixture.mean(axis=0, keepdims=True), sample_rate, _RATE)[0]
+    if not mono.any():
+        raise BespokeError("The recording is silent: there is nothing to align the score to.")
+    return mono
+
+
+def estimate_tuning(mono: np.ndarray) -> float:
+    """How much sharper than A4 = 440 Hz a recording is, in semitones from -0.5 to 0.5.
+
+    Args:
+        mono: `[time]` at 22,050 Hz. Of a long one ten pieces count.
+    """
+    size, pieces = round(_BLOCK_SECONDS * _RATE), 10
+    if mono.size > size:
+        starts = range(0, mono.size, mono.size // pieces)
+        mono = np.concatenate([mono[start : start + size // pieces] for start in starts])
+    return float(_import_librosa().estimate_tuning(y=mono, sr=_RATE))
 
 
 def _import_librosa() -> ModuleType:

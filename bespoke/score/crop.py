@@ -1,4 +1,4 @@
-"""Which parts of a long song training listens to: so many minutes at most, where the target plays."""
+"""Excerpts of long songs for training: at most so many minutes, where the target plays."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,25 +9,26 @@ import numpy as np
 from bespoke.score.midi import Note
 
 WINDOW_SECONDS = 20.0
-_FADE_SECONDS = 0.01  # at each join, so that it makes no click
+_FADE_SECONDS = 0.01  # at each join, against clicks
 Span = tuple[float, float]
 """Start and end in seconds."""
 
 
 def choose_spans(notes: Sequence[Note], seconds: float, limit_seconds: float) -> list[Span]:
-    """Choose the parts of a recording, or of a score, to listen to.
+    """Choose spans of a recording, or of a score, for training.
 
-    What lies before the first and after the last note by more than a window is left out: a score that covers a part of a song says
-    nothing of the rest. Of what remains, if it is longer than the limit, those windows of 20 s are taken in which the target
-    plays most; of windows in which it plays about as much, any, but always the same ones.
+    Whatever lies more than a window before the first note or after the last is left out, because
+    the score may cover only part of the song. If the rest exceeds the limit, the windows of 20 s in
+    which the target plays most are chosen. Windows with about as much are chosen at random, with a
+    fixed seed.
 
     Args:
-        notes: the target's, in seconds; without any, windows are taken from anywhere.
+        notes: notes of the target, in seconds. Without notes, windows are chosen from anywhere.
         seconds: length of the whole.
-        limit_seconds: of all parts together; one window at least is chosen.
+        limit_seconds: total length of the spans. At least one window is chosen.
 
     Returns:
-        Parts in order of time, none touching another.
+        Spans in order of time. They do not touch each other.
 
     >>> choose_spans([Note(100.0, 130.0, 60)], 200.0, 180.0)
     [(90.0, 140.0)]
@@ -47,7 +48,7 @@ def choose_spans(notes: Sequence[Note], seconds: float, limit_seconds: float) ->
         return [(first, last)]
     windows = int((last - first) / WINDOW_SECONDS)
     playing = np.zeros(windows)
-    grid = np.zeros(int((last - first) * 10) + 1, bool)  # tenths of a second
+    grid = np.zeros(int((last - first) * 10) + 1, bool)  # in steps of 0.1 s
     for note in notes:
         grid[
             max(0, int((note.start_seconds - first) * 10)) : max(
@@ -69,7 +70,7 @@ def choose_spans(notes: Sequence[Note], seconds: float, limit_seconds: float) ->
 
 
 def take_notes(notes: Iterable[Note], spans: Sequence[Span]) -> tuple[Note, ...]:
-    """The notes that sound in these parts, cut where they go beyond, in seconds of the parts one after the other."""
+    """The notes inside the spans, cut at their ends, as if the spans followed each other."""
     notes, taken, place = list(notes), [], 0.0
     for first, last in spans:
         for note in notes:
@@ -85,7 +86,7 @@ def take_notes(notes: Iterable[Note], spans: Sequence[Span]) -> tuple[Note, ...]
 
 
 def take_audio(waveform: np.ndarray, sample_rate: int, spans: Sequence[Span]) -> np.ndarray:
-    """These parts of `[channel, time]` one after the other, faded for 10 ms where they join."""
+    """Concatenate spans of a waveform `[channel, time]`, with fades of 10 ms where they join."""
     fade = np.linspace(0, 1, max(2, round(_FADE_SECONDS * sample_rate)), dtype=np.float32)
     parts = [
         waveform[:, round(first * sample_rate) : round(last * sample_rate)].copy()

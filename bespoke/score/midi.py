@@ -1,27 +1,29 @@
 """Notes, in from MIDI, or from what can be played out to MIDI, and out to MIDI."""
 
-import io
-import re
+import logging
+import unicodedata
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
-import mido
 import numpy as np
 import pretty_midi
 
-from bespoke.score import notation
+from bespoke.score import notation, smf
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, existing
 
+log = logging.getLogger(__name__)
+
 MAX_BYTES, MAX_NOTES, MAX_HOURS = 2_000_000, 100_000, 12
-# A number of MIDI goes on as long as its bytes are from 128. The parser would take minutes for one as long as the file.
-_ENDLESS_NUMBER = re.compile(rb"[\x80-\xff]{4096}")
 _DRUM_CHANNEL = 9
+_SUSTAIN_PEDAL, _MONO_MODE = 64, 126  # controllers
+_MPE_ZONE = ((101, 0), (100, 6))  # controllers and values after which the next tells a zone's size
+_FEWEST_STRINGS = 5  # channels in a row, each of one voice, that are told to be one instrument
 _HIGHEST_KEY_SWITCH, _KEY_SWITCH_GAP = 36, 17
 
 
@@ -48,8 +50,13 @@ class Part:
 def read_score(path: str | Path) -> list[Part]:
     """Read every instrument that has notes of a MIDI file (type 0, 1 or 2), or of a score that `bespoke.score.notation` plays out to MIDI.
 
-    An instrument is what a track plays on a channel, whatever programs it goes through. Pitch bends and controllers are not read. A note
-    that is never ended lasts to the track's end.
+    An instrument is what a track plays on a channel, whatever programs it goes through, or on
+    several channels, where each is a string of a guitar or (MPE) a note that is bent by itself. A
+    program of another track of the same channel is the instrument's where it has none itself.
+
+    Of a key that is struck again while it sounds, the first end is the first note's. A note lasts
+    as long as the sustain pedal holds it, or until its key is struck again. One that is never ended
+    lasts to the track's end. Pitch bends and other controllers are not read.
 
     Returns:
         The parts, in the order in which their first notes end. A part's program is the one that most of its notes have.
@@ -61,27 +68,20 @@ def read_score(path: str | Path) -> list[Part]:
     size = path.stat().st_size
     content = path.read_bytes() if size <= notation.MAX_BYTES else b""
     played = notation.to_midi(path, content)
-    if played is None and size > MAX_BYTES:
+    content = smf.unwrapped(content)
+    if played is None and (len(content) or size) > MAX_BYTES:
         raise BespokeError(
             f"The score {path} has {size / 1e6:.1f} MB, which no MIDI file of a song has: give a .mid file below {MAX_BYTES / 1e6:g} MB."
         )
-    content = content if played is None else played
-    if _ENDLESS_NUMBER.search(content):
-        raise BespokeError(
-            f"The score {path} cannot be read as MIDI (a number in it has no end): export it again as a .mid file."
-        )
     try:
-        midi = mido.MidiFile(file=io.BytesIO(content), clip=True)
-        parts = _parts(midi)
-    except Exception as error:  # the parser raises a dozen kinds on bad bytes, none of its own
-        reason = (
-            "it ends too early"
-            if isinstance(error, EOFError)
-            else str(error) or type(error).__name__
-        )
+        midi = smf.read(content if played is None else played)
+    except ValueError as error:
         raise BespokeError(
-            f"The score {path} cannot be read as MIDI ({reason}): export it again as a .mid file."
+            f"The score {path} cannot be read as MIDI ({error}): export it again as a .mid file."
         ) from error
+    for notice in midi.notices:
+        log.warning("The score %s is damaged: %s.", path, notice)
+    parts = _parts(midi)
     if not parts:
         raise BespokeError(
             f"The score {path} has no notes: export the part you want as MIDI again."
@@ -99,76 +99,249 @@ def read_score(path: str | Path) -> list[Part]:
     return parts
 
 
-def _parts(midi: mido.MidiFile) -> list[Part]:
-    to_seconds = _clock(midi)
-    found: dict[
-        tuple[int, int], list[tuple[Note, int]]
-    ] = {}  # by track and channel: notes with their programs
-    names = []
-    for number, track in enumerate(midi.tracks):
-        names.append("")
-        tick, programs = 0, [0] * 16
-        sounding: dict[
-            tuple[int, int], list[tuple[int, int]]
-        ] = {}  # by channel and pitch: ticks and velocities
+@dataclass
+class _Voice:
+    """What a track plays on a channel.
 
-        def end(
-            key: tuple[int, int], tick: int, number=number, programs=programs, sounding=sounding
-        ) -> None:
-            channel, pitch = key
-            started = sounding.pop(key, [])
-            ended = [(start, velocity) for start, velocity in started if start < tick]
-            if ended and len(ended) < len(
-                started
-            ):  # the end of one note and the start of the next at one tick, in the wrong order
-                sounding[key] = [(start, velocity) for start, velocity in started if start == tick]
-            for start, velocity in ended:
-                note = Note(to_seconds(start), to_seconds(tick), pitch, velocity)
-                if note.end_seconds > note.start_seconds:
-                    found.setdefault((number, channel), []).append((note, programs[channel]))
+    Attributes:
+        track: its number.
+        channel: the channel.
+        notes: with the program of each, in the order in which they end.
+        has_program: whether a program is named for the channel.
+        has_expression: whether it has bends, or is told to play one note at a time.
+    """
 
-        for message in track:
-            tick += message.time
-            if message.type == "track_name":
-                names[number] = message.name.strip()
-            elif message.type == "program_change":
-                programs[message.channel] = message.program
-            elif message.type == "note_on" and message.velocity > 0:
-                sounding.setdefault((message.channel, message.note), []).append(
-                    (tick, message.velocity)
-                )
-            elif message.type in ("note_on", "note_off"):
-                end((message.channel, message.note), tick)
-        for key in list(sounding):
-            end(key, tick)
+    track: int
+    channel: int
+    notes: list[tuple[Note, int]]
+    has_program: bool
+    has_expression: bool
+
+    @property
+    def program(self) -> int:
+        """The one that most notes have."""
+        return Counter(program for _, program in self.notes).most_common(1)[0][0]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether hardly ever two notes sound at once."""
+        notes = sorted(note for note, _ in self.notes)
+        together = sum(later.start_seconds < note.end_seconds for note, later in pairwise(notes))
+        return 10 * together <= len(notes)
+
+
+def _parts(midi: smf.MidiFile) -> list[Part]:
+    voices = _voices(midi)
+    count = len({voice.track for voice in voices})
     parts = []
-    for (number, channel), notes in found.items():
-        program = Counter(program for _, program in notes).most_common(1)[0][0]
-        parts.append(
-            Part(
-                names[number],
-                program,
-                channel == _DRUM_CHANNEL,
-                tuple(sorted(note for note, _ in notes)),
+    for number, track in enumerate(midi.tracks):
+        own = [voice for voice in voices if voice.track == number]
+        for group in _instruments(own, _zones(track), midi.kind == 1, count > 1):
+            notes = [pair for voice in group for pair in voice.notes]
+            program = Counter(program for _, program in notes).most_common(1)[0][0]
+            is_drum = [voice.channel for voice in group] == [_DRUM_CHANNEL]
+            parts.append(
+                Part(track.name, program, is_drum, tuple(sorted(note for note, _ in notes)))
             )
-        )
     return parts
 
 
-def _clock(midi: mido.MidiFile) -> Callable[[int], float]:
+def _voices(midi: smf.MidiFile) -> list[_Voice]:
+    """All that is played, by track and channel, in the order in which the first notes end."""
+    to_seconds = _clock(midi)
+    changes: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    pedals: dict[tuple[int, int], list[tuple[int, int, bool]]] = defaultdict(list)
+    expressive = set()
+    for number, track in enumerate(midi.tracks):
+        for index, (tick, kind, channel, first, second) in enumerate(track.events):
+            if kind == smf.PROGRAM:
+                changes[number, channel].append((tick, first))
+            elif kind == smf.CONTROL and first == _SUSTAIN_PEDAL:
+                pedals[number, channel].append((tick, index, second >= 64))
+            elif kind == smf.BEND or (kind == smf.CONTROL and first == _MONO_MODE):
+                expressive.add((number, channel))
+    speakers: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, channel in sorted({*changes, *pedals}):
+        speakers[channel].append((number, channel))
+    voices = []
+    for number, track in enumerate(midi.tracks):
+        ended = _pair(track)
+        for channel in dict.fromkeys(channel for _, _, channel, _, _ in ended):
+            place = (number, channel)
+            # What another track says of the channel holds for one that says nothing itself.
+            others = speakers[channel] if midi.kind != 2 else ()
+            programs = changes.get(place) or sorted(
+                change for other in others for change in changes[other]
+            )
+            first = programs[0][1] if programs else 0
+            held = list(pedals[place])
+            for other in others:
+                theirs = changes[other]
+                if other != place and (not theirs or theirs[0][1] == first):
+                    held += [(tick, -1, is_down) for tick, _, is_down in pedals[other]]
+            notes = [note for note in ended if note[2] == channel]
+            if channel != _DRUM_CHANNEL:
+                notes = _sustained(notes, sorted(held), track.ticks)
+            ticks = [tick for tick, _ in programs]
+            found = []
+            for start, end, _, pitch, velocity in notes:
+                note = Note(to_seconds(start[0]), to_seconds(end[0]), pitch, velocity)
+                at = bisect_right(ticks, start[0]) - 1
+                if note.end_seconds > note.start_seconds:
+                    found.append((note, programs[at][1] if at >= 0 else 0))
+            if found:
+                voices.append(_Voice(number, channel, found, bool(programs), place in expressive))
+    return voices
+
+
+_Place = tuple[int, int]  # in a track: ticks, and the number of the event
+_Held = tuple[_Place, _Place, int, int, int]  # start, end, channel, pitch, velocity
+
+
+def _pair(track: smf.Track) -> list[_Held]:
+    """A track's notes, in the order in which they end.
+
+    The first end of a key is its first note's. Where a key has fewer ends than notes, the track
+    leaves out the end of a note whose key is struck again: there it ends.
+    """
+    struck: Counter[tuple[int, int]] = Counter()
+    released: Counter[tuple[int, int]] = Counter()
+    for _, kind, channel, pitch, velocity in track.events:
+        if kind == smf.NOTE_ON and velocity > 0:
+            struck[channel, pitch] += 1
+        elif kind in (smf.NOTE_ON, smf.NOTE_OFF):
+            released[channel, pitch] += 1
+    sounding: dict[tuple[int, int], deque[tuple[_Place, int]]] = defaultdict(deque)
+    ended: list[_Held] = []
+
+    def end(key: tuple[int, int], place: _Place) -> None:
+        start, velocity = sounding[key].popleft()
+        if start[0] < place[0]:
+            ended.append((start, place, *key, velocity))
+
+    for index, (tick, kind, channel, pitch, velocity) in enumerate(track.events):
+        key, place = (channel, pitch), (tick, index)
+        if kind == smf.NOTE_ON and velocity > 0:
+            if sounding[key] and released[key] < struck[key]:
+                end(key, place)
+            sounding[key].append((place, velocity))
+        elif kind in (smf.NOTE_ON, smf.NOTE_OFF) and sounding[key]:
+            end(key, place)
+    for key, notes in sounding.items():
+        while notes:
+            end(key, (track.ticks, len(track.events)))
+    return ended
+
+
+def _sustained(
+    notes: Sequence[_Held], pedal: Sequence[tuple[int, int, bool]], last_tick: int
+) -> list[_Held]:
+    """The notes of a channel as long as the pedal holds them, or until their key is struck again.
+
+    Args:
+        notes: with the ends that their keys have.
+        pedal: where it goes down (True) or up.
+        last_tick: the track's end.
+    """
+    if not any(is_down for _, _, is_down in pedal):
+        return list(notes)
+    places = [(tick, index) for tick, index, _ in pedal]
+    ups = [place for place, (_, _, is_down) in zip(places, pedal, strict=True) if not is_down]
+    strikes: dict[int, list[_Place]] = defaultdict(list)
+    for start, _, _, pitch, _ in notes:
+        strikes[pitch].append(start)
+    for of_key in strikes.values():
+        of_key.sort()
+    held = []
+    for start, end, channel, pitch, velocity in notes:
+        at = bisect_right(places, end) - 1
+        if at >= 0 and pedal[at][2]:
+            up = bisect_right(ups, end)
+            release = ups[up] if up < len(ups) else (max(last_tick, end[0]), 0)
+            again = bisect_right(strikes[pitch], end)
+            following = strikes[pitch][again : again + 1]
+            end = max(end, min([release, *following]))
+        held.append((start, end, channel, pitch, velocity))
+    return held
+
+
+def _zones(track: smf.Track) -> list[set[int]]:
+    """The channels that a track says are one instrument's (MPE): a master's and its members'."""
+    zones: list[set[int]] = []
+    told: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    for _, kind, channel, first, second in track.events:
+        if kind != smf.CONTROL or channel not in (0, 15):
+            continue
+        told[channel][first] = second
+        if first == 6 and all(told[channel].get(name) == value for name, value in _MPE_ZONE):
+            size = min(second, 15)
+            members = range(size + 1) if channel == 0 else range(15 - size, 16)
+            zones += [set(members)] if size else []
+    return zones
+
+
+def _instruments(
+    voices: Sequence[_Voice], zones: Sequence[set[int]], is_tracks: bool, are_several: bool
+) -> list[list[_Voice]]:
+    """A track's channels, those of one instrument together.
+
+    Args:
+        voices: of the track.
+        zones: of channels that it says belong together.
+        is_tracks: whether the file is of tracks that play together (type 1).
+        are_several: whether several tracks have notes, so that each is a part of its own.
+    """
+    groups: list[list[_Voice]] = []
+    left = list(voices)
+    for zone in zones:
+        members = [voice for voice in left if voice.channel in zone]
+        left = [voice for voice in left if voice.channel not in zone]
+        groups += [members] if members else []
+    drums = [voice for voice in left if voice.channel == _DRUM_CHANNEL]
+    left = [voice for voice in left if voice.channel != _DRUM_CHANNEL]
+    for program in dict.fromkeys(voice.program for voice in left):
+        same = [voice for voice in left if voice.program == program]
+        with_drums = [*same, *drums]
+        if drums and len(same) > 2 and _are_strings(with_drums, is_tracks):
+            groups.append(with_drums)
+            drums = []
+        elif len(same) > 1 and (
+            (is_tracks and (are_several or all(voice.has_program for voice in same)))
+            or _are_strings(same, is_tracks)
+        ):
+            groups.append(same)
+        else:
+            groups += [[voice] for voice in same]
+    groups += [[voice] for voice in drums]
+    order = {id(voice): index for index, voice in enumerate(voices)}
+    ordered = [sorted(group, key=lambda voice: order[id(voice)]) for group in groups]
+    return sorted(ordered, key=lambda group: order[id(group[0])])
+
+
+def _are_strings(voices: Sequence[_Voice], is_tracks: bool) -> bool:
+    """Whether channels look like the strings of one guitar, or the notes of one MPE instrument:
+    they lie side by side, each plays one note at a time, all with the same sound, and all are bent
+    or told to do so, or there are many."""
+    channels = sorted(voice.channel for voice in voices)
+    if channels != list(range(channels[0], channels[0] + len(channels))):
+        return False
+    if len({voice.program for voice in voices}) > 1 or not all(v.is_single for v in voices):
+        return False
+    if all(voice.has_expression for voice in voices):
+        return len(voices) > 2
+    if is_tracks and all(voice.has_program for voice in voices):
+        return True
+    return len(voices) >= _FEWEST_STRINGS
+
+
+def _clock(midi: smf.MidiFile) -> Callable[[int], float]:
     """Ticks to seconds, by the tempo map, which is that of all tracks; a division in frames of film time has none."""
-    if midi.ticks_per_beat < 0:
-        frames, ticks = -(midi.ticks_per_beat >> 8), midi.ticks_per_beat & 0xFF
-        return lambda tick: tick / (frames * ticks)
-    tempos = {0: 500_000}
-    for track in midi.tracks:
-        tick = 0
-        for message in track:
-            tick += message.time
-            if message.type == "set_tempo":
-                tempos[tick] = message.tempo
+    if midi.division < 0:
+        frames, parts = -(midi.division >> 8), midi.division & 0xFF
+        return lambda tick: tick / (frames * parts)
+    tempos = {0: 500_000} | {tick: tempo for track in midi.tracks for tick, tempo in track.tempos}
     ticks = sorted(tempos)
-    scales = [60 / (6e7 / tempos[tick] * midi.ticks_per_beat) for tick in ticks]
+    scales = [60 / (6e7 / tempos[tick] * midi.division) for tick in ticks]
     seconds = [0.0]
     for index in range(1, len(ticks)):
         seconds.append(seconds[-1] + scales[index - 1] * (ticks[index] - ticks[index - 1]))
@@ -203,7 +376,7 @@ def without_key_switches(notes: Sequence[Note]) -> tuple[Note, ...]:
 
 def write_midi(path: str | Path, parts: Iterable[Part]) -> None:
     """Write parts as one MIDI file at 120 beats a minute, a track each."""
-    midi = pretty_midi.PrettyMIDI(resolution=960)
+    midi = pretty_midi.PrettyMIDI(resolution=960, charset="utf-8")
     for part in parts:
         instrument = pretty_midi.Instrument(part.program, part.is_drum, part.name)
         instrument.notes = [
@@ -217,30 +390,74 @@ def write_midi(path: str | Path, parts: Iterable[Part]) -> None:
 
 def choose_part(
     parts: Sequence[Part],
-    instrument: str | int | None,
+    instrument: str | int | Sequence[str | int] | None,
     path: str | Path = "the score",
     setting: str = "song.target.instrument",
 ) -> Part:
-    """Choose one part by its name, General MIDI program name, program number or index.
+    """The part that `choose_parts` chooses, or several as one.
+
+    Raises:
+        BespokeError: as of `choose_parts`.
+    """
+    return merged(choose_parts(parts, instrument, path, setting))
+
+
+def choose_parts(
+    parts: Sequence[Part],
+    instrument: str | int | Sequence[str | int] | None,
+    path: str | Path = "the score",
+    setting: str = "song.target.instrument",
+) -> list[Part]:
+    """Choose parts by name, General MIDI program name, program number or index.
 
     Args:
         parts: as `read_score` gives them.
         instrument: None where there is only one; a name or the beginning or middle of one, in any case; a number, which is
-            an index or a program (where that is ambiguous write `index:2` or `program:29`).
+            an index or a program (where that is ambiguous write `index:2` or `program:29`). Several that are one
+            target: a list, or with commas.
         path: the score's file, for messages.
         setting: where `instrument` comes from, for messages.
 
     Raises:
-        BespokeError: none or several parts fit; the message lists all.
+        BespokeError: none or several parts fit one of what is wanted (the message lists all), or
+            those chosen are pitched parts and drums.
     """
-    found = [index for index, part in enumerate(parts) if _fits(part, index, instrument)]
-    if isinstance(instrument, str):
-        exact = [
-            index
-            for index in found
-            if parts[index].name.casefold() == instrument.strip().casefold()
-        ]
-        found = exact or found
+    if isinstance(instrument, str) and "," in instrument and not _found(parts, instrument):
+        instrument = [word for word in instrument.split(",") if word.strip()]
+    if instrument is None or isinstance(instrument, str | int):
+        return [_choose(parts, instrument, path, setting)]
+    chosen: list[Part] = []
+    for one in instrument:
+        part = _choose(parts, one, path, setting)
+        chosen += [] if any(part is other for other in chosen) else [part]
+    if not chosen:
+        return [_choose(parts, None, path, setting)]
+    if len({part.is_drum for part in chosen}) > 1:
+        names = " and ".join(part.name or program_name(part) for part in chosen)
+        raise BespokeError(
+            f"{path}: {names} cannot be one target, as drums have no pitches: set {setting} to either."
+        )
+    return chosen
+
+
+def merged(parts: Sequence[Part]) -> Part:
+    """Parts as one, with the program that most notes have; what two of them play at once is one note."""
+    if len(parts) == 1:
+        return parts[0]
+    notes: dict[tuple[float, int], Note] = {}
+    for note in sorted(note for part in parts for note in part.notes):
+        notes[note.start_seconds, note.pitch] = note  # sorted: the longest of them
+    programs: Counter[int] = Counter()
+    for part in parts:
+        programs[part.program] += len(part.notes)
+    name = ", ".join(part.name or program_name(part) for part in parts)
+    return Part(name, programs.most_common(1)[0][0], parts[0].is_drum, tuple(notes.values()))
+
+
+def _choose(
+    parts: Sequence[Part], instrument: str | int | None, path: str | Path, setting: str
+) -> Part:
+    found = _found(parts, instrument)
     if len(found) == 1:
         return parts[found[0]]
     listing = "; ".join(f"{index}: {describe(part)}" for index, part in enumerate(parts))
@@ -254,17 +471,31 @@ def choose_part(
     )
 
 
+def _found(parts: Sequence[Part], instrument: str | int | None) -> list[int]:
+    """The parts that fit; where some have just this name, those alone."""
+    found = [index for index, part in enumerate(parts) if _fits(part, index, instrument)]
+    if isinstance(instrument, str):
+        exact = [index for index in found if _plain(parts[index].name) == _plain(instrument)]
+        found = exact or found
+    return found
+
+
+def _plain(text: str) -> str:
+    """A name without what two ways of writing it differ in: case, width, how accents are put on."""
+    return unicodedata.normalize("NFKC", text).casefold().strip()
+
+
 def _fits(part: Part, index: int, instrument: str | int | None) -> bool:
     if instrument is None:
         return True
-    wanted = str(instrument).strip().casefold()
+    wanted = _plain(str(instrument))
     if wanted.startswith("index:"):
         return wanted.removeprefix("index:").strip() == str(index)
     if wanted.startswith("program:"):
         return not part.is_drum and wanted.removeprefix("program:").strip() == str(part.program)
     if wanted.isdecimal():
         return int(wanted) == index or (not part.is_drum and int(wanted) == part.program)
-    return wanted in part.name.casefold() or wanted == program_name(part).casefold()
+    return wanted in _plain(part.name) or wanted == program_name(part).casefold()
 
 
 def program_name(part: Part) -> str:

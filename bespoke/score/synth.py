@@ -1,12 +1,14 @@
-"""From notes to audio. The only room that knows FluidSynth.
+"""Synthesis of notes with FluidSynth.
 
-Renders are cached by the hash of all that goes into them, in `$BESPOKE_CACHE` or the user's cache folder
-(`~/.cache/bespoke` on Linux). The cache holds at most 2 GB (the least recently used go first) and can be deleted at any time.
+Renders are cached by the hash of everything they depend on, in `$BESPOKE_CACHE` or the user's cache
+folder (`~/.cache/bespoke` on Linux). The cache holds at most 2 GB, from which the least recently
+used renders are removed. It can be deleted at any time.
 """
 
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from ctypes import c_int, c_void_p
 from dataclasses import dataclass, field
@@ -21,12 +23,13 @@ from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, file_hash
 
-SYNTH_RATE = 44100  # soundfont samples are made for it; rendering at a low rate would alias
+SYNTH_RATE = 44100  # the rate that soundfonts are made for; rendering at a lower one would alias
 DRUM_BANK = 128
 CACHE_BYTES = 2_000_000_000
-_GAIN = 0.2  # pinned: FluidSynth's own default
+_GAIN = 0.2  # FluidSynth's default, set explicitly
 _TAIL_SECONDS = 3.0
-_ALL_SOUND_OFF = 120  # the controller
+_PITCH_BEND_RANGE = 8192  # of the wheel's values, for two semitones
+_ALL_SOUND_OFF = 120  # MIDI controller
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,11 @@ class SoundFont:
 
     @classmethod
     def find(cls, name: str | Path | None = None) -> "SoundFont":
-        """Find a soundfont: a path, a name in one of the `soundfont_folders`, or None for TimGM6mb, which comes with pretty_midi.
+        """Find a soundfont.
+
+        Args:
+            name: path of a file, or name of a soundfont in one of the `soundfont_folders`. None:
+                TimGM6mb, which is part of pretty_midi.
 
         Raises:
             BespokeError: there is no such file, or it is not a soundfont.
@@ -53,23 +60,24 @@ class SoundFont:
             raise BespokeError(f"{path} is not a soundfont: give an SF2 or SF3 file.")
         if path.stat().st_size < 8 + int.from_bytes(head[4:8], "little"):
             raise BespokeError(
-                f"The soundfont {path} is incomplete, shorter than it says itself: download it again."
+                f"The soundfont {path} is incomplete, shorter than it says itself: "
+                "download it again."
             )
         return cls(path)
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the file's content."""
+        """SHA-256 of the file's contents."""
         return file_hash(self.path)
 
     def preset_name(self, bank: int, program: int) -> str | None:
-        """The name of a preset, or None where the soundfont has none there."""
+        """Name of a preset, or None if the soundfont does not have it."""
         return _presets(self).get((bank, program))
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One sound: a General MIDI program (0–127) of a bank of a soundfont. Drum kits are in bank 128."""
+    """A sound: a program (0-127) in a bank of a soundfont. Drum kits are in bank 128."""
 
     program: int
     bank: int = 0
@@ -79,18 +87,18 @@ class Patch:
         """Return the patch itself if its soundfont has it.
 
         Raises:
-            BespokeError: it has not, or FluidSynth is not installed.
+            BespokeError: the soundfont does not have it, or FluidSynth is not installed.
         """
         if self.soundfont.preset_name(self.bank, self.program) is None:
             raise BespokeError(
-                f"The soundfont {self.soundfont.path.name} has no patch {self.program} in bank {self.bank}:"
-                " choose a General MIDI program from 0 to 127, or another soundfont."
+                f"The soundfont {self.soundfont.path.name} has no patch {self.program} in bank "
+                f"{self.bank}: choose a General MIDI program from 0 to 127, or another soundfont."
             )
         return self
 
 
 def soundfont_folders() -> list[Path]:
-    """Where soundfonts are looked for by name: the entries of `BESPOKE_SOUNDFONTS`, then the system's usual folders."""
+    """Folders of soundfonts: the entries of `BESPOKE_SOUNDFONTS`, then the system's usual ones."""
     own = [
         Path(entry).expanduser()
         for entry in os.environ.get("BESPOKE_SOUNDFONTS", "").split(os.pathsep)
@@ -119,51 +127,65 @@ def _search(name: str) -> Path:
     if name.casefold() not in known:
         names = ", ".join(sorted({file.name for file in known.values()})) or "none"
         raise BespokeError(
-            f"The soundfont {name} was not found: give a path to an SF2 or SF3 file, or put its folder into BESPOKE_SOUNDFONTS"
-            f" (found by name: {names})."
+            f"The soundfont {name} was not found: give a path to an SF2 or SF3 file, or put its "
+            f"folder into BESPOKE_SOUNDFONTS (found by name: {names})."
         )
     return known[name.casefold()]
 
 
-def render(notes: Iterable[Note], patch: Patch, sample_rate: int = SYNTH_RATE) -> np.ndarray:
-    """Synthesize notes with one patch, dry (no reverb or chorus), at FluidSynth's own level, from the cache if it is there.
+def render(
+    notes: Iterable[Note],
+    patch: Patch,
+    sample_rate: int = SYNTH_RATE,
+    tuning_cents: float = 0.0,
+) -> np.ndarray:
+    """Synthesize notes with one patch, or load the result from the cache.
+
+    The sound is dry (no reverb or chorus) and at FluidSynth's own level.
 
     Args:
         notes: any number of notes.
         patch: the sound.
         sample_rate: of the result, in Hz.
+        tuning_cents: how much sharper than A4 = 440 Hz it sounds, from -200 to 200; drums stay.
 
     Returns:
-        Mono float32 `[1, time]`, full scale at 1 but never clipped, from time 0 to the end of the last release.
+        Mono float32 `[1, time]`, full scale at 1 but never clipped, from time 0 to the end of the
+        last release.
 
     Raises:
-        BespokeError: FluidSynth is not installed, the soundfont has no such patch, or the cache cannot be written.
+        BespokeError: FluidSynth is not installed, the soundfont does not have the patch, or the
+            cache cannot be written.
     """
     notes = sorted(notes)
     key = hashlib.sha256(
-        repr((2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)).encode()
+        repr(
+            (2, notes, patch.bank, patch.program, patch.soundfont.hash, sample_rate)
+            + ((tuning_cents,) if tuning_cents else ())
+        ).encode()
     ).hexdigest()
     cached = cache_folder() / "renders" / f"{key}.npy"
     try:
         waveform = np.load(cached)
-        os.utime(cached)  # the least recently used are removed first
+        os.utime(cached)  # marks it as recently used
         return waveform
     except (OSError, ValueError, EOFError):
         pass
-    waveform = resample(_synthesize(notes, patch), SYNTH_RATE, sample_rate)
+    waveform = resample(_synthesize(notes, patch, tuning_cents), SYNTH_RATE, sample_rate)
     try:
         with atomic_path(cached) as temporary:
             np.save(temporary, waveform)
     except BespokeError as error:
         raise BespokeError(
-            f"The cache of renders {cached.parent} cannot be written: set BESPOKE_CACHE to a folder with space."
+            f"The cache of renders {cached.parent} cannot be written: "
+            "set BESPOKE_CACHE to a folder with space."
         ) from error
     _prune(cached.parent)
     return waveform
 
 
 def cache_folder() -> Path:
-    """The folder of the cache: `$BESPOKE_CACHE`, or the user's cache folder."""
+    """Folder of the cache: `$BESPOKE_CACHE`, or the user's cache folder."""
     return Path(
         os.environ.get("BESPOKE_CACHE") or platformdirs.user_cache_dir("bespoke", appauthor=False)
     )
@@ -180,23 +202,26 @@ def _prune(folder: Path) -> None:
 
 
 def _fluidsynth():
-    if Path(
-        "/opt/homebrew/lib/libfluidsynth.dylib"
-    ).exists():  # where a Python that is not Homebrew's looks only if it is told
+    # A Python that is not Homebrew's finds Homebrew's libraries only with HOMEBREW_PREFIX.
+    if Path("/opt/homebrew/lib/libfluidsynth.dylib").exists():
         os.environ.setdefault("HOMEBREW_PREFIX", "/opt/homebrew")
     try:
         import fluidsynth
     except (ImportError, OSError) as error:
         raise BespokeError(
-            "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth (macOS),"
-            " or choco install fluidsynth (Windows); or give a rendered target as song.target.audio."
+            "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), "
+            "brew install fluid-synth (macOS), or choco install fluidsynth (Windows); "
+            "or give a rendered target as song.target.audio."
         ) from error
     return fluidsynth
 
 
 @functools.cache
 def _write_float():
-    """`fluid_synth_write_float`, which pyfluidsynth does not wrap: (synth, samples, left, offset, stride, right, offset, stride)."""
+    """`fluid_synth_write_float`, which pyfluidsynth does not wrap.
+
+    Its arguments are synth, samples, and buffer, offset and stride of left and right channel.
+    """
     names = (
         ("left", c_void_p),
         ("left_offset", c_int),
@@ -211,7 +236,10 @@ def _write_float():
 
 
 class _Synth:
-    """A FluidSynth instance with one soundfont, as a context. Reverb and chorus are off, the gain is pinned."""
+    """Context manager of a FluidSynth instance with one soundfont.
+
+    Reverb and chorus are off, and the gain is fixed.
+    """
 
     def __init__(self, soundfont: SoundFont):
         self.soundfont = soundfont
@@ -230,7 +258,8 @@ class _Synth:
         if self.id < 0:
             self.synth.delete()
             raise BespokeError(
-                f"FluidSynth cannot load the soundfont {self.soundfont.path}, damaged or of an unknown kind: give another SF2 or SF3."
+                f"FluidSynth cannot load the soundfont {self.soundfont.path}, damaged or of an "
+                "unknown kind: give another SF2 or SF3."
             )
         return self
 
@@ -238,15 +267,15 @@ class _Synth:
         self.synth.delete()
 
     def write(self, samples: int) -> np.ndarray:
-        """The next samples, the mean of left and right, float32 `[1, samples]`."""
+        """Synthesize further samples: mean of left and right, float32 `[1, samples]`."""
         stereo = np.zeros((2, samples), np.float32)
         left, right = (channel.ctypes.data for channel in stereo)
         _write_float()(self.synth.synth, samples, left, 0, 1, right, 0, 1)
         return stereo.mean(axis=0, keepdims=True)
 
     def perform(self, notes: Iterable[Note], channel: int) -> list[np.ndarray]:
-        """Play notes with the channel's patch, from time 0 to the last one's end: blocks of mono `[1, samples]`."""
-        # At the same time, ends come before starts, so that a repeated note sounds again.
+        """Play notes from time 0 to the end of the last: blocks of mono `[1, samples]`."""
+        # At equal times note ends come first, so that a repeated note is played again.
         events = sorted(
             [
                 (round(note.start_seconds * SYNTH_RATE), 1, note.pitch, note.velocity)
@@ -254,23 +283,26 @@ class _Synth:
             ]
             + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
         )
-        blocks, now = [], 0
+        blocks: list[np.ndarray] = []
+        sounding: Counter[int] = Counter()
+        now = 0
         for time, starts, pitch, velocity in events:
             if time > now:
                 blocks.append(self.write(time - now))
                 now = time
+            sounding[pitch] += 1 if starts else -1
             if starts:
                 self.synth.noteon(channel, pitch, velocity)
-            else:
+            elif sounding[pitch] <= 0:  # it would end a note too that was struck since
                 self.synth.noteoff(channel, pitch)
         return blocks
 
 
 class Player:
-    """A soundfont that stays loaded, for many short renders; nothing is cached.
+    """A soundfont that stays loaded, for many short renders without the cache.
 
     Args:
-        soundfont: to play.
+        soundfont: the soundfont.
     """
 
     def __init__(self, soundfont: SoundFont):
@@ -279,7 +311,18 @@ class Player:
     def play(
         self, notes: Iterable[Note], program: int, is_drum: bool, seconds: float
     ) -> np.ndarray | None:
-        """Mono float32 `[1, time]` at `SYNTH_RATE`, of this length; None where the soundfont has no such program."""
+        """Synthesize notes with one program.
+
+        Args:
+            notes: the notes.
+            program: General MIDI program (0-127).
+            is_drum: whether it is a drum kit.
+            seconds: length of the result.
+
+        Returns:
+            Mono float32 `[1, time]` at `SYNTH_RATE`, or None if the soundfont does not have the
+            program.
+        """
         channel = 9 if is_drum else 0
         if (
             self._loaded.synth.program_select(
@@ -295,7 +338,7 @@ class Player:
         return np.concatenate(blocks, axis=1)[:, :samples]
 
     def close(self) -> None:
-        """Give the soundfont's memory back."""
+        """Free the soundfont's memory."""
         self._loaded.__exit__()
 
 
@@ -310,17 +353,21 @@ def _presets(soundfont: SoundFont) -> dict[tuple[int, int], str]:
     return {place: name for place, name in names.items() if name is not None}
 
 
-def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
+def _synthesize(notes: list[Note], patch: Patch, tuning_cents: float) -> np.ndarray:
     """Play the notes: mono float32 `[1, time]` at `SYNTH_RATE`.
 
-    FluidSynth's float output is taken: its 16-bit one clips, and dithers with the C library's random numbers, which others draw from too.
+    FluidSynth's float output is used. Its 16-bit output clips, and is dithered with the C library's
+    random numbers, which other code uses too.
     """
     channel = 9 if patch.bank == DRUM_BANK else 0
     with _Synth(patch.soundfont) as loaded:
         if loaded.synth.program_select(channel, loaded.id, patch.bank, patch.program) != 0:
             raise BespokeError(
-                f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} in bank {patch.bank}."
+                f"The soundfont {patch.soundfont.path.name} has no patch {patch.program} "
+                f"in bank {patch.bank}."
             )
+        if patch.bank != DRUM_BANK:
+            loaded.synth.pitch_bend(channel, round(tuning_cents / 200 * _PITCH_BEND_RANGE))
         blocks = loaded.perform(notes, channel)
         for _ in range(round(_TAIL_SECONDS * 10)):
             blocks.append(loaded.write(SYNTH_RATE // 10))
@@ -330,5 +377,5 @@ def _synthesize(notes: list[Note], patch: Patch) -> np.ndarray:
 
 
 def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a render is below -80 dBFS everywhere: the patch cannot play these notes."""
+    """Whether a render is below -80 dBFS throughout, which means that the patch lacks its notes."""
     return peak(waveform) < 1e-4

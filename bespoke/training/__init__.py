@@ -1,1 +1,1 @@
-"""One run, from config to results."""
+"""Training runs, from config to results."""

@@ -1,15 +1,26 @@
-"""The target's notes in time with the recording, as a run writes and uses them."""
+"""The score in time with the recording, as a run writes and uses it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bespoke.data.song import Song
+from bespoke.audio.dsp import DIFFERENCE
+from bespoke.data.song import Song, Voice
 from bespoke.evaluation.report.summary import plot_alignment
 from bespoke.models.separator import silent_elsewhere
-from bespoke.score.align import LOW_CONFIDENCE, NO_CONFIDENCE, align, anywhere, within
-from bespoke.score.midi import Note, write_midi
+from bespoke.score.align import (
+    LOW_CONFIDENCE,
+    NO_CONFIDENCE,
+    NO_FIT,
+    Alignment,
+    align,
+    anywhere,
+    doubles,
+    within,
+)
+from bespoke.score.midi import Note, Part, program_name, write_midi
 from bespoke.utils.errors import BespokeError
 
 log = logging.getLogger(__name__)
@@ -20,16 +31,19 @@ class Aligned:
     """A song after the alignment.
 
     Attributes:
-        song: its target plays in time, where the alignment is used.
+        song: its parts play in time, where the alignment is used; other parts that do not fit the
+            recording are gone.
         notes: for a network that uses the score; where the alignment is not used each pitch may sound
             at any time. Empty where no alignment was asked for.
         is_used: whether the times that were found are used.
+        tuning_cents: how much sharper than A4 = 440 Hz the recording is.
         facts: what metrics.json says of it.
     """
 
     song: Song
     notes: tuple[Note, ...] = ()
     is_used: bool = False
+    tuning_cents: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def notes_of(self, heard: Song) -> tuple[Note, ...]:
@@ -38,50 +52,136 @@ class Aligned:
         notes = heard.target.part.notes
         return tuple(notes) if self.is_used else anywhere(notes, heard.seconds)
 
+    def others_of(self, heard: Song) -> tuple[tuple[Note, ...], ...]:
+        """The notes of each other pitched part, in seconds of a part of the song; none where the
+        alignment is not used."""
+        return tuple(voice.part.notes for voice in _pitched(heard.others)) if self.is_used else ()
 
-def align_target(song: Song, folder: Path) -> Aligned:
-    """Put the target's notes in time with the recording, and write them.
+    def settings(self, heard: Song) -> dict[str, Any]:
+        """What a `Separator` is to know of a part of the song."""
+        return {
+            "notes": self.notes_of(heard) if self.notes else (),
+            "others": self.others_of(heard),
+            "tuning_cents": self.tuning_cents,
+            "view": heard.view and list(heard.view),
+        }
+
+
+def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
+    """Put the score in time with the recording, and write the target's notes.
 
     Args:
         song: with its target's score.
         folder: for `aligned.mid` and `alignment.png`.
+        uses_others: whether the other parts are aligned, too.
 
     Raises:
         BespokeError: there is no score.
     """
     if song.target is None:
         raise BespokeError(
-            "align=true needs a score: set song.target.score, or choose a recipe that needs none, such as recipe=paper."
+            "align=true needs a score: set song.target.score, or choose a recipe that needs none,"
+            " such as recipe=paper."
         )
     part, seconds = song.target.part, song.seconds
-    alignment = align(part.notes, song.mixture, song.sample_rate)
-    facts = {
+    pitched = _apart(_pitched(song.others), part) if uses_others else ()
+    alignment = align(
+        part.notes,
+        song.mixture,
+        song.sample_rate,
+        others=[voice.part.notes for voice in pitched],
+    )
+    facts: dict[str, Any] = {
         "confidence": round(alignment.confidence, 4),
         "tempo_factor": round(alignment.tempo_factor, 4),
         "offset_seconds": round(alignment.offset_seconds, 3),
+        "fit": round(alignment.fit, 1),
+        "tuning_cents": alignment.tuning_cents,
     }
     notes = within(alignment.notes, seconds)
     if not notes or alignment.confidence < NO_CONFIDENCE:
         log.warning(
-            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key? Only its pitches are used, not its"
-            " times, and the result is not to be trusted.",
+            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key?"
+            " Only its pitches are used, not its times, and the result is not to be trusted.",
             alignment.confidence,
         )
-        return Aligned(song, anywhere(part.notes, seconds), False, {**facts, "used": False})
+        return Aligned(song, anywhere(part.notes, seconds), facts={**facts, "used": False})
     if alignment.confidence < LOW_CONFIDENCE:
         log.warning(
-            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen before you trust it.",
+            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen"
+            " before you trust it.",
             alignment.confidence,
         )
+    if alignment.view is not None:
+        facts["view"] = list(alignment.view)
+        log.info("The target is looked for in %s.", _named(alignment.view))
     part = replace(part, notes=notes)
     write_midi(folder / "aligned.mid", [part])
     plot_alignment(
-        folder / "alignment.png", song.target.part.notes, notes, song.mixture, song.sample_rate
+        folder / "alignment.png",
+        song.target.part.notes,
+        notes,
+        song.mixture,
+        song.sample_rate,
     )
     log.info("The score is aligned (confidence %.2f).", alignment.confidence)
-    return Aligned(
-        replace(song, target=replace(song.target, part=part)), notes, True, {**facts, "used": True}
-    )
+    others = song.others
+    if uses_others:
+        fitting, facts["others"] = _fitting(pitched, alignment, seconds)
+        drums = tuple(voice for voice in song.others if voice.part.is_drum)
+        others = (*fitting, *drums)
+    target = replace(song.target, part=part, tuning_cents=alignment.tuning_cents)
+    song = replace(song, target=target, others=others, view=alignment.view)
+    return Aligned(song, notes, True, alignment.tuning_cents, {**facts, "used": True})
+
+
+def _named(view: Sequence[float]) -> str:
+    """What a view of two channels is called."""
+    if view == DIFFERENCE:
+        return "the difference of the channels: it is missing in their mean"
+    return f"the {'left' if view[0] else 'right'} channel: it is not found in the mean of both"
+
+
+def _pitched(voices: Sequence[Voice]) -> tuple[Voice, ...]:
+    """Those that factorization and network can use: drums are not told by their pitches."""
+    return tuple(voice for voice in voices if not voice.part.is_drum)
+
+
+def _apart(voices: Sequence[Voice], target: Part) -> tuple[Voice, ...]:
+    """The parts that do not double the target."""
+    doubled = [voice for voice in voices if doubles(voice.part.notes, target.notes)]
+    if doubled:
+        log.info("Left out, as they double the target: %s.", _names(doubled))
+    return tuple(voice for voice in voices if voice not in doubled)
+
+
+def _fitting(
+    voices: Sequence[Voice], alignment: Alignment, seconds: float
+) -> tuple[tuple[Voice, ...], list[dict[str, Any]]]:
+    """The other parts that fit the recording, in time, and what metrics.json says of all."""
+    fitting: list[Voice] = []
+    dropped: list[Voice] = []
+    facts: list[dict[str, Any]] = []
+    for voice, notes, fit in zip(voices, alignment.others, alignment.fits, strict=True):
+        notes = within(notes, seconds)
+        is_used = fit >= NO_FIT and bool(notes)
+        placed = replace(
+            voice,
+            part=replace(voice.part, notes=notes),
+            tuning_cents=alignment.tuning_cents,
+        )
+        if notes:
+            (fitting if is_used else dropped).append(placed)
+        facts.append({"name": _names([voice]), "fit": round(fit, 1), "used": is_used})
+    if fitting:
+        log.info("Other parts of the score that are used: %s.", _names(fitting))
+    if dropped:
+        log.info("Left out, as they do not fit the recording: %s.", _names(dropped))
+    return tuple(fitting), facts
+
+
+def _names(voices: Sequence[Voice]) -> str:
+    return ", ".join(voice.part.name or program_name(voice.part) for voice in voices)
 
 
 def note_coverage(aligned: Aligned) -> None:

@@ -1,4 +1,4 @@
-"""What may be named in a config; looked at before Hydra, or a run, makes any of it."""
+"""Allowlist of what configs may name, checked before Hydra or a run instantiates anything."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,32 +9,42 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.moved import current_name
 
-# A config names what it wants made; only these can be, so that a config from a stranger runs no code of its own.
+# Only these classes can be instantiated, so that a config from a stranger cannot run code.
 ALLOWED_TARGETS = re.compile(
-    r"audiomentations\.[A-Z]\w*|bespoke\.(data\.(background|augment)|models\.(networks|losses)|training\.logs)\.[A-Za-z]\w*"
+    r"audiomentations\.[A-Z]\w*"
+    r"|bespoke\.(data\.(background|augment)|models\.(networks|losses)|training\.logs)\.[A-Za-z]\w*"
     r"|bespoke\.training\.callbacks\.(StepLog|TrainingFigures|Listening|QualityCurve)"
     r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
 )
-# What Hydra itself makes, from its own part of the config, before a run begins: no name of a module's imports.
+# Classes that Hydra instantiates from its own part of the config before a run starts. The patterns
+# match classes only, not names that a module imports.
 ALLOWED_HYDRA_TARGETS = re.compile(
-    r"bespoke\.(cli\.launch\.SweepTable|evaluation\.benchmark\.RowWriter)|hydra\._internal\.core_plugins\.\w+\.[A-Z]\w*|hydra_plugins\.\w+\.\w+\.[A-Z]\w*"
+    r"bespoke\.(cli\.launch\.SweepTable|evaluation\.benchmark\.RowWriter)"
+    r"|hydra\._internal\.core_plugins\.\w+\.[A-Z]\w*|hydra_plugins\.\w+\.\w+\.[A-Z]\w*"
     r"|optuna\.(samplers|pruners)\.[A-Z]\w*"
 )
-# Interpolations that give text, whatever the config says: what is joined to more text is text, and the job's name is looked at.
+# Interpolations that always give text. Followed by more text they remain text, and the job's name
+# is checked itself.
 PLAIN = re.compile(r"\$\{hydra\.(runtime\.output_dir|sweep\.dir)\}/|\$\{hydra\.job\.name\}")
-# What a launcher may be told by a config file: numbers, and words on one line. The rest may be shell commands (setup), options that amount
-# to them, expressions that are evaluated, or another machine's address: for the user's own command line.
+# Launcher settings that a config file may set: numbers and words on one line. Other settings can
+# contain shell commands (setup), options equivalent to them, expressions that are evaluated, or the
+# address of another machine. Those are allowed on the user's own command line only.
 ALLOWED_LAUNCHER = re.compile(
-    r"_target_|submitit_folder|timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|stderr_to_stdout|partition|qos|comment"
-    r"|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s|max_num_timeout|array_parallelism"
-    r"|n_jobs|backend|prefer|require|verbose|timeout|batch_size|max_nbytes|mmap_mode|ray\.remote\.num_[cg]pus"
+    r"_target_|submitit_folder|timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes"
+    r"|name|stderr_to_stdout|partition|qos|comment|constraint|exclude|gres|cpus_per_gpu"
+    r"|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s|max_num_timeout"
+    r"|array_parallelism|n_jobs|backend|prefer|require|verbose|timeout|batch_size|max_nbytes"
+    r"|mmap_mode|ray\.remote\.num_[cg]pus"
 )
 ALLOWED_LAUNCHER_VALUES = {("pre_dispatch", "2*n_jobs"), ("ray.init.address", "auto")}
 ALLOWED_LOGGING = re.compile(r"logging\.[A-Z]\w*|colorlog\.[A-Z]\w*")
 
 
 def rename_targets(cfg: DictConfig | ListConfig) -> None:
-    """Give every `_target_` that is called as it once was its present name, in place; what is yet to be resolved stays as it is."""
+    """Replace former names by current ones in every `_target_`, in place.
+
+    Missing values and interpolations are left as they are.
+    """
     for key in list(cfg) if isinstance(cfg, DictConfig) else range(len(cfg)):
         if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue
@@ -47,12 +57,13 @@ def rename_targets(cfg: DictConfig | ListConfig) -> None:
 
 
 def check_targets(cfg: DictConfig) -> None:
-    """Find what a run should not be asked to make.
+    """Check the `_target_`s of a run's config.
 
     Raises:
-        BespokeError: a `_target_` is not on the list.
+        BespokeError: a `_target_` is not on the allowlist.
     """
-    # Resolved too: an interpolation can make a dictionary with a _target_ (oc.create), or point to one.
+    # Resolved too: an interpolation can refer to a dictionary with a _target_, or make one
+    # (oc.create).
     leaves = [
         leaf
         for resolve in (False, True)
@@ -63,26 +74,25 @@ def check_targets(cfg: DictConfig) -> None:
             name.startswith("song.") or not ALLOWED_TARGETS.fullmatch(str(value))
         ):
             if current_name(value) != value and not name.startswith("song."):
-                raise BespokeError(
-                    f"{name}={value} is a name of before: write {current_name(value)}."
-                )
+                raise BespokeError(f"{name}={value} is a former name: write {current_name(value)}.")
             raise BespokeError(
-                f"{name}={value} is not allowed: configs may name audiomentations transforms, torch optimizers and Bespoke's own classes,"
-                " and a song none."
+                f"{name}={value} is not allowed: configs may name audiomentations transforms, "
+                "torch optimizers and Bespoke's own classes, and a song none."
             )
 
 
 def check_hydra(hydra: DictConfig, given: Mapping[str, Any] | None = None) -> None:
-    """Find what Hydra should not be asked to make or to set: a config file can speak to it too.
+    """Check Hydra's part of the config, which a config file can change too.
 
     Args:
-        hydra: its part of the config.
-        given: the settings of the command line, whose launcher may be told more than a file's.
+        hydra: Hydra's part of the config.
+        given: settings of the command line. It may set more of a launcher than a file may.
 
     Raises:
-        BespokeError: a `_target_` is not on the list, a value is fetched from elsewhere, the logging calls for code or for a file
-            outside the run's folder, the job for other environment variables or a name with a path in it, or a file for what a
-            launcher might run.
+        BespokeError: a `_target_` is not on the allowlist; a value is an interpolation; the logging
+            config runs code or writes a file outside the run's folder; the job sets environment
+            variables or has a name with a path in it; or a file has a launcher setting that might
+            run a command.
     """
     own = {leaf for key, setting in (given or {}).items() for leaf in _leaves(setting, key)}
     for name, value in _leaves(OmegaConf.to_container(hydra, resolve=False)):
@@ -97,14 +107,13 @@ def _objection(name: str, value: Any, is_own: bool) -> str | None:
         if name == "job" or name.startswith("job.env_"):
             return "set environment variables where you start the command, not in a config"
         if name == "job.name" and ("${" in text or ".." in text or "/" in text or "\\" in text):
-            return "a job's name is one of a file, without a path or a reference"
+            return "a job's name is a plain file name, without a path or a reference"
     if section not in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
-        return None  # words only, such as the command line
+        return None  # plain text, such as the command line
     if key == "_target_" and not ALLOWED_HYDRA_TARGETS.fullmatch(text):
-        return "of Hydra's plugins only callbacks of Bespoke, launchers and sweepers are"
-    if "${" in PLAIN.sub(
-        "", text
-    ):  # it could point to a dictionary with a _target_, anywhere in the config
+        return "of Hydra's plugins only Bespoke's callbacks, launchers and sweepers are"
+    # An interpolation could refer to a dictionary with a _target_ anywhere in the config.
+    if "${" in PLAIN.sub("", text):
         return "write the value itself here, not a reference to it"
     if section == "launcher" and value is not None and not is_own:
         setting = name.partition(".")[2]
@@ -116,9 +125,9 @@ def _objection(name: str, value: Any, is_own: bool) -> str | None:
             or len(text.splitlines()) > 1
             or (setting == "submitit_folder" and not (PLAIN.match(text) and ".." not in text))
         ):
-            return "a launcher may run it, so that it is for the command line, not for a config"
+            return "a launcher might run it; give it on the command line, not in a config"
     if name.startswith("sweeper.custom_search_space") and value is not None:
-        return "a search is described by hydra.sweeper.params alone"
+        return "describe a search by hydra.sweeper.params alone"
     if section.endswith("_logging"):
         is_ours = text.startswith("${hydra.runtime.output_dir}/") and ".." not in text
         if (

@@ -1,8 +1,8 @@
-"""From a config to objects; with `run` and the entry points all that knows Hydra."""
+"""Construction of objects from a config."""
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from bespoke.audio.stft import STFT
 from bespoke.data.augment import Policy
@@ -32,28 +33,32 @@ from bespoke.utils import processor
 from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 
+# Lightning's own names; into a file, as what it would log is not shown.
+_PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+
 
 @dataclass(frozen=True)
 class Parts:
-    """What a config names, made before there is a song.
+    """Objects of a config that are made before the song is loaded.
 
     Attributes:
         policy: the augmentation.
-        system: the network with what trains it.
-        make_background: of a song and a sample rate.
+        system: the network, with loss and optimizer.
+        make_background: takes a song and a sample rate, returns the background.
     """
 
     policy: Policy
     system: BespokeSystem
-    make_background: Callable[[Song, int], Background]
+    make_background: partial[Background]
 
 
 def make_parts(cfg: DictConfig) -> Parts:
-    """Make, or where it wants a song try, all that a config names: what cannot be made is found before
-    anything is read or computed.
+    """Construct the objects of a config, and check those that need a song.
+
+    Errors in the config are thus found before anything is loaded or computed.
 
     Raises:
-        BespokeError: something cannot be made.
+        BespokeError: an object cannot be constructed.
     """
     policy = make(cfg, "aug")
     policy.check(cfg.data.sample_rate)
@@ -70,10 +75,10 @@ def make_parts(cfg: DictConfig) -> Parts:
 
 
 def _system(cfg: DictConfig) -> BespokeSystem:
-    """Make the network, with the seed's initial weights, and what trains it.
+    """Construct the network, with initial weights from the seed, and its loss and optimizer.
 
     Raises:
-        BespokeError: a setting is not possible.
+        BespokeError: a setting is invalid.
     """
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(cfg.seed)
@@ -83,30 +88,31 @@ def _system(cfg: DictConfig) -> BespokeSystem:
             "This network uses the score, which must be in time with the recording: set align=true."
         )
     separate = as_dict(cfg.separate)
-    Separator(stft, model, **separate)  # which checks what this network can take
+    Separator(stft, model, **separate)  # checks the settings for this network
     system = BespokeSystem(
         stft, model, make(cfg, "loss"), make(cfg, "optimizer", _partial_=True), cfg.seed, separate
     )
     try:
-        system.configure_optimizers()  # its settings are checked when it is made
+        system.configure_optimizers()  # the optimizer checks its settings when it is constructed
     except (TypeError, ValueError, RuntimeError) as error:
         raise BespokeError(_not_possible("optimizer", error)) from error
     return system
 
 
 def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
-    """Render and load all that mixes are made of.
+    """Render and load everything that mixes are made of.
 
     Args:
-        song: what training listens to, with the estimate where there is one.
+        cfg: the whole config.
+        song: the song that training uses, with the first estimate if there is one.
+        parts: objects of the config.
 
     Raises:
         BespokeError: the background lacks something, or a sound cannot be rendered.
     """
     sample_rate = int(cfg.data.sample_rate)
-    background = parts.make_background(
-        song, sample_rate
-    )  # first: it may be impossible for this song
+    # First, because the song may lack what the background needs.
+    background = parts.make_background(song, sample_rate)
     targets = song.render_target(sample_rate)
     if song.estimate is not None and cfg.data.self_training:
         targets.append(song.render_estimate(sample_rate))
@@ -115,14 +121,17 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
     }
     scored: dict[str, Any] = {}
     if parts.system.model.uses_score and song.target is not None:
-        scored = {"notes": song.target.part.notes, "features": ScoreFeatures(parts.system.stft)}
+        scored = {
+            "notes": song.target.part.notes,
+            "features": ScoreFeatures(parts.system.stft, song.target.tuning_cents),
+        }
 
     def stream(number: int) -> MixStream:
         given = settings | scored | {"seed": cfg.seed, "stream": number}
         return MixStream(targets, background, parts.policy, sample_rate, **given)
 
     workers = cfg.data.workers
-    if workers == "auto":  # on a CPU the mixes compete with the training for the cores
+    if workers == "auto":  # on a CPU, workers would compete with the training for cores
         workers = (
             min(4, processor.cores() - 1)
             if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
@@ -145,11 +154,15 @@ def make_callbacks(
     separate: dict[str, Any],
     agreement: Agreement | None,
 ) -> list[Callback]:
-    """What looks on while the network trains.
+    """Callbacks of the trainer.
 
     Args:
-        separate: the `Separator`'s settings, notes included.
-        agreement: judges the separation where there is no reference.
+        cfg: the whole config.
+        folder: the run's folder.
+        loggers: the run's loggers.
+        song: the song that is separated.
+        separate: settings of `Separator`, notes included.
+        agreement: the metric without a reference, if it is wanted.
     """
     callbacks: list[Callback] = [
         LossCurve(folder / "training.csv"),
@@ -189,30 +202,37 @@ def make_trainer(
     loggers: Sequence = (),
     callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
-    """Lightning's trainer; with nothing but config and network, to see whether it can be made.
+    """Construct Lightning's trainer. With only config and network, check that it can be made.
 
     Raises:
-        BespokeError: it cannot.
+        BespokeError: a setting is invalid.
     """
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"), model)
+    profiler = _PROFILERS.get(settings.get("profiler", ""))
+    own = {"profiler": profiler(folder, "profile")} if profiler and folder else {}
     return make(
         OmegaConf.create({"trainer": settings}),
         "trainer",
+        **own,
         default_root_dir=folder and str(folder),
         logger=list(loggers) or False,
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
-        # One epoch of all steps.
+        # A single epoch contains all steps.
         limit_train_batches=settings["max_steps"] * settings.get("accumulate_grad_batches", 1),
     )
 
 
 def precision(accelerator: str, model: MaskNetwork | None = None) -> str:
-    """Mixed precision where there is an NVIDIA GPU: bf16 where the card has it (Ampere on), fp16 before (V100); bf16 on a CPU that
-    multiplies such numbers, for a network that was trained in them; 32 bits elsewhere."""
+    """The precision that `trainer.precision=auto` stands for.
+
+    On an NVIDIA GPU it is mixed precision: bfloat16 from Ampere on, float16 on older cards (V100).
+    On a CPU it is bfloat16 mixed precision if the CPU has instructions for it and the network was
+    trained with it. Otherwise it is float32.
+    """
     if accelerator in ("cpu", "mps") or not torch.cuda.is_available():
         return (
             "bf16-mixed"
@@ -223,10 +243,10 @@ def precision(accelerator: str, model: MaskNetwork | None = None) -> str:
 
 
 def make(cfg: DictConfig, group: str, /, **arguments: Any) -> Any:
-    """Hydra's instantiate, with lists and dictionaries as plain ones.
+    """Instantiate a config group with Hydra, with plain lists and dictionaries as arguments.
 
     Raises:
-        BespokeError: what the group names cannot be made of its settings.
+        BespokeError: the object cannot be constructed from its settings.
     """
     try:
         return instantiate(cfg[group], _convert_="all", **arguments)
@@ -234,16 +254,45 @@ def make(cfg: DictConfig, group: str, /, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, BespokeError):
             raise cause from None
-        place = re.search(r"full_key: (\S+)", str(error))
-        raise BespokeError(_not_possible(place[1] if place else group, cause)) from error
+        found = re.search(r"full_key: (\S+)", str(error))
+        place = found[1] if found else group
+        _check_paths(place, OmegaConf.select(cfg, place))
+        raise BespokeError(_not_possible(place, cause)) from error
+
+
+def _check_paths(place: str, settings: Any) -> None:
+    """Find a path that leads nowhere, of which libraries say all sorts of things.
+
+    Raises:
+        BespokeError: there is one, or one of a folder without sounds.
+    """
+    if not isinstance(settings, DictConfig):
+        return
+    for key, value in as_dict(settings).items():
+        if not re.search(r"(^|_)(path|paths)$", key):
+            continue
+        paths = value if isinstance(value, list) else [value]
+        for path in map(str, paths):
+            if not Path(path).exists():
+                raise BespokeError(
+                    f"{place}.{key}={path} does not exist: check the path, which is taken from"
+                    " where the command started."
+                )
+        listed = ", ".join(map(str, paths))
+        raise BespokeError(
+            f"{place}.{key}={listed} has no sounds that can be used: give the path of audio files."
+        )
 
 
 def _not_possible(place: str, error: BaseException) -> str:
-    """A library's objection, with the settings of the command line that it may be about."""
+    """Error message for a library's exception, with the command line's settings of that group."""
     group = place.partition(".")[0]
     lines = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given = [line for line in lines if re.match(rf"[+~]*{group}[.=]", line)]
     reason = one_sentence(error).rstrip(".!") if str(error) else "a value is out of range"
     if given:
-        return f"{place} cannot be made with {', '.join(given)} ({reason}): change that, or leave it out."
+        return (
+            f"{place} cannot be made with {', '.join(given)} ({reason}): "
+            "change that, or leave it out."
+        )
     return f"{place} cannot be made of its settings in the config ({reason}): change them there."

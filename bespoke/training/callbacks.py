@@ -1,5 +1,4 @@
-"""What Lightning's trainer is given beside the system: checkpoints that are never half-written, how far
-training is, what is logged beside the losses, and how good the separation is as training goes on."""
+"""Trainer callbacks: atomic checkpoints, progress, logged figures, and training curves."""
 
 import io
 import logging
@@ -29,21 +28,20 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name and moves it there: a killed run leaves the one before, whole."""
+    """Write checkpoints atomically, so that a killed run leaves the previous one intact."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         buffer = io.BytesIO()
-        torch.save(
-            checkpoint, buffer
-        )  # written straight to a file it hides the OSError of a full disk
+        # Saving to a file directly would hide the OSError of a full disk.
+        torch.save(checkpoint, buffer)
         with atomic_path(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
 
 class StepLog(Callback):
-    """How far training is: on a terminal in the stage's line, elsewhere a line now and then."""
+    """Report progress: in the stage's line on a terminal, else as a log line now and then."""
 
     def __init__(self, every_seconds: float = 20.0):
         self.every_seconds = every_seconds
@@ -79,7 +77,7 @@ class StepLog(Callback):
             return
         rate = (step - self.first_step) / max(now - self.began, 1e-9)
         left_seconds = (trainer.max_steps - step) / max(rate, 1e-9)
-        # Of the last step no time left: there is more to come than training.
+        # After the last step there is no time left to state, since other stages follow.
         left = f", {left_seconds:.0f} s of training left" if step < trainer.max_steps else ""
         log.info(
             "Step %d of %d%s (loss %.5f, %.1f steps/s)", step, trainer.max_steps, left, loss, rate
@@ -87,7 +85,7 @@ class StepLog(Callback):
 
 
 class TrainingFigures(Callback):
-    """Logs, beside the losses, the gradient's norm before it is clipped, the learning rate, the throughput and what the process uses."""
+    """Log gradient norm (before clipping), learning rate, throughput, and CPU and memory use."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.times: deque[tuple[float, float]] = deque(
@@ -98,7 +96,7 @@ class TrainingFigures(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         self.times.append((time.monotonic(), time.process_time()))
-        # Where Lightning logs nothing the norm would only make a GPU wait.
+        # Only at steps that Lightning logs, since computing the norm makes a GPU wait.
         every = _log_every(trainer)
         if not trainer.loggers or not every or (trainer.global_step + 1) % every:
             return
@@ -133,7 +131,7 @@ def _log_every(trainer: pl.Trainer) -> int:
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held, in MB; None on Windows."""
+    """Peak memory of this process, in MB. None on Windows."""
     try:
         import resource
     except ImportError:
@@ -143,12 +141,12 @@ def peak_memory_mb() -> float | None:
 
 
 class Listening(Callback):
-    """Separates the recording as training begins, and every so many steps, for the loggers that play audio and show pictures.
+    """Separate the recording at the start of training and regularly after, for loggers with audio.
 
     Args:
-        song: with its reference, if there is one, to compare with.
-        every_steps: how often; 0: only as training begins.
-        settings: the separator's.
+        song: with its reference, if it has one, for comparison.
+        every_steps: interval in steps. 0: only at the start.
+        settings: settings of `Separator`.
     """
 
     def __init__(self, song: Song, every_steps: int, settings: Mapping[str, Any]):
@@ -168,7 +166,7 @@ class Listening(Callback):
         batch_idx: int,
     ) -> None:
         step = trainer.global_step
-        # The last step is logged with the results.
+        # The final step is logged with the results.
         if (
             self.every_steps
             and self.last_step < step < trainer.max_steps
@@ -193,18 +191,19 @@ class Listening(Callback):
 
 
 def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
-    """The target as the network makes it now, `[channel, time]`."""
+    """The target as the network separates it now, `[channel, time]`."""
     system = cast(BespokeSystem, system)
     return Separator(system.stft, system.model, **settings).separate(*song.recording)[0]
 
 
 class LossCurve(Callback):
-    """Keeps the loss of every step, and what each validation found, whatever the logger; writes the table when training ends.
+    """Record the loss of every step and the results of each validation, for any logger.
 
-    The rows are part of the checkpoint, so that those of a resumed run go on from where it does.
+    The rows are stored in the checkpoint, so a resumed run continues them. The table is written
+    when training ends.
 
     Args:
-        path: the table, with `step` and `loss`, and where there was a validation `val_loss` and `val_si_sdr` in dB.
+        path: CSV file with `step` and `loss` and, at validations, `val_loss` and `val_si_sdr` (dB).
     """
 
     def __init__(self, path: Path):
@@ -225,10 +224,10 @@ class LossCurve(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step and (
-            not self.rows or trainer.global_step > self.rows[-1]["step"]
-        ):  # no row while gradients accumulate
-            # Lightning divides by the number of batches; a tensor becomes a number only when it is wanted, so that no GPU has to wait.
+        # No row while gradients accumulate.
+        if trainer.global_step and (not self.rows or trainer.global_step > self.rows[-1]["step"]):
+            # Lightning has divided the loss by the number of batches. It stays a tensor until it is
+            # written, so that no GPU has to wait.
             self.rows.append(
                 {
                     "step": trainer.global_step,
@@ -258,18 +257,20 @@ class LossCurve(Callback):
 
 
 class QualityCurve(Callback):
-    """Separates the recording every so many steps and notes how good it is: what shows when training begins to hurt.
+    """Separate the recording at regular steps and record the quality, to show when training hurts.
 
-    The reference is for metrics only: nothing that is kept depends on it. The agreement with the score may choose.
+    The reference is for metrics only: which checkpoint is kept does not depend on it, but may
+    depend on the agreement with the score.
 
     Args:
-        path: the table, with `step`, `seconds` of training (without the scoring) and, in dB, `si_sdr` where the song has a reference and
-            `agreement` where there is a judge.
+        path: CSV file with `step`, `seconds` of training (without evaluation) and, in dB, `si_sdr`
+            if the song has a reference and `agreement` if `agreement` is given.
         song: the recording.
-        every_steps: how often; 0: never.
-        settings: the separator's.
-        agreement: judges without a reference.
-        best: a checkpoint for `bespoke.models.separator.load_separator`: the network where the agreement is highest so far.
+        every_steps: interval in steps; 0: never.
+        settings: settings of `Separator`.
+        agreement: the metric without a reference.
+        best: file for the checkpoint of highest agreement so far, for
+            `bespoke.models.separator.load_separator`.
     """
 
     def __init__(
@@ -310,7 +311,7 @@ class QualityCurve(Callback):
         ):
             return
         if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)  # what is still under way is training
+            torch.cuda.synchronize(pl_module.device)  # count unfinished work as training
         paused = time.monotonic()
         estimate = _separate(pl_module, self.song, self.settings)
         row: dict[str, Any] = {"step": step, "seconds": round(paused - self.began, 3)}

@@ -1,5 +1,6 @@
 """Loggers: which one a run gets, what goes there beside the training's figures, and how each is closed."""
 
+import configparser
 import importlib.util
 import logging
 import math
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -28,18 +30,24 @@ NO_TENSORBOARD = (
 )
 STEMS = ("target.wav", "residual.wav", "aligned.mid")
 CHECKPOINT = ("config.yaml", "metrics.json")
+PROJECT = "bespoke"
+_WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # where no server is named
 KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
 
 
 def auto(
     folder: Path,
     group: str | None,
-    project: str = "bespoke",
+    project: str | None = None,
     entity: str | None = None,
     timeout_seconds: float = 60,
     artifacts: bool = True,
 ) -> list[Logger]:
-    """W&B where a key is set up, with its settings as of `wandb`, else CSV; one line says which."""
+    """W&B where a key is set up and W&B is not disabled, with its settings as of `wandb`, else CSV;
+    one line says which."""
+    if _wandb_setting("mode") == "disabled":
+        log.info("Logging to CSV files: Weights & Biases is disabled here (wandb enabled).")
+        return csv(folder, group)
     if _has_wandb_key():
         log.info("Logging to Weights & Biases (logger=csv or logger=none for less).")
         return wandb(folder, group, project, entity, timeout_seconds, artifacts)
@@ -62,7 +70,7 @@ def tensorboard(folder: Path, group: str | None) -> list[Logger]:
         raise BespokeError(NO_TENSORBOARD) from error
 
 
-def check(_target_: str, project: str = "bespoke", timeout_seconds: float = 60, **_: Any) -> None:
+def check(_target_: str, project: str | None = None, timeout_seconds: float = 60, **_: Any) -> None:
     """Find what a logger lacks, or W&B would refuse, before a run begins.
 
     Args:
@@ -76,10 +84,13 @@ def check(_target_: str, project: str = "bespoke", timeout_seconds: float = 60, 
         and importlib.util.find_spec("tensorboard") is None
     ):
         raise BespokeError(NO_TENSORBOARD)
-    if not project or any(letter in "/\\#?%:" for letter in project):
-        raise BespokeError(
-            f"logger.project={project} is not possible: give a name without / \\ # ? % and :."
-        )
+    uses_wandb = _target_ in ("bespoke.training.logs.auto", "bespoke.training.logs.wandb")
+    own = _wandb_setting("project") if uses_wandb and project is None else None
+    for name, value in (("logger.project", project), ("WANDB_PROJECT", own)):
+        if value is not None and (not value or any(letter in "/\\#?%:" for letter in value)):
+            raise BespokeError(
+                f"{name}={value} is not possible: give a name without / \\ # ? % and :."
+            )
     if timeout_seconds <= 0:
         raise BespokeError(
             f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds above 0."
@@ -94,19 +105,21 @@ def none(folder: Path, group: str | None) -> list[Logger]:
 def wandb(
     folder: Path,
     group: str | None,
-    project: str = "bespoke",
+    project: str | None = None,
     entity: str | None = None,
     timeout_seconds: float = 60,
     artifacts: bool = True,
 ) -> list[Logger]:
     """A W&B run of its own, in the sweep's group; offline without a key, or when the server does not answer in time.
 
-    The run's id is kept in the folder, so that a resumed run continues it, online or off.
+    The run's id is kept in the folder, so that a resumed run continues it, online or off. What W&B's
+    own variables and settings files say (WANDB_PROJECT, WANDB_NAME, `wandb offline`, …) is heeded
+    before what is chosen here. The id of W&B's sweep agent is the run's.
 
     Args:
         folder: of the run.
         group: the sweep's name.
-        project, entity: where on the server.
+        project, entity: where on the server; None: W&B's own settings, or "bespoke".
         timeout_seconds: how long to wait for the server.
         artifacts: whether the network and the stems are uploaded too.
     """
@@ -114,17 +127,25 @@ def wandb(
 
     id_file = folder / "wandb_id"
     run_id = id_file.read_text().strip() if id_file.is_file() else uuid.uuid4().hex[:8]
-    settings: dict[str, Any] = {
-        "project": project,
-        "entity": entity,
-        "group": group,
+    given = None if group and not os.environ.get("WANDB_SWEEP_ID") else _wandb_setting("run_id")
+    ours = {
+        "project": PROJECT,
+        "run_group": group,
         "name": f"{folder.parent.name}/{folder.name}",
-        "id": run_id,
         "dir": str(folder),
         "resume": "allow",
-        "reinit": "finish_previous",
     }
-    settings["mode"] = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    # Given again, as W&B itself looks at them once in a process.
+    settings: dict[str, Any] = {
+        name.removeprefix("run_"): _wandb_setting(name) or value for name, value in ours.items()
+    }
+    settings |= {
+        "id": given or run_id,
+        "reinit": "finish_previous",
+        **({"project": project} if project else {}),
+        "entity": entity or _wandb_setting("entity"),
+    }
+    settings["mode"] = _wandb_setting("mode") or ("online" if _has_wandb_key() else "offline")
     timeout = client.Settings(
         init_timeout=timeout_seconds, silent=True
     )  # what matters is said below
@@ -139,14 +160,14 @@ def wandb(
         run_id = uuid.uuid4().hex[:8]
         settings |= {"mode": "offline", "id": run_id, "resume": None}
         run = client.init(settings=timeout, **settings)
-    id_file.write_text(run_id)
+    id_file.write_text(run.id or settings["id"])
     if run.settings.mode == "online":
         log.info("Weights & Biases: %s", run.url)
     run.define_metric("trainer/global_step")
     run.define_metric(
         "*", step_metric="trainer/global_step", step_sync=True
     )  # the x axis of every chart
-    return [_WandbLogger(experiment=run, project=project, save_dir=folder, log_model=artifacts)]
+    return [_WandbLogger(experiment=run, project=run.project, save_dir=folder, log_model=artifacts)]
 
 
 class _WandbLogger(WandbLogger):
@@ -368,9 +389,11 @@ def finish(loggers: Sequence[Logger], failed: bool) -> None:
                 Path(run.dir).with_name("last.ckpt").unlink(missing_ok=True)  # it is uploaded
                 log.info("Weights & Biases: %s", run.url)
             elif not run.disabled:
+                leg = Path(run.dir).parent
+                is_shared = bool(_wandb_setting("dir"))  # by runs of other folders
                 log.info(
                     "To upload this run: wandb sync %s",
-                    shlex.quote(str(Path(run.dir).parent.parent)),
+                    shlex.quote(str(leg if is_shared else leg.parent)),
                 )  # all legs of it
         elif isinstance(logger, TensorBoardLogger):
             log.info(
@@ -379,9 +402,39 @@ def finish(loggers: Sequence[Logger], failed: bool) -> None:
 
 
 def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether there is a key for W&B's server, or for the one of one's own that is named."""
+    if _wandb_setting("api_key"):
         return True
+    server = _wandb_setting("base_url")
+    hosts = {urlsplit(server).netloc, urlsplit(server).hostname} if server else {*_WANDB_HOSTS}
+    named = os.environ.get("NETRC")
+    files = [named] if named else [str(Path.home() / name) for name in (".netrc", "_netrc")]
+    for file in files:
+        try:
+            known = netrc.netrc(os.path.expanduser(file))
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if any(host and known.authenticators(host) for host in hosts):
+            return True
+    return False
+
+
+def _wandb_setting(name: str) -> str | None:
+    """What W&B's own variables, or the settings files that its commands write, say: WANDB_NAME, the
+    file of this folder, the user's."""
+    if value := os.environ.get(f"WANDB_{name.upper()}"):
+        return value
+    here = Path(os.environ.get("WANDB_DIR") or ".")
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        home = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    except RuntimeError:  # there is no home
+        home = here
+    for folder in (here / ".wandb", here / "wandb", home):
+        settings = configparser.ConfigParser(interpolation=None)
+        try:
+            settings.read(folder / "settings", encoding="utf-8")
+        except (OSError, UnicodeDecodeError, configparser.Error):
+            continue
+        if value := settings.get("default", name, fallback=None):
+            return value
+    return None

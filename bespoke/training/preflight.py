@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -49,6 +50,27 @@ _GROUPS = {  # and what each may name
     "trainer": r"pytorch_lightning\.Trainer",
     "logger": r"bespoke\.training\.logs\.(auto|csv|none|tensorboard|wandb)",
 }
+# What a trainer takes and a run has no use for, and what to do instead.
+_UNUSED = {
+    "limit_train_batches": "set trainer.max_steps",
+    "overfit_batches": "every batch is made afresh; set trainer.max_steps",
+    "fast_dev_run": "set trainer.max_steps=1",
+    "num_nodes": "a run is of one machine; set trainer.devices",
+    "max_epochs": "a run is one epoch; set trainer.max_steps",
+    "min_epochs": "a run is one epoch; set trainer.max_steps",
+    "reload_dataloaders_every_n_epochs": "a run is one epoch; leave it out",
+    "limit_test_batches": "a run has no test batches; leave it out",
+    "limit_predict_batches": "a run has no such batches; leave it out",
+    "use_distributed_sampler": "every device makes batches of its own; leave it out",
+    "default_root_dir": "set hydra.run.dir",
+    "logger": "choose one, as in logger=csv",
+    "callbacks": "set curve_steps or log_audio_steps",
+    "plugins": "leave it out",
+    "enable_checkpointing": "checkpoints are what a run goes on from; set checkpoint_steps",
+    "enable_progress_bar": "leave it out",
+    "barebones": "leave it out",
+    "model_registry": "leave it out",
+}
 _CALLBACK = r"bespoke\.training\.callbacks\.\w+"
 _MOST_HOURS = 6
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
@@ -62,6 +84,8 @@ def check(cfg: DictConfig) -> None:
     """
     check_targets(cfg)
     plain = as_dict(cfg)
+    if not plain.get("logger"):  # as ~logger leaves it
+        raise BespokeError("There is no logger: choose one, or logger=none.")
     for name in (*_GROUPS, *_SECTIONS, "data", "song"):
         if not isinstance(plain.get(name), Mapping):
             raise BespokeError(
@@ -118,19 +142,25 @@ def hold(folder: Path) -> Iterator[None]:
     ):  # the first of several processes that train together holds it for all
         yield
         return
-    path = (
-        cache_folder()
-        / "locks"
-        / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.lock"
-    )
+    cache = cache_folder()
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    lock = FileLock(cache / "locks" / f"{name}.lock", timeout=0)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0):
-            yield
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout as error:
         raise BespokeError(
             f"Another process is at work in {folder}: wait until it has ended, or stop it."
         ) from error
+    except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+        raise BespokeError(
+            f"The cache {cache} cannot be written ({getattr(error, 'strerror', '') or error}): set"
+            " BESPOKE_CACHE to a folder that can."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
@@ -190,19 +220,29 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
         if changed:
             raise BespokeError(_another(folder, changed))
         return (folder / "checkpoints" / "last.ckpt").is_file()
-    present = [name for name in RESULTS if (folder / name).exists()]
-    if present:
+    # A config alone is of a run that failed before it had trained.
+    present = [name for name in RESULTS if _is_there(folder / name)]
+    if set(present) - {"config.yaml"}:
         raise BespokeError(
             f"{folder} already has results ({', '.join(present)}): choose another hydra.run.dir, or continue with ckpt=last."
         )
     return False
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, or a folder with something in it."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def changes(cfg: DictConfig, folder: Path) -> list[str]:
     """In what a config differs from that of the run in a folder, setting by setting."""
     written = folder / "config.yaml"
-    before = as_dict(OmegaConf.load(written)) if written.is_file() else {}
-    return _differences(as_now(before), _plain(cfg))
+    before = as_now(as_dict(OmegaConf.load(written)) if written.is_file() else {})
+    now = _plain(cfg)
+    for plain in (before, now):
+        plain.get("trainer", {}).pop("max_time", None)  # more time, as more is wanted
+        plain.get("logger", {}).pop("project", None)  # the results are the same
+    return _differences(before, now)
 
 
 def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:
@@ -278,6 +318,11 @@ def _check_numbers(value: Any, name: str = "") -> None:
 
 def _check_settings(cfg: DictConfig) -> None:
     """Find what no run can use before anything is rendered."""
+    defaults = inspect.signature(pl.Trainer).parameters
+    for name, remedy in _UNUSED.items():
+        value = cfg.trainer.get(name)
+        if value is not None and value != defaults[name].default:
+            raise BespokeError(f"trainer.{name}={shown(value)} is of no use here: {remedy}.")
     hours = (
         cfg.data.batch_size * cfg.data.segment_seconds * max(1, cfg.data.validation_batches) / 3600
     )

@@ -1,4 +1,4 @@
-"""One run, from config to results, step by step."""
+"""One run, from config to results, as a sequence of stages."""
 
 import contextlib
 import gc
@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import bespoke
+from bespoke.data.background import check_background
 from bespoke.data.song import Song
 from bespoke.evaluation.agreement import Agreement, judge
 from bespoke.evaluation.metrics import evaluate
 from bespoke.evaluation.report.summary import collect_warnings, summary, write_page
 from bespoke.models.separator import Separator, load_separator
+from bespoke.score.midi import Note
 from bespoke.training import logs, preflight
-from bespoke.training.alignment import Aligned, align_target, note_coverage
+from bespoke.training.alignment import Aligned, align_song, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
 from bespoke.training.callbacks import peak_memory_mb
 from bespoke.utils import processor, progress
@@ -38,15 +40,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """What all steps of a run know.
+    """State that all stages of a run share.
 
     Attributes:
         cfg: the whole config.
-        folder: of the results.
-        is_resumed: it goes on from the checkpoint in the folder.
-        warnings: that were given so far.
-        seconds: that each stage took.
-        facts: what else metrics.json is to say.
+        folder: folder of the results.
+        is_resumed: whether the run continues from the checkpoint in the folder.
+        warnings: warnings given so far.
+        seconds: duration of each stage.
+        facts: further content of metrics.json.
     """
 
     cfg: DictConfig
@@ -62,7 +64,7 @@ class Run:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Show that the run is at this stage, and note how long it takes."""
+        """Show the stage while the block runs, and record its duration."""
         began = time.monotonic()
         with progress.stage(name):
             yield
@@ -72,25 +74,32 @@ class Run:
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Do one run: prepare, load, align, listen, build, fit, separate, evaluate, report.
+    """Carry out one run.
+
+    Its stages are prepare, load, align, listen, build, fit, separate, evaluate and report.
+
+    Args:
+        cfg: the whole config.
 
     Returns:
-        In dB the SI-SDR improvement where there is a reference, else the agreement where `curve_steps` asks for it, else None.
+        The objective of a search, in dB: the SI-SDR improvement if there is a reference, else the
+        agreement if `curve_steps` is set, else None.
 
     Raises:
-        BespokeError: something the user can put right.
+        BespokeError: an error that the user can correct.
     """
     if not gc.get_freeze_count():
-        gc.freeze()  # all that was imported: else each stage's collection looks through it, for a quarter of a second
+        # Exclude imported objects: they would add 0.25 s to the collection after each stage.
+        gc.freeze()
     with collect_warnings() as warnings:
         run = prepare(cfg, warnings)
-        if (
-            run.is_resumed and sweep_name() and (finished := run.folder / "metrics.json").is_file()
-        ):  # written last
+        # metrics.json is written last
+        finished = run.folder / "metrics.json"
+        if run.is_resumed and sweep_name() and finished.is_file():
             log.info("%s is finished already.", run.folder)
             return objective(read_json(finished))
         parts = make_parts(cfg)
-        song = load(run)
+        song = load(run, parts)
         aligned = align(run, song, parts)
         agreement = find_judge(run, aligned)
         heard = listen(run, aligned, parts)
@@ -106,16 +115,15 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
-    """Check the settings and the run's folder, and take the cores that are free.
+    """Check the settings and the run's folder, and set the number of threads.
 
     Raises:
-        BespokeError: a setting is not possible, or the folder has results of another run.
+        BespokeError: a setting is invalid, or the folder has results of another run.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     preflight.check(cfg)
-    if (
-        "LOCAL_RANK" not in os.environ
-    ):  # of several processes that train together Lightning gives each its share
+    # Lightning gives each of several processes that train together its share of the cores.
+    if "LOCAL_RANK" not in os.environ:
         processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
     return Run(
         cfg,
@@ -125,15 +133,16 @@ def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
     )
 
 
-def load(run: Run) -> Song:
-    """Read the song, and check all that its config may have got wrong.
+def load(run: Run, parts: Parts) -> Song:
+    """Read the song and check the files that its config names.
 
     Raises:
-        BespokeError: a file is missing, cannot be used, or is another than when the run began.
+        BespokeError: a file is missing or unusable, or a resumed run's file has changed.
     """
     with run.stage("load"):
         song = Song.load(as_dict(run.cfg.song), max(22050, run.cfg.data.sample_rate))
         preflight.check_space(run.folder, song.source)
+    check_background(parts.make_background, bool(song.others), parts.system.model.uses_score)
     if run.is_resumed:
         preflight.check_inputs(run.folder, song.hashes)
     if song.is_standin:
@@ -142,7 +151,7 @@ def load(run: Run) -> Song:
 
 
 def align(run: Run, song: Song, parts: Parts) -> Aligned:
-    """Put the target's notes in time with the recording, where the recipe wants it.
+    """Align the target's notes with the recording, if the recipe asks for it.
 
     Raises:
         BespokeError: there is no score.
@@ -150,16 +159,20 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
     if not run.cfg.align:
         return Aligned(song)
     with run.stage("align"):
-        aligned = align_target(song, run.folder)
+        aligned = align_song(song, run.folder, parts.system.model.uses_score)
     if parts.system.model.uses_score:
         note_coverage(aligned)
-        parts.system.hparams["separate"]["notes"] = [list(astuple(note)) for note in aligned.notes]
+        settings = aligned.settings(aligned.song)
+        parts.system.hparams["separate"] |= settings | {
+            "notes": _plain(aligned.notes),
+            "others": [_plain(part) for part in settings["others"]],
+        }
     run.facts["alignment"] = aligned.facts
     return aligned
 
 
 def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
-    """What judges the separation without a reference, where the quality curve wants it."""
+    """The metric without a reference, if the quality curve needs it."""
     if not run.cfg.curve_steps:
         return None
     with run.stage("agreement"):
@@ -167,18 +180,22 @@ def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
 
 
 def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
-    """What training hears of the song: an excerpt of a long one, with a first estimate of the target
-    for a network that uses the score."""
+    """The song as training uses it.
+
+    Of a long song it is an excerpt. For a network that uses the score it includes a first estimate
+    of the target.
+    """
     cfg, system, song = run.cfg, parts.system, aligned.song
     heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
     if system.model.uses_score:
         if parts.policy.moves_time:
             log.warning(
-                "This augmentation moves the target in time, away from the notes that the network is told: leave it out."
+                "This augmentation moves the target in time, away from the notes that the network "
+                "is told: leave it out."
             )
         settings = {
             **as_dict(cfg.separate),
-            "notes": aligned.notes_of(heard),
+            **aligned.settings(heard),
             "strength": 1.0,
         }
         with run.stage("estimate"):
@@ -200,9 +217,17 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     return heard
 
 
+def _plain(notes: Iterable[Note]) -> list[list]:
+    """Notes as plain values, for the checkpoint."""
+    return [list(astuple(note)) for note in notes]
+
+
 @contextlib.contextmanager
 def open_loggers(run: Run) -> Iterator[list]:
-    """The loggers of this run, closed at its end; of several processes that train together one logs."""
+    """The run's loggers, closed at the end of the block.
+
+    Of several processes that train together, only the first one logs.
+    """
     loggers: list = []
     is_failed = True
     try:
@@ -217,24 +242,27 @@ def open_loggers(run: Run) -> Iterator[list]:
 def build_trainer(
     run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list
 ) -> pl.Trainer:
-    """Lightning's trainer, with what looks on."""
-    separate = {**as_dict(run.cfg.separate), "notes": aligned.notes}
+    """Lightning's trainer, with callbacks and loggers."""
+    separate = {**as_dict(run.cfg.separate), **aligned.settings(aligned.song)}
     callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
     return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)
 
 
 def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list) -> None:
-    """Render what mixes are made of, and train to the last step.
+    """Render the sources of the mixes, and train to the last step.
 
     Raises:
-        BespokeError: the mixes cannot be made, or a setting of the trainer, such as max_time, ended it before.
-        Interrupted: by Ctrl-C.
+        BespokeError: the mixes cannot be made, or a trainer setting such as max_time ended training
+            early.
+        Interrupted: training was interrupted by Ctrl-C.
     """
     cfg = run.cfg
     with run.stage("render"):
         data = make_data(cfg, heard, parts)
-    if heard.others and not data.train.background.uses_others:
-        log.warning("song.others is not used: background=synth would use it.")
+    is_asked_for = run.cfg.song.get("others") not in (None, "auto")
+    uses_others = data.train.background.uses_others or parts.system.model.uses_score
+    if is_asked_for and heard.others and not uses_others:
+        log.warning("song.others is not used: background=synth or recipe=auto would use it.")
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
     logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices)
@@ -253,22 +281,36 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
     with run.stage("train"):
         try:
             trainer.fit(parts.system, data, ckpt_path=checkpoint, weights_only=True)
-        except (
-            KeyboardInterrupt,
-            SystemExit,
-        ) as error:  # Lightning makes the one of the other; it ends a sweep too
+        # Lightning turns a KeyboardInterrupt into a SystemExit. It ends a sweep too.
+        except (KeyboardInterrupt, SystemExit) as error:
             raise Interrupted(trainer.global_step, remedy) from error
         if trainer.global_step < trainer.max_steps:
-            raise BespokeError(
-                f"Training ended at step {trainer.global_step} of {trainer.max_steps}: {remedy}."
-            )
+            _explain_early_end(run, trainer, remedy)
         trainer.save_checkpoint(run.checkpoint)
     run.facts = {"resumed_from_step": first_step, **run.facts}
 
 
+def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
+    """Say why there are fewer steps than were wanted, where the stems are to be made of these.
+
+    Raises:
+        BespokeError: they are not.
+    """
+    step, steps, limit = trainer.global_step, trainer.max_steps, run.cfg.trainer.get("max_time")
+    if limit is None:
+        raise BespokeError(f"Training ended at step {step} of {steps}: {remedy}.")
+    if not step:
+        raise BespokeError(
+            f"trainer.max_time={limit} is over before the first step: set it higher."
+        )
+    log.warning("Training ended at step %d of %d, as trainer.max_time is over.", step, steps)
+
+
 def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
-    """Write the stems, by the checkpoint alone: the last one or, with `keep=best`, the one that agrees
-    most with the score."""
+    """Write the stems, using only a checkpoint.
+
+    It is the last one or, with `keep=best`, the one of highest agreement with the score.
+    """
     checkpoint = run.checkpoint
     if run.cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
         checkpoint, run.facts["kept_step"] = (
@@ -283,8 +325,10 @@ def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
 def measure(
     run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | None
 ) -> dict[str, Any]:
-    """Compare the target with the reference and with the score, as far as there are any, and write
-    metrics.json."""
+    """Evaluate the target against the reference and the score, where available.
+
+    The results are written to metrics.json and returned.
+    """
     metrics: dict[str, Any] = {}
     if song.reference is not None or agreement is not None:
         with run.stage("evaluate"):
@@ -301,7 +345,7 @@ def measure(
 def present(
     run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dict[str, Any], loggers: list
 ) -> None:
-    """Write the report, hand the results to the loggers, and say what there is."""
+    """Write the report, pass the results to the loggers, and print a summary."""
     if run.cfg.report:
         shown = replace(song, estimate=heard.estimate) if heard.seconds == song.seconds else song
         with run.stage("report"):
@@ -323,14 +367,17 @@ def present(
 
 
 def objective(metrics: Mapping[str, Any]) -> float | None:
-    """What a search maximizes: the improvement in SI-SDR or, without a reference, the agreement. A
-    silent target has neither, and is worse than any."""
+    """Objective of a search, in dB.
+
+    It is the SI-SDR improvement or, without a reference, the agreement. For a silent target, which
+    has neither, it is -inf. It is None if neither was measured.
+    """
     wanted = "si_sdr_improvement" if metrics.get("si_sdr_mixture") is not None else "agreement"
     return float("-inf") if wanted in metrics and metrics[wanted] is None else metrics.get(wanted)
 
 
 def _facts(run: Run, song: Song, trainer: pl.Trainer) -> dict[str, Any]:
-    """What metrics.json always holds."""
+    """Content of metrics.json that every run has."""
     packages = (
         "torch",
         "torchaudio",
@@ -374,13 +421,14 @@ def _standin_notice(cfg: DictConfig) -> str:
     score = "score.mid" if str(cfg.song.target.score).endswith("score.mid") else "target.mid"
     folder = Path(cfg.song.mixture).parent
     return (
-        f"THIS IS A STAND-IN, NOT THE REAL SONG {cfg.song.name}: an original piece of the same arrangement. For the real one put your own"
-        f" recording at {folder}/mix.wav (or .flac, .mp3, ...) and its MIDI at {folder}/{score}."
+        f"THIS IS A STAND-IN, NOT THE REAL SONG {cfg.song.name}: an original piece of the same "
+        "arrangement. For the real one put your own recording at "
+        f"{folder}/mix.wav (or .flac, .mp3, ...) and its MIDI at {folder}/{score}."
     )
 
 
 def sweep_name() -> str | None:
-    """The name of the sweep that this run is a job of."""
+    """Name of the sweep that this run belongs to, or None."""
     config = HydraConfig.get()
     return (
         Path(config.sweep.dir).name

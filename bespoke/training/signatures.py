@@ -1,4 +1,4 @@
-"""Whether what a config names takes its settings, by its signature: before anything is made of them."""
+"""Check settings against the signatures of the classes that they configure."""
 
 import difflib
 import importlib
@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 from bespoke.utils.errors import BespokeError
 
-_OWN_VALUES = [("trainer.precision", "auto")]  # which a run replaces before the class sees them
-_MOST_NAMES = 16  # in a sentence
+_OWN_VALUES = [("trainer.precision", "auto")]  # a run replaces these before the class gets them
+_MOST_NAMES = 16  # most settings that a message lists
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -66,15 +66,17 @@ def check_section(section: Mapping[str, Any], schema: type, place: str, is_whole
 
 
 def check_signatures(config: Mapping[str, Any]) -> None:
-    """Find settings that what they are for does not take: a name that it does not know, or a value of another kind.
+    """Check names and types of all settings against the signatures of their classes.
 
     Args:
-        config: plain and resolved; every dictionary in it with a `_target_` is looked at. What is behind it must be allowed (`allowlist`).
+        config: plain and resolved. Every dictionary in it with a `_target_` is checked. The targets
+            must have passed the allowlist, since they are imported.
 
     Raises:
-        BespokeError: there is one.
+        BespokeError: a setting does not exist, or its value has the wrong type.
 
-    >>> check_signatures({"model": {"_target_": "bespoke.models.networks.MaskBLSTM", "layers": "two"}})
+    >>> config = {"_target_": "bespoke.models.networks.MaskBLSTM", "layers": "two"}
+    >>> check_signatures({"model": config})
     Traceback (most recent call last):
     bespoke.utils.errors.BespokeError: model.layers=two is not possible: give a whole number.
     """
@@ -122,7 +124,7 @@ def _check(
                 f" {name} takes {', '.join(known[:_MOST_NAMES]) or 'none'}{more}."
             )
         hint = hints.get(key, Any)
-        default = parameters[key].default  # which may be of no kind that the signature tells
+        default = parameters[key].default  # valid even if its type is not the annotated one
         if not (value == default and type(value) is type(default)) and not _fits(value, hint):
             raise BespokeError(
                 f"{setting}={shown(value)} is not possible: give {' or '.join(_wanted(hint))}."
@@ -130,7 +132,7 @@ def _check(
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on the command line.
+    """Format a value as it is written on the command line.
 
     >>> shown([None, True, "a", 1.5])
     '[null,true,a,1.5]'
@@ -155,12 +157,12 @@ def _hints(made: Any) -> dict[str, Any]:
         return typing.get_type_hints(
             made.__init__ if inspect.isclass(made) else made, include_extras=True
         )
-    except (NameError, TypeError):  # a library's, written for type checkers alone
+    except (NameError, TypeError):  # some libraries' annotations are for type checkers only
         return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a config's value may be given where this type is wanted; what is told of no type may be anything."""
+    """Whether a config's value matches a type hint. Without a usable hint everything matches."""
     kind, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True
@@ -174,7 +176,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is typing.Literal:
         return any(value == argument and type(value) is type(argument) for argument in arguments)
     if isinstance(value, Mapping) and "_target_" in value:
-        return True  # it is not made yet
+        return True  # not constructed yet
     plain = kind or hint
     if not inspect.isclass(plain):
         return True
@@ -182,7 +184,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float if plain is float else plain) and (
             plain is bool or not isinstance(value, bool)
         )
-    if plain is Path:  # YAML takes a name such as 1999 for a number
+    if plain is Path:  # YAML reads a name such as 1999 as a number
         return isinstance(value, str | int | float) and not isinstance(value, bool)
     if isinstance(value, list) and issubclass(plain, Sequence) and plain is not str:
         if plain is tuple and Ellipsis not in arguments:
@@ -194,7 +196,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _wanted(hint: Any) -> list[str]:
-    """What fits, in words: the alternatives."""
+    """Descriptions of the values that match a type hint, one per alternative."""
     kind, arguments = typing.get_origin(hint), typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
         return list(dict.fromkeys(words for argument in arguments for words in _wanted(argument)))
@@ -210,6 +212,5 @@ def _wanted(hint: Any) -> list[str]:
         count = f" of {len(arguments)}" if plain is tuple and Ellipsis not in arguments else ""
         each = " or ".join(_wanted(arguments[0])) if arguments else ""
         return [f"a list{count}" + f", each {each}" * bool(each)]
-    return (
-        ["settings by name"] if inspect.isclass(plain) and issubclass(plain, Mapping) else []
-    )  # or what no config can say
+    # Other types cannot be given in a config.
+    return ["settings by name"] if inspect.isclass(plain) and issubclass(plain, Mapping) else []

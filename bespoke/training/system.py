@@ -1,4 +1,4 @@
-"""The Lightning module that ties STFT, network, loss and optimizer."""
+"""Lightning module that combines STFT, network, loss and optimizer."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,20 +13,20 @@ from bespoke.models.networks import MaskNetwork
 
 
 class BespokeSystem(pl.LightningModule):
-    """Trains a mask network on batches of mixes.
+    """Train a mask network on batches of mixes.
+
+    A batch is a dictionary of `mixture` and `target`, each `[batch, 1, time]`, the batch's `index`,
+    and `features` for a network that uses the score. The module logs `train/loss`, `val/loss` and
+    `val/si_sdr` (dB).
 
     Args:
-        stft: the transform, kept with the network.
-        model: magnitude `[batch, freq, frames]` (and features, see `bespoke.models.features`, if it uses
-            the score) to mask of the same shape.
-        loss: (mask, target spectrogram, mixture spectrogram) to scalar.
-        optimizer: parameters to optimizer.
-        seed: of everything random in a training step (the dropout), together with the batch's index.
-        separate: the `Separator`'s settings (and notes), kept for it in the checkpoint.
-
-    A batch is a dictionary with `mixture` and `target`, each `[batch, 1, time]`, its `index` and, for a network that uses the
-    score, `features`.
-    Logs `train/loss`, `val/loss`, `val/si_sdr` (dB).
+        stft: the transform, which becomes part of the checkpoint.
+        model: takes magnitudes `[batch, freq, frames]` (and features if it uses the score, see
+            `bespoke.models.features`) and returns a mask of the same shape.
+        loss: takes mask, target spectrogram and mixture spectrogram, and returns a scalar.
+        optimizer: takes the parameters and returns the optimizer.
+        seed: seed of the dropout, together with the batch index.
+        separate: settings of `Separator`, notes included, stored in the checkpoint.
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class BespokeSystem(pl.LightningModule):
             optimizer,
             seed,
         )
-        # All that separation needs beside the weights, as plain values: the checkpoint loads without unpickling code.
+        # Everything that separation needs besides the weights, as plain values, so that the
+        # checkpoint loads without unpickling code.
         self.save_hyperparameters(
             {
                 "stft": dict(stft.hyperparameters),
@@ -57,13 +58,22 @@ class BespokeSystem(pl.LightningModule):
         )
 
     def forward(self, waveform: Tensor, *features: Tensor) -> Tensor:
-        """Separate: mixture `[batch, 1, time]`, and what else the network wants, to an estimate of the mixture's shape."""
+        """Separate a mixture.
+
+        Args:
+            waveform: mixture, `[batch, 1, time]`.
+            *features: further inputs of the network.
+
+        Returns:
+            Estimate of the target, of the mixture's shape.
+        """
         spectrogram = self.stft(waveform)
         mask = self.model(spectrogram[:, 0].abs(), *features)[:, None]
         return self.stft.inverse(mask.float() * spectrogram, waveform.shape[-1])
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        # Lightning keeps no random state in a checkpoint; a seed for each batch makes a resumed run the same as one that never stopped.
+        # Lightning does not store the random state in checkpoints. With a seed per batch, a resumed
+        # run equals an uninterrupted one.
         torch.manual_seed((self.seed << 32) + batch["index"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -75,7 +85,7 @@ class BespokeSystem(pl.LightningModule):
         size = len(batch["mixture"])
         self.log("val/loss", self.loss_of(batch), batch_size=size)
         estimate = self(batch["mixture"], *self._features(batch))
-        # Where the target rests SI-SDR means nothing.
+        # SI-SDR is undefined where the target is silent.
         sounding = batch["target"].square().mean(dim=(1, 2)) > 1e-8
         if sounding.any():
             si_sdr = scale_invariant_signal_distortion_ratio(
@@ -90,8 +100,9 @@ class BespokeSystem(pl.LightningModule):
         return [batch["features"]] if self.model.uses_score else []
 
     def loss_of(self, batch: dict[str, Any]) -> Tensor:
-        """The loss of a batch, a scalar."""
-        # The transform and the loss stay in 32 bits under mixed precision: 16 bits cannot hold a spectrogram's range.
+        """Loss of a batch, a scalar."""
+        # Transform and loss stay in float32 under mixed precision: the range of 16 bits is too
+        # small for a spectrogram.
         with torch.autocast(self.device.type, enabled=False):
             mixture, target = self.stft(batch["mixture"]), self.stft(batch["target"])
             magnitude = mixture[:, 0].abs()

@@ -1,1 +1,1 @@
-"""What all packages use and that knows nothing of audio: errors, files, memory, cores, progress."""
+"""Helpers without audio: errors, files, memory, processor and progress."""

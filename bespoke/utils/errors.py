@@ -1,14 +1,15 @@
-"""The exceptions that are meant for the user."""
+"""Exceptions that the user sees."""
 
 INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended, as shells have it."""
+"""Exit code of a command ended by Ctrl-C, as in shells."""
 
 
 class BespokeError(Exception):
-    """Something the user can put right: the message names the thing and the remedy, in one sentence.
+    """An error that the user can correct.
 
-    Entry points print the message without a traceback and exit with code 2. It is one line whatever is in a file's name: what cannot
-    be printed is escaped.
+    The message is one sentence that names the problem and the remedy. Entry points print it
+    without a traceback and exit with code 2. Unprintable characters, such as a line break in a
+    file name, are escaped, so the message is always one line.
     """
 
     def __init__(self, message: str):
@@ -18,11 +19,11 @@ class BespokeError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during training.
+    """Training was interrupted by Ctrl-C.
 
     Args:
-        step: how far it had come.
-        remedy: how to go on.
+        step: training step that was reached.
+        remedy: how to continue.
     """
 
     def __init__(self, step: int, remedy: str):
@@ -34,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def one_sentence(error: BaseException) -> str:
-    """A library's message in one line, without the places in its config that it lists."""
+    """A library's error message on one line, without OmegaConf's lines on config keys and types."""
     lines = [
         line.strip()
         for line in str(error).splitlines()

@@ -1,7 +1,7 @@
-"""Files of results: written whole or not at all.
+"""Reading and atomic writing of result files.
 
-Writing goes to a temporary file beside the final name and is moved there when complete, so that a killed process or a full disk never
-leaves half a file.
+A file is first written under a temporary name in the same folder and renamed when it is complete.
+A killed process or a full disk therefore never leaves a partial file.
 """
 
 import contextlib
@@ -18,26 +18,33 @@ from bespoke.utils.errors import BespokeError
 
 
 def existing(path: str | Path, role: str) -> Path:
-    """The path, if there is a file.
+    """Return `path` if it is a file.
+
+    Args:
+        path: absolute, or relative to the folder where the command was started.
+        role: what the file is, for the error message.
 
     Raises:
-        BespokeError: there is none.
+        BespokeError: there is no such file.
     """
     path = Path(path)
     try:
         is_file = path.is_file()
-    except OSError:  # a name that is too long, a folder that may not be looked into
+    except OSError:  # the name is too long, or the folder cannot be searched
         is_file = False
     if not is_file:
         raise BespokeError(
-            f"The {role} {path} does not exist: check the path, which is taken from where the command started."
+            f"The {role} {path} does not exist: check the path; "
+            "a relative path starts at the folder where the command was started."
         )
     return path
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place if the block ends well and is removed if not.
+    """Yield a temporary path that replaces `path` when the block succeeds.
+
+    If the block raises an exception, the temporary file is removed and `path` stays as it was.
 
     Raises:
         BespokeError: the folder cannot be written, or the disk is full.
@@ -52,15 +59,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with open(temporary, "r+b") as file:  # Windows syncs only what may be written
+        with open(temporary, "r+b") as file:  # Windows can only sync files open for writing
             os.fsync(file.fileno())
         mode = os.umask(0)
         os.umask(mode)
-        os.chmod(temporary, 0o666 & ~mode)  # mkstemp makes private files; results are ordinary ones
+        os.chmod(temporary, 0o666 & ~mode)  # mkstemp makes private files
         os.replace(temporary, path)
     except OSError as error:
         raise BespokeError(
-            f"{path} cannot be written ({error.strerror or error}): free some space or choose another folder."
+            f"{path} cannot be written ({error.strerror or error}): "
+            "free some space or choose another folder."
         ) from error
     finally:
         if temporary is not None:
@@ -68,7 +76,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's contents, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -77,20 +85,26 @@ def file_hash(path: str | Path) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write a JSON file, atomically."""
+    """Write a JSON file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is no file."""
+    """Read a JSON file. Returns an empty dict if the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_csv(
     path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
 ) -> None:
-    """Write a table with a header, atomically; the columns are those of the rows, in order of appearance, unless they are given."""
+    """Write a table as CSV with a header, atomically.
+
+    Args:
+        path: file to write.
+        rows: one mapping from column to value per row.
+        columns: columns in order. None: those of the rows, in order of first appearance.
+    """
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(
             file,
@@ -102,7 +116,10 @@ def write_csv(
 
 
 def read_csv(path: str | Path) -> list[dict[str, Any]]:
-    """A table: numbers as numbers, empty cells as None; no rows where there is no file."""
+    """Read a CSV table: numbers as floats, empty cells as None.
+
+    Returns an empty list if the file does not exist.
+    """
 
     def value(text: str) -> Any:
         try:

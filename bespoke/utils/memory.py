@@ -1,17 +1,18 @@
-"""What the C library does with memory that is freed."""
+"""Control of how glibc keeps and returns freed memory."""
 
 import contextlib
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's numbers, from malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # option numbers in glibc's malloc.h
 _KEPT_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, up to 2 GB, for its next allocation.
+    """Let this process keep up to 2 GB of freed memory for later allocations.
 
-    glibc gives each large block back to the system, which has to clear the next one page by page: a third of the time in which a network
-    goes over a minute of spectrogram. Elsewhere (macOS, Windows, musl) this does nothing.
+    By default glibc returns each large block to the operating system, which must clear the pages
+    of the next one. This takes a third of the time of a network's pass over a one-minute
+    spectrogram. Has no effect without glibc (macOS, Windows, musl).
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
@@ -20,9 +21,10 @@ def keep_freed_memory() -> None:
 
 
 def give_back() -> None:
-    """Hand freed memory back to the system: glibc keeps what lies between pieces in use, half a GB after training or a minute's separation.
+    """Return freed memory to the operating system.
 
-    Elsewhere (macOS, Windows, musl) this does nothing.
+    glibc keeps freed memory that lies between blocks in use: half a GB after training, or after
+    separating one minute. Has no effect without glibc (macOS, Windows, musl).
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What was called otherwise once: configs, run folders and command lines from before keep the names of then."""
+"""Renamed modules: old configs, run folders and command lines still use the former names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _GONE = (("song", "target", "equalize"),)  # settings that no longer do anything
 
 
 def current_name(target: Any) -> Any:
-    """The present name of what a `_target_` names; anything else as it is.
+    """Current name of a `_target_`. Names that have not changed are returned as they are.
 
     >>> current_name("bespoke.model.MaskBLSTM"), current_name("torch.optim.Adam")
     ('bespoke.models.networks.MaskBLSTM', 'torch.optim.Adam')
@@ -26,7 +26,7 @@ def current_name(target: Any) -> Any:
 
 
 def as_now(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain config of a run as one of now has it: with the present names, without what is gone."""
+    """Copy of a plain config of a run, with current names and without settings that are gone."""
     now: dict[str, Any] = _with_current_names(config)
     for *path, gone in _GONE:
         section: Any = now

@@ -1,6 +1,6 @@
-"""What is chosen by the processor and its load: the number of threads, and bfloat16.
+"""Settings that depend on the processor and its load: number of threads, bfloat16, memory layout.
 
-Imported before PyTorch: the load of the machine is measured while that is imported.
+Import this module before PyTorch: the load of the machine is measured during that import.
 """
 
 import os
@@ -8,35 +8,34 @@ import time
 
 import psutil
 
-_SHORTEST_SECONDS = 0.2  # over which the load of the machine can be told
+_SHORTEST_SECONDS = 0.2  # shortest interval over which the load can be measured
 
 
 def wait_without_spinning() -> None:
-    """Let threads of this process that wait for each other sleep instead of keeping a core busy.
+    """Make threads sleep, not spin, while they wait for other threads of this process.
 
-    Where other programs use the cores, a thread that spins takes the time of the thread that it waits
-    for. OpenMP reads this when PyTorch is imported, so that it has to be said before.
+    On a busy machine, a spinning thread takes time from the thread that it waits for. OpenMP reads
+    this setting when PyTorch is imported, so call this function before.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def local_rank() -> int:
-    """This process's number, from 0, among those of this machine that train together."""
+    """Index, from 0, of this process among those that train together on this machine."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def cores() -> int:
-    """How many cores this process may use: those it is bound to, and no more than its container's
-    quota."""
+    """Number of cores that this process may use, by its CPU affinity and its container's quota."""
     import joblib
 
     return joblib.cpu_count()
 
 
 def free_cores() -> int:
-    """How many of them other programs leave free, at least 1.
+    """Number of cores that other programs leave free, at least 1.
 
-    Measured since the last call or, at first, since this module was imported.
+    Measured since the previous call, or since the import of this module at the first call.
     """
     global _before
     if (missing := _SHORTEST_SECONDS - (_times()[0] - _before[0])) > 0:
@@ -49,19 +48,19 @@ def free_cores() -> int:
 
 
 def use_free_cores(threads: int | None = None) -> int:
-    """Set the number of threads of PyTorch, and let NumPy's products use one.
+    """Set the number of threads of PyTorch, and limit BLAS (NumPy's products) to one thread.
 
-    Two threads on one free core take more than twice the time of one thread, as each waits for the
-    other at every operation. Those of OpenBLAS spin while they wait, whatever they are told, and gain
-    little: a second thread makes a factorization a fifth faster on a quiet machine, and four times
-    slower on a busy one.
+    Two threads on one free core take more than twice as long as one thread, because each waits for
+    the other at every operation. OpenBLAS threads always spin while they wait and gain little: a
+    second one makes a factorization 20 % faster on an idle machine and four times slower on a busy
+    one.
 
     Args:
-        threads: how many. None: as many as cores are free, but no more than PyTorch uses by itself,
-            and what OMP_NUM_THREADS says, where it is set.
+        threads: number of threads. None: OMP_NUM_THREADS where it is set, else the number of free
+            cores, at most PyTorch's default.
 
     Returns:
-        The number of threads.
+        The number of threads that PyTorch uses.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -76,32 +75,36 @@ def use_free_cores(threads: int | None = None) -> int:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for products of bfloat16 that PyTorch uses.
+    """Whether PyTorch can use this processor's instructions for bfloat16 products.
 
-    With them a network takes half the time, without them several times as long. Of processors other
-    than x86 nothing is known here, and they compute in 32 bits.
+    With such instructions bfloat16 halves a network's time; without them it takes several times as
+    long. Always False for processors other than x86, for which this was not measured.
     """
     import torch
 
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":  # which ATEN_CPU_CAPABILITY limits
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":  # ATEN_CPU_CAPABILITY can limit it
         return False
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def trains_contiguous() -> bool:
-    """Whether convolutions are trained faster with channels first than with channels last: with AVX2
-    alone, oneDNN's gradients of channels last take twice the time."""
+    """Whether convolutions train faster in the channels-first than in the channels-last layout.
+
+    This is so on processors with AVX2 alone, where oneDNN's channels-last gradients take twice the
+    time.
+    """
     import torch
 
     return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _times() -> tuple[float, float, float]:
-    """Of the clock, of all cores at work, and of this process and its children, in seconds."""
+    """Clock, busy time of all cores, and CPU time of this process and its children, in seconds."""
     times, own = psutil.cpu_times(), os.times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # is in user and nice
+    # user and nice include the time of virtual machines
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return time.monotonic(), sum(times) - guest - idle, sum(own[:4])
 
 

@@ -1,4 +1,8 @@
-"""What a command is doing: on a terminal a line for each stage, with how much of it is done, elsewhere a line as each begins."""
+"""Progress of a command by stages.
+
+On a terminal, each stage has a line with a progress bar. Elsewhere, a line is printed as each stage
+begins.
+"""
 
 import contextlib
 import multiprocessing
@@ -38,7 +42,7 @@ _stream = "stdout"
 
 @contextlib.contextmanager
 def on_stderr() -> Iterator[None]:
-    """Show the stages inside the block on stderr, for a command whose stdout holds its results alone."""
+    """Show stages on stderr inside the block, for commands that print only results to stdout."""
     global _stream
     before, _stream = _stream, "stderr"
     try:
@@ -49,10 +53,10 @@ def on_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Show that a run is at this stage; what is logged meanwhile appears above the line.
+    """Show a stage of the run while the block runs. Log messages appear above its line.
 
     Args:
-        name: one of `STAGES`, or any other.
+        name: key of `STAGES`, or any other title.
     """
     global _bar
     title = STAGES.get(name, name)
@@ -64,14 +68,14 @@ def stage(name: str) -> Iterator[None]:
     bar = tqdm(desc=title.ljust(18), bar_format=_UNCOUNTED, file=_file(), **_size())
     ended = threading.Event()
 
-    def tick() -> None:  # a stage may be long without a step to count
+    def tick() -> None:  # keeps the clock running in stages without steps
         while not ended.wait(0.5):
             bar.refresh()
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
     _bar = bar
-    bar.leave = False  # unless it ends well
+    bar.leave = False  # changed below if the stage succeeds
     try:
         with logging_redirect_tqdm():
             yield
@@ -84,11 +88,13 @@ def stage(name: str) -> Iterator[None]:
 
 
 def advance(done: int, total: int, note: str = "") -> None:
-    """Say how much of the stage under way is done; what was done when it is first said was done before, as in a resumed run.
+    """Report progress of the current stage.
+
+    The first call sets where the stage began, so that the remaining time is right in a resumed run.
 
     Args:
         done, total: in steps of any kind.
-        note: what else is to be seen at the end of the line.
+        note: text for the end of the line.
     """
     if _bar is None:
         return
@@ -97,12 +103,12 @@ def advance(done: int, total: int, note: str = "") -> None:
     if note:
         _bar.set_postfix_str(note, refresh=False)
     _bar.update(done - _bar.n)
-    if done == total:  # which tqdm passes over where all is done within a tenth of a second
+    if done == total:  # tqdm skips this refresh if the whole stage took less than 0.1 s
         _bar.refresh()
 
 
 def track(items: Sequence[Item]) -> Iterator[Item]:
-    """The items, while the line of the stage under way tells how many are left."""
+    """Yield the items and show how many are left in the line of the current stage."""
     for number, item in enumerate(items):
         if len(items) > 1:
             advance(number, len(items))
@@ -110,14 +116,14 @@ def track(items: Sequence[Item]) -> Iterator[Item]:
 
 
 def on_terminal() -> bool:
-    """Whether there is somebody to see a line that changes: not in a process that a launcher started."""
+    """Whether to draw progress bars: on a terminal, unless a launcher started the process."""
     return (
         _file().isatty() and _is_first() and multiprocessing.current_process().name == "MainProcess"
     )
 
 
 def _size() -> dict[str, Any]:
-    """For tqdm: the size of the terminal, or a usual one where that does not know its own (in a container, under `script`)."""
+    """Size for tqdm: the terminal's, or 80 x 24 where it reports 0 (in containers, in `script`)."""
     try:
         columns = os.get_terminal_size(_file().fileno()).columns
     except OSError:
@@ -126,7 +132,7 @@ def _size() -> dict[str, Any]:
 
 
 def _is_first() -> bool:
-    """Whether this is the first of several processes that train together, or the only one."""
+    """Whether this is the only process or the first of several that train together."""
     return local_rank() == 0
 
 

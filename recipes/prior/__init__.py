@@ -1,1 +1,1 @@
-"""The network that recipe=auto starts from, and the random ensembles that it was trained on."""
+"""Training of the network that recipe=auto starts from, on random ensembles."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.signal import butter, oaconvolve, sosfilt
+from scipy.signal import butter, istft, oaconvolve, sosfilt, stft
 
 from bespoke.audio.dsp import resample
 from bespoke.score.midi import Note, transpose
 from bespoke.score.synth import SYNTH_RATE, Player
+from recipes.prior.amps import Amps, Rig
 from recipes.prior.instruments import Sampler, oscillate, sing
 from recipes.prior.pieces import FAST, LONG, MEDIUM, SLOW, Piece
 
@@ -49,13 +50,18 @@ CHORDS, PADS = (
 )
 ARPEGGIOS, BASSES = (0, 4, 11, 12, 24, 25, 45, 46, 80, 81, 82, 84, 87), tuple(range(32, 40))
 RIFFS, KITS = (26, 27, 28, 29, 30, 30), (0, 0, 8, 16, 24, 25, 32, 40)
+CLEAN = (25, 26, 27, 27, 28)  # guitars before their amplifier
 # The recorded instruments that may take the place of a role's programs. An instrument may have several folders: `cello`, `cello.loud`.
 WINDS_AND_STRINGS = (
+    "bass-clarinet",
     "bassoon",
     "cello",
     "clarinet",
+    "contrabassoon",
+    "english-horn",
     "flute",
     "french-horn",
+    "oboe",
     "saxophone",
     "trombone",
     "trumpet",
@@ -73,17 +79,27 @@ RECORDED = {
             "guitar-nylon",
         ),
         *("piano", "piano-electric", "organ", "xylophone", "saxophone", "trumpet"),
+        *("synth-lead", "synth-lead", "synth-brass", "synth-strings"),
     ),
-    SUSTAINED: (*WINDS_AND_STRINGS, "organ", "harmonium", "contrabass"),
+    SUSTAINED: (
+        *WINDS_AND_STRINGS,
+        *("organ", "harmonium", "contrabass", "synth-brass", "synth-strings", "synth-organ"),
+    ),
     CHORDS: (
         *("guitar-acoustic", "guitar-electric", "guitar-electric", "guitar-nylon"),
         *("piano", "piano-electric", "organ", "harmonium", "harp"),
+        *("synth-organ", "synth-brass", "synth-pad"),
     ),
-    PADS: ("organ", "harmonium", "cello", "violin"),
+    PADS: (
+        *("organ", "harmonium", "cello", "violin", "synth-organ"),
+        *("synth-pad", "synth-pad", "synth-pad", "synth-strings", "synth-strings"),
+    ),
     ARPEGGIOS: ("guitar-acoustic", "guitar-nylon", "harp", "piano", "xylophone"),
     BASSES: ("bass-electric", "contrabass", "contrabass-pizz", "bass-electric", "tuba"),
     RIFFS: ("guitar-electric",),
+    CLEAN: ("guitar-electric", "guitar-electric", "guitar-electric", "guitar-muted"),
 }
+AMPLIFIED = {RIFFS: 0.8, BASSES: 0.25}  # shares, of parts that go through an amplifier as a whole
 STYLES = ("band", "band", "rock", "rock", "chorale", "chip", "tracker", "sparse")
 TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.7, "riff": 0.7, "bass": 0.35, "drums": 0.0}
 # What sounds where the score has one note: voices in parallel, or the partials that a pitch tracker took for one low note.
@@ -94,11 +110,18 @@ _OCTAVE_STEP = 0.34  # of the random equalizers, above 30 Hz
 
 @dataclass(frozen=True)
 class Example:
-    """A mix for training: target and background, `[time]`, which add up to a mixture with a peak of 0.9, and the target's notes."""
+    """A mix for training.
+
+    Attributes:
+        target, background: `[time]`; they add up to a mixture with a peak of 0.9.
+        notes: the target's.
+        others: those of each other pitched part.
+    """
 
     target: np.ndarray
     background: np.ndarray
     notes: tuple[Note, ...]
+    others: tuple[tuple[Note, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -117,6 +140,7 @@ class Ensembles:
         seconds: length of each piece.
         recorded: instruments of recorded notes by the names of their folders, see `RECORDED`.
         drummers: soundfonts that have drum kits only.
+        amps: for guitars and basses; None for a plain clipping one.
     """
 
     def __init__(
@@ -126,9 +150,10 @@ class Ensembles:
         seconds: float = 20.0,
         recorded: Mapping[str, Sampler] | None = None,
         drummers: Sequence[Player] = (),
+        amps: Amps | None = None,
     ):
         self.players, self.sample_rate, self.seconds = list(players), sample_rate, seconds
-        self.drummers = [*players, *drummers]
+        self.drummers, self.amps = [*players, *drummers], amps
         self.recorded: dict[str, list[Sampler]] = {}
         for name, sampler in (recorded or {}).items():
             self.recorded.setdefault(name.split(".")[0], []).append(sampler)
@@ -168,6 +193,7 @@ class Ensembles:
             (scale * target).astype(np.float32),
             (scale * background).astype(np.float32),
             tuple(parts[index].notes),
+            tuple(tuple(part.notes) for part in parts if part.notes and part is not parts[index]),
         )
 
     def _parts(self, rng: np.random.Generator) -> list[_Part]:
@@ -213,7 +239,10 @@ class Ensembles:
         lengths = (SLOW, MEDIUM, MEDIUM, FAST)
         centre = rng.integers(58, 80) if rng.random() < 0.55 else rng.integers(36, 84)
         lead = piece.line(centre, lengths[rng.integers(4)], rng.uniform(0.05, 0.4))
-        wanted: list[tuple[str, list[Note], Sequence[int]]] = [("lead", lead, LEADS)]
+        of_guitar = style == "rock" and rng.random() < 0.4
+        wanted: list[tuple[str, list[Note], Sequence[int]]] = [
+            ("lead", lead, RIFFS if of_guitar else LEADS)
+        ]
         if style != "sparse" or rng.random() < 0.4:
             wanted.append(("bass", piece.bass(), BASSES))
         if style == "rock" or rng.random() < 0.05:
@@ -294,7 +323,8 @@ class Ensembles:
     ) -> np.ndarray | None:
         """A part's waveform with an RMS of 1 while it sounds; None if no patch that is drawn can play it."""
         for _ in range(4):
-            waveform = self._take(notes, programs, style, rng)
+            rig = self._rig(programs, rng)
+            waveform = self._take(notes, programs, style, rng, rig)
             if waveform is None:
                 continue
             if programs is RIFFS and rng.random() < 0.5:  # a rhythm guitar is often played twice
@@ -308,6 +338,7 @@ class Ensembles:
                     programs,
                     style,
                     rng,
+                    rig if rng.random() < 0.6 else self._rig(programs, rng),
                 )
                 waveform = waveform if second is None else waveform + second
             if rng.random() < 0.12:
@@ -321,13 +352,25 @@ class Ensembles:
                 return waveform
         return None
 
+    def _rig(self, programs: Sequence[int], rng: np.random.Generator) -> Rig | None:
+        """An amplifier for a part, if it goes through one; basses less driven."""
+        if self.amps is None or rng.random() >= AMPLIFIED.get(programs, 0):
+            return None
+        return self.amps.draw(rng, (-20, 0) if programs is RIFFS else (-32, -8))
+
     def _take(
-        self, notes: list[Note], programs: Sequence[int], style: str, rng: np.random.Generator
+        self,
+        notes: list[Note],
+        programs: Sequence[int],
+        style: str,
+        rng: np.random.Generator,
+        rig: Rig | None = None,
     ) -> np.ndarray | None:
         """The notes with an expression and a timbre of their own, dry, with an RMS of 1."""
-        waveform = self._perform(notes, programs, style, rng)
+        sources = CLEAN if rig and programs is RIFFS else programs
+        waveform = self._perform(notes, sources, style, rng)
         if waveform is not None and rng.random() < 0.1:  # two sounds in layers
-            layer = self._perform(notes, programs, style, rng)
+            layer = self._perform(notes, sources, style, rng)
             waveform = waveform if layer is None else waveform + rng.uniform(0.2, 1) * layer
         if waveform is None:
             return None
@@ -335,6 +378,17 @@ class Ensembles:
             waveform = self._vibrato(waveform, rng)
         if rng.random() < 0.4:
             waveform = self._swell(waveform, rng)
+        if rig:
+            driven = _unit(rig.play(waveform, self.sample_rate))
+            if driven is None:
+                return None
+            if programs is not RIFFS:  # beside the clean bass, which the cabinet does not pass
+                driven = waveform + rng.uniform(0.2, 2) * driven
+            return _unit(self._tone(driven, rng) if rng.random() < 0.5 else driven)
+        if rng.random() < (0.4 if programs is PADS else 0.08):
+            waveform = self._chorus(waveform, rng)
+        if rng.random() < (0.3 if programs is PADS else 0.05):
+            waveform = self._sweep(waveform, rng)
         timbre = rng.random()
         if timbre < 0.8:
             waveform = self._formants(waveform, rng) if timbre < 0.45 else self._tone(waveform, rng)
@@ -358,7 +412,7 @@ class Ensembles:
         if rng.random() < {"chip": 0.8, "tracker": 0.25}.get(style, 0.12):
             return _unit(oscillate(notes, self.seconds, self.sample_rate, rng))
         names = [name for name in RECORDED.get(programs, ()) if name in self.recorded]
-        if names and rng.random() < 0.5:
+        if names and rng.random() < (0.8 if programs is CLEAN else 0.5):
             samplers = self.recorded[names[rng.integers(len(names))]]
             sampler = samplers[rng.integers(len(samplers))]
             return _unit(sampler.play(notes, self.seconds, rng, single=style == "tracker"))
@@ -383,6 +437,27 @@ class Ensembles:
         return np.interp(
             time + depth_seconds * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time), time, waveform
         )
+
+    def _chorus(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Copies of itself whose delays swing slowly, so that they are out of tune by turns."""
+        time = np.arange(len(waveform)) / self.sample_rate
+        wet = waveform.copy()
+        for _ in range(rng.integers(1, 4)):
+            swing = np.sin(2 * np.pi * (rng.uniform(0.1, 2) * time + rng.random()))
+            delay_seconds = rng.uniform(0.005, 0.025) + rng.uniform(0.0005, 0.004) * swing
+            wet += rng.uniform(0.4, 1) * np.interp(time - delay_seconds, time, waveform)
+        return wet
+
+    def _sweep(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A resonant low-pass filter whose cutoff rises and falls, as of a synthesizer."""
+        hz, times, spectrogram = stft(waveform, self.sample_rate, nperseg=1024)
+        octaves = rng.uniform(0.5, 2.5) * np.sin(
+            2 * np.pi * (np.exp(rng.uniform(np.log(0.05), np.log(4))) * times + rng.random())
+        )
+        cutoff_hz = np.exp(rng.uniform(np.log(300), np.log(3000))) * 2**octaves
+        ratio = hz[:, None] / cutoff_hz
+        gains = 1 / np.sqrt((1 - ratio**2) ** 2 + (ratio / rng.uniform(0.7, 4)) ** 2)
+        return istft(spectrogram * gains, self.sample_rate, nperseg=1024)[1][: len(waveform)]
 
     def _swell(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Louder and softer from one half second to the next, as a player's expression."""

@@ -1,4 +1,4 @@
-"""Instruments for random ensembles beside the soundfonts: recorded single notes, oscillators, and a voice without words."""
+"""Instruments for random ensembles: recorded single notes, oscillators, and a wordless voice."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from bespoke.audio.dsp import resample
 from bespoke.audio.io import read_audio
 from bespoke.score.midi import Note, pitch_hz
 
-# The first three formants of vowels, in Hz (after Peterson & Barney, JASA 1952).
+# First three formants of vowels, in Hz (after Peterson & Barney, JASA 1952).
 VOWELS_HZ = (
     (730, 1090, 2440),
     (270, 2290, 3010),
@@ -24,12 +24,14 @@ _PITCH_CLASSES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
 class Sampler:
-    """An instrument of recorded notes, each in a file named by its pitch: `A4.mp3`, `Cs3.wav`, several takes `A4.0.wav`, `A4.1.wav`.
+    """Instrument of recorded notes.
 
-    The nearest pitch is played faster or slower; of several takes a note draws one, as no two notes of a player are alike.
+    Each file holds one note and is named by its pitch: `A4.mp3`, `Cs3.wav`; several takes of a note
+    are `A4.0.wav`, `A4.1.wav`. A note uses the nearest pitch, played at another speed, and a random
+    take, since a player's notes are never alike.
 
     Args:
-        folder: with the files.
+        folder: contains the files.
         sample_rate: of the results, in Hz.
     """
 
@@ -50,13 +52,16 @@ class Sampler:
     def play(
         self, notes: Sequence[Note], seconds: float, rng: np.random.Generator, single: bool = False
     ) -> np.ndarray:
-        """Play notes, float32 `[time]`; some start softly, bound to the one before, some slide up to their pitch.
+        """Play notes. Some start softly, tied to the previous one; some slide up to their pitch.
 
         Args:
             notes: within `seconds`.
             seconds: length of the result.
-            rng: of how they are played.
+            rng: determines how the notes are played.
             single: whether one recorded note plays all pitches, as in tracker music.
+
+        Returns:
+            float32 `[time]`.
         """
         waveform = np.zeros(int(seconds * self.sample_rate), np.float32)
         pitches = np.array(sorted(self.recorded))
@@ -104,7 +109,17 @@ class Sampler:
 def oscillate(
     notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Additive and frequency-modulated sounds with an envelope, as of chips and simple synthesizers, `[time]`."""
+    """Play notes with an additive or FM sound and an envelope, as of simple synthesizers.
+
+    Args:
+        notes: within `seconds`.
+        seconds: length of the result.
+        sample_rate: in Hz.
+        rng: determines the sound.
+
+    Returns:
+        float32 `[time]`.
+    """
     samples = int(seconds * sample_rate)
     waveform = np.zeros(samples, np.float32)
     kind = rng.choice(
@@ -156,7 +171,10 @@ def oscillate(
 
 
 def _partials(phase: np.ndarray, amplitudes: Sequence[float]) -> np.ndarray:
-    """The sum of sines of 1, 2, 3, ... times a phase in turns; each from the two before, which is far cheaper than by itself."""
+    """Sum of sines at the multiples 1, 2, 3, ... of a phase in turns.
+
+    Each sine follows from the two before, which is much cheaper than computing it.
+    """
     before, partial = np.zeros_like(phase), np.sin(2 * np.pi * phase)
     twice_cosine, total = 2 * np.cos(2 * np.pi * phase), np.zeros_like(phase)
     for amplitude in amplitudes:
@@ -168,14 +186,27 @@ def _partials(phase: np.ndarray, amplitudes: Sequence[float]) -> np.ndarray:
 def sing(
     notes: Sequence[Note], seconds: float, sample_rate: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """One voice, `[time]`: a sawtooth that slides from pitch to pitch, with vibrato, breath, vowels and the hiss of consonants."""
+    """Sing notes with one wordless voice.
+
+    It is a sawtooth that slides between pitches, with vibrato, breath, vowels and the noise of
+    consonants.
+
+    Args:
+        notes: within `seconds`.
+        seconds: length of the result.
+        sample_rate: in Hz.
+        rng: determines the voice.
+
+    Returns:
+        `[time]`.
+    """
     samples = int(seconds * sample_rate)
     time = np.arange(samples) / sample_rate
     semitones, loud, hiss = np.zeros(samples), np.zeros(samples), np.zeros(samples)
     window, hop = 512, 256
     frames = samples // hop + 2
     formants_hz = np.zeros((frames, 3))
-    scale = rng.uniform(0.9, 1.25)  # of the throat
+    scale = rng.uniform(0.9, 1.25)  # of the formants
     ends = [*(note.start_seconds for note in notes[1:]), seconds]
     for note, end in zip(notes, ends, strict=True):
         first, last = (
@@ -222,7 +253,13 @@ def sing(
         :samples
     ]
     consonants = sosfilt(
-        butter(2, rng.uniform(2500, 5000), "high", fs=sample_rate, output="sos"),
+        butter(
+            2,
+            min(rng.uniform(2500, 5000), 0.45 * sample_rate),
+            "high",
+            fs=sample_rate,
+            output="sos",
+        ),
         rng.standard_normal(samples) * hiss,
     )
     return voiced + consonants * np.abs(voiced).max()

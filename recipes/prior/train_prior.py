@@ -21,9 +21,11 @@ from bespoke.audio.stft import STFT
 from bespoke.models.features import ScoreFeatures
 from bespoke.models.losses import RelativeErrorLoss
 from bespoke.models.networks import PRIOR, ScoreUNet
-from bespoke.score.midi import perturb
+from bespoke.score.midi import Note, perturb
 from bespoke.score.synth import Player, SoundFont
 from bespoke.utils.files import atomic_path
+from bespoke.utils.processor import multiplies_bfloat16
+from recipes.prior.amps import Amps
 from recipes.prior.ensembles import Ensembles
 from recipes.prior.instruments import Sampler
 
@@ -34,6 +36,10 @@ STFT_SETTINGS = {
 }  # as conf/recipe/auto.yaml
 BINS, FRAMES = 384, 256  # of a crop: to 4 kHz, where the energy is, and 6 s
 STORED_BINS, CROPS_PER_STEP, EQUALIZER_DB, LEARNING_RATE = 512, 3, 5.0, 2e-3
+TOLD_NOTHING, WRONG_PART = 0.35, 0.1  # shares of the examples
+STEPS_A_LISTING = (
+    100  # after so many the folder is looked through again: examples may still be made
+)
 
 
 def main() -> None:
@@ -45,12 +51,14 @@ def main() -> None:
     parser.add_argument(
         "--recorded", type=Path, help="a folder with a folder of recorded notes for each instrument"
     )
+    parser.add_argument("--amps", type=Path, help="a folder of amplifiers, see recipes.prior.amps")
     parser.add_argument("--folder", type=Path, required=True, help="for the examples, 4 MB each")
     parser.add_argument("--examples", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training")
     parser.add_argument("--jobs", type=int, default=2, help="processes that make examples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--initial", type=Path, help="go on from a prior")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the largest")
     parser.add_argument("--output", type=Path, default=PRIOR)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -61,13 +69,15 @@ def main() -> None:
     ]
     shares = [pieces[job :: options.jobs] for job in range(options.jobs)]
     joblib.Parallel(options.jobs)(joblib.delayed(make_examples)(share, options) for share in shares)
-    train(
-        sorted(options.folder.glob("*.npz")),
-        options.output,
-        options.minutes,
-        options.seed,
-        options.initial,
-    )
+    if options.minutes:
+        train(
+            options.folder,
+            options.output,
+            options.minutes,
+            options.seed,
+            options.initial,
+            options.learning_rate,
+        )
 
 
 def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
@@ -87,15 +97,27 @@ def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
         else {}
     )
     ensembles, features = (
-        Ensembles(players, stft.sample_rate, 20.0, recorded, drummers),
+        Ensembles(
+            players,
+            stft.sample_rate,
+            20.0,
+            recorded,
+            drummers,
+            Amps(options.amps) if options.amps else None,
+        ),
         ScoreFeatures(stft),
     )
+    strangers: tuple[tuple[Note, ...], ...] = ()
     for piece in pieces:
         rng = np.random.default_rng([options.seed, piece])
         for number, example in enumerate(ensembles.draw(rng)):
+            others = told(example.others, strangers, rng)
             channels = features(
-                (example.target + example.background)[None], perturb(example.notes, rng)
+                (example.target + example.background)[None],
+                perturb(example.notes, rng),
+                [perturb(part, rng) for part in others],
             )
+            strangers = example.others
             with (
                 atomic_path(options.folder / f"{piece:05d}_{number}.npz") as temporary,
                 open(temporary, "wb") as file,
@@ -108,10 +130,38 @@ def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
                 )
 
 
+def told(
+    others: Sequence[Sequence[Note]],
+    strangers: Sequence[Sequence[Note]],
+    rng: np.random.Generator,
+) -> list[Sequence[Note]]:
+    """Which other parts the network is told of: often none, as where only the target's score is
+    there, at times not all, and at times one of another piece.
+
+    Args:
+        others: the parts that play.
+        strangers: parts of another piece.
+        rng: draws the choice.
+    """
+    if rng.random() < TOLD_NOTHING:
+        return []
+    known = 1.0 if rng.random() < 0.6 else rng.uniform(0.3, 1.0)
+    parts = [part for part in others if rng.random() < known]
+    if strangers and rng.random() < WRONG_PART:
+        parts.append(strangers[int(rng.integers(len(strangers)))])
+    return parts
+
+
 def train(
-    files: Sequence[Path], output: Path, minutes: float, seed: int, initial: Path | None
+    folder: Path,
+    output: Path,
+    minutes: float,
+    seed: int,
+    initial: Path | None,
+    learning_rate: float,
 ) -> None:
-    """Train on crops of the examples; the weights' moving average is what counts, and is written every few minutes."""
+    """Train on crops of the examples in a folder, to which more may be added meanwhile. The weights'
+    moving average is what counts, and is written every few minutes."""
     torch.manual_seed(seed)
     rng, features, loss = (
         np.random.default_rng(seed),
@@ -126,7 +176,7 @@ def train(
                 for name, value in torch.load(initial, weights_only=True)["weights"].items()
             }
         )
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-3)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
@@ -135,16 +185,18 @@ def train(
         while (done := (time.monotonic() - began) / 60 / minutes) < 1:
             for group in optimizer.param_groups:
                 group["lr"] = (
-                    LEARNING_RATE
+                    learning_rate
                     * min(1, (step + 1) / 100)
                     * (0.505 + 0.495 * np.cos(np.pi * done))
                 )
+            if step % STEPS_A_LISTING == 0:
+                files = sorted(folder.glob("*.npz"))
             crops = [
                 _crop(files[index], features, rng)
                 for index in rng.integers(len(files), size=CROPS_PER_STEP)
             ]
             channels, target, mixture = (torch.stack(parts) for parts in zip(*crops, strict=True))
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()):
                 mask = model(mixture.abs(), channels)
             value = loss(mask, target, mixture)
             optimizer.zero_grad()

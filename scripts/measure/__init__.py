@@ -1,1 +1,4 @@
-"""What scripts/speed.py measures, one topic a file; each has a `measure(options)` that gives a `Section`."""
+"""Measurements of scripts/speed.py, one topic per module.
+
+Each module has a function `measure(options)` that returns a `Section`.
+"""

@@ -1,4 +1,4 @@
-"""What a GPU makes of it: each precision, whether the stream keeps up, and several GPUs together."""
+"""Speed on GPUs: each precision, the stream of mixes, and several GPUs together."""
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
@@ -12,7 +12,7 @@ from measure.table import Figure, Options, Section
 
 
 def measure(options: Options) -> Section:
-    """Nothing without a GPU."""
+    """Measure on a GPU. Without one, return an empty section."""
     if not options.on_gpu:
         return Section([], "Not measured: no GPU.")
     cfg = config(RECIPE, "trainer=gpu")
@@ -32,7 +32,10 @@ def measure(options: Options) -> Section:
         fed = step_seconds(
             train(options.work / policy, *settings, f"aug={policy}", "trainer=gpu").curve
         )
-        what = f"A step of train.py with aug={policy} over the step alone: what data and Lightning cost"
+        what = (
+            f"A step of train.py with aug={policy} over the step alone: "
+            "what data and Lightning cost"
+        )
         figures.append(Figure(what, fed / alone, " ×", 1.2, detail=f"{fed:.4f} s"))
     count = torch.cuda.device_count()
     if count > 1:

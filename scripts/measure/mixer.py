@@ -1,4 +1,4 @@
-"""Fresh mixes a second of one core, against the same mixes made the usual ways."""
+"""Mixes per second on one core, compared with the same mixes made by common tools."""
 
 import importlib.util
 import shutil
@@ -17,14 +17,15 @@ from bespoke.data.stream import MixStream
 from measure.setup import config, stream
 from measure.table import Figure, Options, Section
 
-V100_STEP_SECONDS = 0.15  # of the paper: 2,000 steps in under 5 minutes
+V100_STEP_SECONDS = 0.15  # from the paper: 2,000 steps in under 5 minutes
 POLICIES = tuple(sorted(file.stem for file in (CONF / "aug").glob("*.yaml")))
 
 
 def measure(options: Options) -> Section:
-    """Each policy with one thread; then the paper's by ffmpeg, a process a mix, and by pedalboard, one after the other.
+    """Measure each policy with one thread, and the paper's with ffmpeg and pedalboard.
 
-    Both make the mixture alone, without the target as it is in it, which flatters them.
+    ffmpeg runs once per mix, pedalboard in this process. Both are favoured by the comparison, since
+    they make only the mixture, without the target as it sounds in it.
     """
     seconds = 0.3 if options.is_quick else 3.0
     threads = torch.get_num_threads()
@@ -70,14 +71,14 @@ def measure(options: Options) -> Section:
 
 
 def policy_rate(aug: str, seconds: float) -> float:
-    """Fresh mixes a second of one process; the effects of `matched` on the paper's background."""
+    """Mixes per second of one process. Effects of `matched` use the paper's background."""
     source = stream(config("recipe=quick", f"aug={aug}"))
     index = iter(range(10**9))
     return source.batch_size * rate(lambda: source.batch(next(index)), seconds)
 
 
 def rate(make: Callable[[], object], seconds: float) -> float:
-    """Calls a second, after one that warms up."""
+    """Calls per second, after one warm-up call."""
     make()
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
@@ -87,7 +88,10 @@ def rate(make: Callable[[], object], seconds: float) -> float:
 
 
 def by_ffmpeg(source: MixStream, folder: Path) -> Callable[[], np.ndarray] | None:
-    """Make one mix as the paper's policy draws it, by a process of ffmpeg over two files. None: there is no ffmpeg."""
+    """Function that makes one mix of the paper's policy with an ffmpeg process over two files.
+
+    None if there is no ffmpeg.
+    """
     program = shutil.which("ffmpeg")
     if program is None and importlib.util.find_spec("imageio_ffmpeg"):
         import imageio_ffmpeg
@@ -118,8 +122,10 @@ def by_ffmpeg(source: MixStream, folder: Path) -> Callable[[], np.ndarray] | Non
                 str(file),
             ]
         chain = (
-            f"[0]volume={draw.params.target_gain_db}dB[t];[1]volume={draw.params.background_gain_db}dB[b];[t][b]amix=inputs=2:normalize=0,"
-            f"acompressor=threshold=0.125:ratio={draw.params.compressor.ratio}:attack=20:release=250:detection=rms"
+            f"[0]volume={draw.params.target_gain_db}dB[t];"
+            f"[1]volume={draw.params.background_gain_db}dB[b];[t][b]amix=inputs=2:normalize=0,"
+            f"acompressor=threshold=0.125:ratio={draw.params.compressor.ratio}"
+            ":attack=20:release=250:detection=rms"
         )
         command = [
             program,
@@ -142,7 +148,10 @@ def by_ffmpeg(source: MixStream, folder: Path) -> Callable[[], np.ndarray] | Non
 
 
 def by_pedalboard(source: MixStream) -> Callable[[], np.ndarray] | None:
-    """The same by pedalboard, in this process. None: it is not installed (it is under the GPL, so that nothing of ours needs it)."""
+    """Function that makes one mix of the paper's policy with pedalboard, in this process.
+
+    None if pedalboard is not installed. It is under the GPL, so Bespoke must not depend on it.
+    """
     if importlib.util.find_spec("pedalboard") is None:
         return None
     from pedalboard import Compressor, Gain, Pedalboard
@@ -184,7 +193,7 @@ def _draws(source: MixStream):
 
 
 def _whole(source: MixStream) -> tuple[np.ndarray, np.ndarray]:
-    """The waveforms that cuts are made of."""
+    """The whole waveforms from which segments are cut."""
     draw = source.draw(np.random.default_rng(0))
     background = source.background.segment(draw.background, 20 * source.sample_rate)
     return source.targets[0], background

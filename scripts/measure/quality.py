@@ -1,4 +1,7 @@
-"""How long until the separation is as good as the paper's recipe ever makes it, against how long that takes for its 2,000 steps."""
+"""Time until recipe=auto is as good as the paper's recipe at its best.
+
+It is compared with the time of the paper's 2,000 steps.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,11 +21,11 @@ NEVER = float("inf")
 
 
 def measure(options: Options) -> Section:
-    """Run `auto` and the first steps of `paper` on every case, in turns."""
+    """Run `auto` and the first steps of `paper` on every case, one after the other."""
     if options.cases is None:
         return Section(
             [],
-            "Not measured: it wants `--cases`, a folder of cases as scripts/benchmark.py takes them.",
+            "Not measured: it needs `--cases`, a folder of cases as for scripts/benchmark.py.",
         )
     cases, broken = read_cases(options.cases, options.names)
     cases = cases[:1] if options.is_quick else cases
@@ -48,7 +51,13 @@ def measure(options: Options) -> Section:
 
 
 def one(case: Case, bar: tuple[float, float] | None, options: Options) -> dict[str, Any]:
-    """Both recipes on a case. `bar` is the paper's best SI-SDR in dB, and how many steps of it were run."""
+    """Run both recipes on a case.
+
+    Args:
+        case: the case.
+        bar: the paper's best SI-SDR in dB, and the number of steps it was trained for.
+        options: how to measure.
+    """
     song, trainer = song_of(case), f"trainer={options.trainer}"
     steps = 4 if options.is_quick else 10
     paper = train(
@@ -81,7 +90,7 @@ def one(case: Case, bar: tuple[float, float] | None, options: Options) -> dict[s
 
 
 def paper_best(results: Path) -> dict[str, tuple[float, float]]:
-    """The best SI-SDR that the paper's recipe was ever seen to reach on each case, in dB, and its longest run, in steps.
+    """Best SI-SDR (dB) of the paper's recipe in any run on each case, and its longest run in steps.
 
     `quick` is its first 300 steps, `paper_500` its first 500 with other seeds.
     """
@@ -97,7 +106,8 @@ def paper_best(results: Path) -> dict[str, tuple[float, float]]:
 def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
     """Seconds of training until a quality curve first reaches a level; infinite if it never does.
 
-    >>> time_to([{"seconds": 3.0, "si_sdr": 1.0}, {"seconds": 5.0, "si_sdr": 2.5}, {"seconds": 9.0, "si_sdr": 2.0}], 2.0)
+    >>> curve = [{"seconds": 3.0, "si_sdr": 1.0}, {"seconds": 5.0, "si_sdr": 2.5}]
+    >>> time_to([*curve, {"seconds": 9.0, "si_sdr": 2.0}], 2.0)
     5.0
     """
     return next(
@@ -111,17 +121,17 @@ def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
 
 
 def scoring_seconds(run: TrainingRun) -> float:
-    """What the curve's own separations cost, which a run without one does not pay."""
+    """Time of the separations for the quality curve, which a run without a curve does not need."""
     return _training_seconds(run) - run.curve[-1]["seconds"]
 
 
 def seconds_to(run: TrainingRun, level_db: float) -> float:
-    """Seconds from the start of the command until stems of that quality are written, had training ended there."""
+    """Seconds from the command's start to the stems, if training ended at that quality."""
     return run.until("target.wav") - _training_seconds(run) + time_to(run.curve, level_db)
 
 
 def step_seconds(curve: Sequence[Mapping[str, float]]) -> float:
-    """Seconds a step between a curve's first point and its last: the first steps, which warm up, are left out.
+    """Seconds per step between the first and the last point of a curve, after the warm-up.
 
     >>> step_seconds([{"step": 10, "seconds": 9.0}, {"step": 20, "seconds": 11.0}])
     0.2
@@ -130,19 +140,22 @@ def step_seconds(curve: Sequence[Mapping[str, float]]) -> float:
 
 
 def paper_seconds(run: TrainingRun, steps: int = PAPER_STEPS) -> float:
-    """Seconds from the start of the command to the stems, had it trained so many steps at the speed of the few it did."""
+    """Seconds from the command's start to the stems, extrapolated to `steps` training steps."""
     return run.until("target.wav") - _training_seconds(run) + steps * step_seconds(run.curve)
 
 
 def _training_seconds(run: TrainingRun) -> float:
-    """Of training with its curve, and of what judges the curve's points."""
+    """Time of training including the quality curve and its evaluation."""
     return run.metrics["seconds"]["train"] + run.metrics["seconds"].get("agreement", 0.0)
 
 
 def against_committed(
     rows: list[dict[str, Any]], cases: Sequence[Case], options: Options
 ) -> list[Figure]:
-    """What auto gives now less what docs/results has of it, paired by case and seed; seeds beyond the first are run for this alone."""
+    """SI-SDR of auto now minus that in docs/results, paired by case and seed.
+
+    Seeds after the first are run for this comparison alone.
+    """
     now = [
         {
             "case": row["case"],
@@ -177,7 +190,8 @@ def against_committed(
         [*now, *(row for row in read_csv(committed) if row["method"] == "auto")], "now", "auto"
     )
     low, high = result["interval"]
-    detail = f"mean {result['mean']:+.3f}, {result['cases']} cases, {len(options.seeds)} seed{'s' * (len(options.seeds) > 1)}"
+    seeds = f"{len(options.seeds)} seed{'s' * (len(options.seeds) > 1)}"
+    detail = f"mean {result['mean']:+.3f}, {result['cases']} cases, {seeds}"
     if np.isnan(low):
         return [
             Figure("auto's SI-SDR now less docs/results'", result["mean"], " dB", detail=detail)
@@ -210,8 +224,8 @@ def _share(ratio: float) -> str:
 
 def _text(rows: Sequence[Mapping[str, Any]], broken: Mapping[str, str]) -> str:
     lines = [
-        "| case | the paper's best (of how many steps) | auto | auto reaches that after | 90 % of its own gain | a step of paper |"
-        " 2,000 of them | share |",
+        "| case | the paper's best (of how many steps) | auto | auto reaches that after "
+        "| 90 % of its own gain | a step of paper | 2,000 of them | share |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:

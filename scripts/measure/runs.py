@@ -1,4 +1,4 @@
-"""Commands as a user starts them, with the clock, their memory, and what the run itself wrote down."""
+"""Run commands as a user does, and record their time, memory and results."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SHIPPED = ROOT / "data" / "songs" / "feelings"
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended well: when it began (seconds since the epoch), how long it took, its largest resident memory."""
+    """A successful command: start (seconds since the epoch), duration, and peak memory."""
 
     began: float
     seconds: float
@@ -34,10 +34,10 @@ class Finished:
 
 
 def run(arguments: Sequence[str | Path], folder: Path, **environment: str) -> Finished:
-    """Run Python with these arguments in a folder, which gets its output as log.txt.
+    """Run Python with these arguments in a folder. The output goes to log.txt there.
 
     Raises:
-        BespokeError: it failed.
+        BespokeError: the command failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -79,12 +79,12 @@ class TrainingRun:
         return read_csv(self.folder / "curve.csv")
 
     def until(self, name: str) -> float:
-        """Seconds from the start of the command, imports and all, until it had written a file."""
+        """Seconds from the start of the command until it wrote a file."""
         return (self.folder / name).stat().st_mtime - self.process.began
 
 
 def train(folder: Path, *overrides: str) -> TrainingRun:
-    """Run train.py into a folder that is not there yet."""
+    """Run train.py into a new folder."""
     fixed = ("logger=none", "report=false", setting("hydra.run.dir", str(folder)))
     return TrainingRun(
         folder, run([ROOT / "train.py", *fixed, *overrides], folder.with_name(f"{folder.name}.log"))
@@ -92,7 +92,7 @@ def train(folder: Path, *overrides: str) -> TrainingRun:
 
 
 def song_of(case: Case) -> list[str]:
-    """A case as overrides of train.py."""
+    """Overrides of train.py for a case."""
     song = case.song
     return [
         "song=custom",
@@ -104,9 +104,13 @@ def song_of(case: Case) -> list[str]:
 
 
 def long_song(folder: Path, times: int, sample_rate: int = 44100) -> tuple[Path, Path]:
-    """The shipped song, 20 seconds, so many times after itself, in stereo; and its score as often. Returns WAV and MIDI.
+    """Repeat the shipped song of 20 seconds, in stereo, and its score.
 
-    A little noise of its own in each channel makes the separation look where the target is panned, as with any stereo.
+    A little independent noise in each channel makes the separation use the target's panning, as
+    with any stereo recording.
+
+    Returns:
+        The WAV and the MIDI file.
     """
     waveform, rate = read_audio(SHIPPED / "mix.flac")
     once = resample(waveform, rate, sample_rate)

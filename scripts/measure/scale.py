@@ -1,4 +1,4 @@
-"""How cost grows with the work: the song's length, patches, parts, workers, and jobs of a sweep."""
+"""Growth of cost with the song's length, patches, parts, workers, and jobs of a sweep."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ PANELS = {
 
 
 def measure(options: Options) -> Section:
-    """Time each at a few sizes, fit the exponent and the cost of one more, and draw them."""
+    """Time each at a few sizes, fit exponent and marginal cost, and plot them."""
     found = [length(options), patches(options), parts(options), workers(options), jobs(options)]
     picture = options.out / "speed" / f"scale{'_gpu' * options.on_gpu}.png"
     draw(found, picture)
@@ -57,7 +57,7 @@ def measure(options: Options) -> Section:
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The power with which seconds grow, fitted over the logarithms; sizes of 0 are left out.
+    """Exponent with which time grows with size, fitted to the logarithms without sizes of 0.
 
     >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
     2.0
@@ -78,12 +78,16 @@ def length(options: Options) -> tuple[list[float], list[float]]:
         mixture, score = long_song(options.work, times)
         separator = load_separator(checkpoint, options.device, notes=read_score(score)[0].notes)
         stems = options.work / "target.wav", options.work / "residual.wav"
-        seconds.append(_seconds(lambda: separator.write_stems(open_audio(mixture), *stems)))  # noqa: B023
+
+        def separate(separator=separator, mixture=mixture, stems=stems) -> None:
+            separator.write_stems(open_audio(mixture), *stems)
+
+        seconds.append(_seconds(separate))
     return [20.0 * times for times in sizes], seconds
 
 
 def patches(options: Options) -> tuple[list[float], list[float]]:
-    """In a process with an empty cache of rendered sound."""
+    """Rendering time by number of patches, in a process with an empty render cache."""
     sizes, seconds = [1, 2] if options.is_quick else [1, 2, 4, 8, 16, 32], []
     code = """if True:
         import sys, time
@@ -175,7 +179,7 @@ def jobs(options: Options) -> tuple[list[float], list[float]]:
 
 
 def draw(found: Sequence[tuple[Sequence[float], Sequence[float]]], picture: Path) -> None:
-    """One panel a kind of work, with the fitted power where there is one."""
+    """Plot one panel per kind of work, with the fitted power where there is one."""
     matplotlib.use("Agg")
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(15, 3), layout="constrained")
     for panel, (what, cost), (sizes, seconds) in zip(axes, PANELS.items(), found, strict=True):

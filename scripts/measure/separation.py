@@ -1,4 +1,4 @@
-"""How fast a trained network separates 44.1 kHz stereo, and with how much memory."""
+"""Speed and memory of separating 44.1 kHz stereo with a trained network."""
 
 import time
 from pathlib import Path
@@ -9,11 +9,11 @@ from bespoke.score.midi import read_score
 from measure.runs import Finished, long_song, run, train
 from measure.table import Figure, Options, Section
 
-PIECE_SECONDS = 20  # of the shipped song
+PIECE_SECONDS = 20  # length of the shipped song
 
 
 def measure(options: Options) -> Section:
-    """`bespoke apply` with checkpoints of both recipes on two lengths of the shipped song, in stereo."""
+    """Time `bespoke apply` with both recipes' checkpoints, on two lengths of the shipped song."""
     lengths = (1, 2) if options.is_quick else (3, 12)  # times the shipped song
     checkpoints = {}
     for recipe, steps in (("paper", 20), ("auto", 10)):
@@ -74,7 +74,7 @@ def measure(options: Options) -> Section:
 
 
 def _alone(checkpoint: Path, mixture: Path, score: Path, options: Options) -> float:
-    """Seconds from opening the recording to both stems."""
+    """Seconds from opening the recording to writing both stems."""
     separator = load_separator(checkpoint, options.device, notes=read_score(score)[0].notes)
     began = time.perf_counter()
     separator.write_stems(

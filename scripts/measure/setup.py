@@ -1,4 +1,4 @@
-"""What a training step is made of, from a command line's config, without a run."""
+"""Objects of a training step, made from a command line's config without a run."""
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +14,7 @@ def config(*overrides: str) -> DictConfig:
 
 
 def stream(cfg: DictConfig) -> MixStream:
-    """The stream of mixes that this config trains on; of a recipe that starts from no first estimate."""
+    """The stream of training mixes of a config, for recipes without a first estimate."""
     song = Song.load(OmegaConf.to_container(cfg.song, resolve=True))
     background = instantiate(cfg.background)(song, cfg.data.sample_rate)
     policy = instantiate(cfg.aug, _convert_="all")

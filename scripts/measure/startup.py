@@ -1,4 +1,4 @@
-"""How long a command takes to answer, and to come to its first step."""
+"""Time until a command answers, and until its first training step."""
 
 import statistics
 
@@ -7,7 +7,7 @@ from measure.table import Figure, Options, Section
 
 
 def measure(options: Options) -> Section:
-    """Ask for help, and train one step; the first run of a recipe, which renders, does not count."""
+    """Time --help, and one training step. A recipe's first run is not counted, since it renders."""
     times = 1 if options.is_quick else 5
     figures = []
     for name, arguments in {

@@ -1,4 +1,4 @@
-"""What a training step of the paper's recipe costs, where it goes, and what would make it cheaper."""
+"""Cost of a training step of the paper's recipe, where it goes, and what would reduce it."""
 
 import re
 import statistics
@@ -38,7 +38,7 @@ FLAME_BYTES = 1_000_000
 
 
 def measure(options: Options) -> Section:
-    """Profile the step, hold it against the machine's matrix throughput in the same run, and try what may be cheaper."""
+    """Profile the step, compare it with the machine's matrix throughput, and try alternatives."""
     cfg = config(RECIPE, f"trainer={options.trainer}")
     source = stream(cfg)
     batches = [move_data_to_device(source.batch(index), options.device) for index in range(4)]
@@ -81,7 +81,7 @@ def measure(options: Options) -> Section:
             _markdown(
                 ("float32 and bfloat16 products of matrices, in GFLOP/s", *peaks[0]), peaks[1:]
             ),
-            "What may be cheaper, each in turns with the step as it is (median):",
+            "Alternatives, each timed in turns with the default step (median):",
             _markdown(("variant", "seconds", "of the step's"), variants(options, minimum)),
             "The step by operation (torch.profiler):",
             f"```\n{profile_table(step, batches)}\n```",
@@ -92,7 +92,7 @@ def measure(options: Options) -> Section:
 
 
 class Step:
-    """The bare training step of a config: transform, network, loss, gradients, clipping, optimizer."""
+    """Bare training step of a config: transform, network, loss, gradients, clipping, optimizer."""
 
     def __init__(
         self,
@@ -128,7 +128,9 @@ class Step:
 
 
 def blstm_flops(batch: int, frames: int, inputs: int, hidden: int, layers: int) -> int:
-    """Multiplications and additions of a bidirectional LSTM's forward pass: four gates, each from a layer's input and its last state.
+    """Number of multiplications and additions in a forward pass of a bidirectional LSTM.
+
+    Each of the four gates is a product with the layer's input and one with its previous state.
 
     >>> blstm_flops(batch=1, frames=1, inputs=2, hidden=3, layers=1)
     240
@@ -138,7 +140,10 @@ def blstm_flops(batch: int, frames: int, inputs: int, hidden: int, layers: int) 
 
 
 def flops_of(model: nn.Module, batch: int, frames: int) -> int:
-    """Multiplications and additions of `MaskBLSTM` forward and backward, which is twice as much: for the inputs and for the weights."""
+    """Number of multiplications and additions of `MaskBLSTM` in a forward and backward pass.
+
+    The backward pass takes twice the forward pass: gradients of the inputs and of the weights.
+    """
     shape = model.hyperparameters
     blstm = blstm_flops(batch, frames, shape["bins"], shape["hidden_size"], shape["layers"])
     return 3 * (blstm + 2 * batch * frames * 2 * shape["hidden_size"] * shape["bins"])
@@ -147,7 +152,11 @@ def flops_of(model: nn.Module, batch: int, frames: int) -> int:
 def matmul_peak(
     rows: int, bins: int, device: str, minimum: float
 ) -> tuple[float, list[tuple[str, ...]]]:
-    """The best float32 throughput in FLOP/s of any library here, and all figures as a table whose first row is the heads."""
+    """Best float32 throughput of any library on this machine.
+
+    Returns:
+        The throughput in FLOP/s, and all figures as a table with a header row.
+    """
     shapes = {
         "2048³": (2048, 2048, 2048),
         "layer 1's gates": (rows, bins, 1200),
@@ -176,7 +185,7 @@ def matmul_peak(
 
 
 def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
-    """Seconds of a step in other precisions, compiled, and in other shapes, each beside the step as it is."""
+    """Time per step in other precisions, compiled, and in other shapes, relative to the default."""
     base = config(RECIPE)
     shapes = {
         f"{size} mixes of {length:g} s": [
@@ -222,7 +231,7 @@ def variants(options: Options, minimum: float) -> list[tuple[str, str, str]]:
 def bare_seconds(
     cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options
 ) -> float:
-    """Seconds a step of a plain loop over the same batches."""
+    """Seconds per step of a plain loop over the batches."""
     step = Step(cfg, options.device, precision(options.trainer))
     step(batches[0])
     timer = Timer(
@@ -236,7 +245,7 @@ def bare_seconds(
 def lightning_seconds(
     cfg: DictConfig, batches: Sequence[dict[str, Any]], steps: int, options: Options
 ) -> float:
-    """Seconds a step of Lightning's loop, as train.py sets it up, the first left out."""
+    """Seconds per step of Lightning's loop as train.py sets it up, without the first step."""
     stft = STFT(cfg.data.sample_rate, **cfg.stft)
     torch.manual_seed(0)
     system = BespokeSystem(
@@ -265,14 +274,14 @@ class _Clock(pl.Callback):
 
 
 def profile_table(step: Step, batches: Sequence[dict[str, Any]], rows: int = 14) -> str:
-    """The operations that a step spends most of its time in."""
+    """Table of the operations that take most of a step's time."""
     is_gpu = step.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
     with profile(activities=activities) as found:
         for batch in batches:
             step(batch)
     events = found.key_averages()
-    if is_gpu:  # a kernel's time is also that of the operation which launched it
+    if is_gpu:  # a kernel's time is also counted for the operation that launched it
         events = [
             event
             for event in events
@@ -295,20 +304,21 @@ def profile_table(step: Step, batches: Sequence[dict[str, Any]], rows: int = 14)
     lines = [f"{'operation':42}{'calls a step':>14}{'ms a step':>12}{'share':>8}"]
     for name, calls, milliseconds in times[:rows]:
         lines.append(
-            f"{name[:41]:42}{calls / len(batches):14.1f}{milliseconds / len(batches):12.1f}{milliseconds / whole:8.1%}"
+            f"{name[:41]:42}{calls / len(batches):14.1f}"
+            f"{milliseconds / len(batches):12.1f}{milliseconds / whole:8.1%}"
         )
     return "\n".join(lines)
 
 
 def flame(options: Options) -> str:
-    """The flame graph of a short run, by py-spy where it is installed and may look into a process of its own."""
+    """Flame graph of a short run by py-spy, if it is installed and may read its own processes."""
     steps, file = (3 if options.is_quick else 30), options.out / "speed" / "flame.svg"
     file.parent.mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).with_name("py-spy")
     if not program.exists():
         return "No flame graph: `pip install py-spy` first."
     run = f"train.py recipe=paper trainer.max_steps={steps} logger=none report=false"
-    for rate in (20, 5):  # samples a second: the slower the machine, the larger the file
+    for rate in (20, 5):  # samples per second: the slower the machine, the larger the file
         command = [
             program,
             "record",
@@ -325,19 +335,24 @@ def flame(options: Options) -> str:
             [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
         )
         if not file.is_file() or result.returncode:
-            return f"No flame graph: py-spy ended with {(result.stderr.strip().splitlines() or ['nothing'])[-1]}"
+            last = (result.stderr.strip().splitlines() or ["nothing"])[-1]
+            return f"No flame graph: py-spy ended with {last}"
         if file.stat().st_size <= FLAME_BYTES:
+            # py-spy's own title contains absolute paths
             title = re.sub(
                 r'(id="title"[^>]*>)[^<]*', rf"\g<1>{run}", file.read_text(encoding="utf-8")
-            )  # py-spy's is full of places here
+            )
             file.write_text(title, encoding="utf-8")
-            return f"The flame graph of `{run}`, sampled {rate} times a second by py-spy: [flame.svg](speed/flame.svg)."
+            return (
+                f"The flame graph of `{run}`,\n"
+                f"sampled {rate} times a second by py-spy: [flame.svg](speed/flame.svg)."
+            )
     file.unlink()
     return "No flame graph: it came out larger than a megabyte."
 
 
 def time_of(function: Callable[..., object], minimum: float, *arguments: object) -> float:
-    """The median of many calls, in seconds; before, one that warms up."""
+    """Median duration of many calls in seconds, after one warm-up call."""
     function(*arguments)
     timer = Timer(
         "function(*arguments)",

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -17,7 +18,17 @@ from bespoke.utils.files import write_json
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: on the CPU or a GPU, all or quickly, which cases and seeds, where pictures go and where runs work."""
+    """How to measure.
+
+    Attributes:
+        out: folder of the page and its plots.
+        work: folder for runs.
+        is_quick: whether to measure less and shorter.
+        on_gpu: whether to measure on a GPU.
+        cases: folder of cases.
+        names: names or patterns of the cases to take.
+        seeds: seeds of the runs on cases.
+    """
 
     out: Path
     work: Path
@@ -38,7 +49,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of the table. `detail` is what the value was made of; without a goal there is no verdict."""
+    """One row of the table.
+
+    `detail` says what the value consists of. Without a goal there is no verdict.
+    """
 
     what: str
     value: float
@@ -55,7 +69,7 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the goal; below 1 it is missed."""
+        """Factor by which the value is better than the goal; below 1 the goal is missed."""
         if self.goal is None or self.goal <= 0 or self.value <= 0:
             return None
         return self.value / self.goal if self.at_least else self.goal / self.value
@@ -63,7 +77,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """What one topic found: rows of the table, and Markdown below it."""
+    """Results of one topic: rows of the table, and Markdown to print below it."""
 
     figures: Sequence[Figure]
     text: str = ""
@@ -71,7 +85,7 @@ class Section:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the moment, as the page states them."""
+    """Machine, software and date, as the page states them."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         name = re.search(
@@ -98,7 +112,7 @@ def save(
     seconds: float,
     command: str,
 ) -> None:
-    """Keep a section beside the pictures, for the page: what was measured before stays until it is measured again."""
+    """Store a section next to the plots, replacing the previous measurement."""
     file = options.out / "speed" / f"{name}{'_gpu' if options.on_gpu else ''}.json"
     label = {
         "quick": options.is_quick,
@@ -118,7 +132,7 @@ def save(
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """All sections that were saved in a folder, by name; a GPU's have `_gpu` after it."""
+    """All sections stored in a folder, by name. Names of GPU sections end in `_gpu`."""
     return {
         file.stem: json.loads(file.read_text(encoding="utf-8"))
         for file in sorted(folder.glob("*.json"))
@@ -126,7 +140,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def table(figures: Sequence[Figure], on_gpu: Sequence[Figure] = ()) -> str:
-    """A Markdown table: figure, goal, measured, how many times better than the goal, verdict, and the same figure on a GPU."""
+    """Markdown table: figure, goal, measured, ratio to the goal, verdict, and figure on a GPU."""
     other = {figure.what: figure for figure in on_gpu}
     lines = [
         "| | goal | measured | × better than the goal | | on a GPU |",
@@ -171,7 +185,10 @@ def _number(value: float) -> str:
 def write_page(
     page: Path, template: Path, found: Mapping[str, Mapping[str, Any]], order: Sequence[str]
 ) -> None:
-    """Fill what stands between `<!-- NAME -->` and `<!-- end -->`; `table` is all figures. Words outside are written by hand."""
+    """Fill the page between `<!-- NAME -->` and `<!-- end -->`.
+
+    NAME is a section, or `table` for all figures. Text outside is written by hand.
+    """
     rows, gpu_rows = (
         [
             Figure(**row)
@@ -207,5 +224,9 @@ def _headed(section: Mapping[str, Any], where: str) -> str:
     quick = (
         " **In quick mode: to see that it works, not to be quoted.**" if section["quick"] else ""
     )
-    head = f"`{section['command']}`{where}: {device}, torch {place['torch']}, {place['date']}, load {place['load']} before; took"
-    return f"{head} {section['seconds']:.0f} s.{quick}\n\n{section['text']}".strip()
+    head = (
+        f"`{section['command']}`{where}: {device}, torch {place['torch']}, {place['date']}, "
+        f"load {place['load']} before; took {section['seconds']:.0f} s.{quick}"
+    )
+    head = textwrap.fill(head, 100, break_long_words=False, break_on_hyphens=False)
+    return f"{head}\n\n{section['text']}".strip()

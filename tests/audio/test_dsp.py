@@ -1,4 +1,4 @@
-"""The compressor against FFmpeg's and against hand-computed levels; gain, resampling and levels on tones."""
+"""Compressor against FFmpeg and hand-computed levels; gain, resampling and levels on tones."""
 
 from fractions import Fraction
 
@@ -117,11 +117,15 @@ def filtered_by_ffmpeg(signal, name, settings):
 
 @pytest.mark.parametrize("ratio", [2, 8, 20])
 def test_compressor_agrees_with_ffmpeg(ratio):
-    # Noise whose level steps through the knee and far above it, at the settings of the paper's probable tool.
+    # Noise with levels in the knee and far above it. The settings are those of the paper's likely
+    # tool.
     rng = np.random.default_rng(ratio)
     steps = np.repeat([0.02, 0.1, 0.3, 0.05, 0.7, 0.01], RATE // 2)
     signal = (rng.normal(size=steps.size) * steps * 0.4).clip(-1, 1).astype(np.float32)[None]
-    settings = f"ratio={ratio}:threshold=0.1258925:attack=20:release=250:knee=2.828427:detection=rms:makeup=1"
+    settings = (
+        f"ratio={ratio}:threshold=0.1258925:attack=20:release=250:knee=2.828427"
+        ":detection=rms:makeup=1"
+    )
     theirs = filtered_by_ffmpeg(signal, "acompressor", settings)
     curve = compressor_gain(
         signal,

@@ -1,4 +1,4 @@
-"""Reading what users have, and writing so that no half file is ever seen."""
+"""Reading audio files of users, and atomic writing."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""The `bespoke` command, as a musician uses it: in this process where that shows the same, as a process of its own where it is killed."""
+"""The `bespoke` command, in this process or, where it is killed, in a new one."""
 
 import errno
 import json
@@ -38,7 +38,10 @@ LOW = (Note(0.1, 0.8, 40), Note(0.9, 1.6, 43), Note(1.7, 2.5, 36))
 
 @pytest.fixture
 def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
-    """Run the command in a folder that has `song.wav` and `melody.mid`; gives its exit code, stdout and stderr."""
+    """Run the command in a folder with `song.wav` and `melody.mid`.
+
+    Returns exit code, stdout and stderr.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.chdir(tmp_path)
@@ -128,16 +131,32 @@ def test_stems_are_made_once_add_up_and_are_not_overwritten(bespoke, tmp_path):
     assert bespoke("apply", checkpoint, "song.wav", "--out=again", "--format=mp3")[0] == 2
 
 
+def test_a_recording_may_be_called_like_a_setting(bespoke, tmp_path):
+    os.rename("song.wav", name := "My ${song} ${nosuch}.wav")
+    for _ in range(2):  # the second time nothing is left to do
+        code, out, err = bespoke("separate", name, "melody.mid", *FAST)
+        assert (code, out.splitlines()[0]) == (0, "My ${song} ${nosuch}.target.wav"), err
+    folder = tmp_path / "My $(song} $(nosuch}.bespoke"
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert (folder / "train.log").is_file()
+
+
 def test_apply_leaves_key_switches_out_and_says_when_stems_are_softer(bespoke, monkeypatch):
     melody = [Note(0.5 * index, 0.5 * index + 0.4, 60 + index) for index in range(5)]
     write_midi("switched.mid", [Part("Lead", 80, False, (Note(0.0, 0.1, 24), *melody))])
     seen = []
 
-    def align(notes, *_):
+    def align(notes, *_, others):
+        assert others == []
         seen.extend(note.pitch for note in notes)
         return Alignment(tuple(notes), 1.0, 1.0, 0.0, ())
 
     class Louder:
+        notes = ()
+
+        def place(self, notes, others, tuning_cents, view):
+            assert (others, view) == ([], None)
+
         def write_stems(self, recording, *files):
             for file in files:
                 write_wav(file, 2 * recording.read() / recording.levels()[0], recording.sample_rate)
@@ -158,7 +177,10 @@ def separator(monkeypatch):
     """In place of what a checkpoint holds: a separator with notes, which halves the recording."""
 
     class Halves:
-        notes = MELODY
+        notes, others, tuning_cents, view = MELODY, ((Note(0.5, 1.0, 50),),), 3.0, None
+
+        def place(self, notes, others, tuning_cents, view):
+            self.notes, self.others, self.view = notes, others, view
 
         def write_stems(self, recording, *files):
             for file in files:
@@ -186,8 +208,16 @@ def test_apply_leaves_notes_that_fit_and_moves_those_that_are_elsewhere(bespoke,
     assert code == 0, err
     starts = [note.start_seconds for note in separator.notes]
     assert starts == pytest.approx([14.5 + note.start_seconds for note in MELODY], abs=0.03)
+    assert separator.others[0][0].start_seconds == pytest.approx(15.0, abs=0.03)
     assert "are 14.5" in err
     assert "The score covers 0:15 to 0:17 of 0:18; the target is silent elsewhere." in err
+
+
+def test_apply_hears_opposite_channels_in_their_difference(bespoke, separator):
+    waveform, rate = read_audio("song.wav")
+    write_wav("opposite.wav", np.concatenate([waveform, -0.99 * waveform]), rate)
+    code, _, err = bespoke("apply", "melody.mid", "opposite.wav")
+    assert (code, separator.notes, separator.view) == (0, MELODY, (0.5, -0.5)), err
 
 
 def test_apply_refuses_notes_of_another_song_unless_they_are_to_be_trusted(
@@ -466,7 +496,8 @@ def test_what_only_looks_imports_nothing_slow(bespoke, band, case):
     arguments, slow = QUICK[case]
     code = (
         "import atexit, sys; from bespoke.cli.app import main\n"
-        f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], file=sys.stderr))\n"
+        f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], "
+        "file=sys.stderr))\n"
         f"sys.exit(main({arguments}))"
     )
     environment = {**os.environ, "CI": "1"}  # where FluidSynth's binding prints when it is imported

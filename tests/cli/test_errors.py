@@ -1,6 +1,6 @@
-"""Whatever a user gets wrong: one sentence that names the thing and the remedy, exit code 2, and nothing that looks like a result.
+"""Errors of users: one sentence that names problem and remedy, exit code 2, and no results.
 
-Most commands run in this process, through train.py itself, which is much quicker; some run as a user would run them.
+Most commands run in this process through train.py's `main`, which is faster; some run in a new one.
 """
 
 import copy
@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from bespoke.audio import dsp
-from bespoke.audio.io import write_wav
+from bespoke.audio.io import read_audio, write_wav
 from bespoke.cli import app, train
 from bespoke.data.song import Song
 from bespoke.models.separator import Separator, load_separator
@@ -64,7 +64,7 @@ class Result:
 
 @pytest.fixture
 def command(tiny_song, tmp_path, monkeypatch, capfd):
-    """Run `python train.py OVERRIDES` for the tiny song, in this process, in a folder of its own."""
+    """Run `python train.py OVERRIDES` for the tiny song, in this process, in an empty folder."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,10 @@ def files(tmp_path):
     return tmp_path
 
 
-LISTING = "0: Lead Guitar (Overdriven Guitar, 2 notes); 1: Rhythm Guitar (Acoustic Guitar (steel), 2 notes); 2: unnamed (Drums, 2 notes)"
+LISTING = (
+    "0: Lead Guitar (Overdriven Guitar, 2 notes); "
+    "1: Rhythm Guitar (Acoustic Guitar (steel), 2 notes); 2: unnamed (Drums, 2 notes)"
+)
 WRONG = {
     "a path that needs quotes": (
         ["song.mixture=My Song (live) = 1.mp3"],
@@ -227,7 +230,7 @@ WRONG = {
     "keep the best of no curve": (["keep=best"], ["keep=best", "set curve_steps"]),
     "keep the best without a score": (
         ["keep=best", "curve_steps=1", "song.target.score=null", "song.target.audio=short.wav"],
-        ["keep=best goes by the score", "keep=last"],
+        ["keep=best needs a score", "keep=last"],
     ),
     "no run to continue": (["ckpt=last"], ["no run to continue in", "out", "hydra.run.dir"]),
     "checkpoint as a file": (["ckpt=other.ckpt"], ["ckpt=other.ckpt is not known", "ckpt=last"]),
@@ -260,7 +263,7 @@ def test_one_sentence_names_the_thing_and_the_remedy(wrong, command, files):
 
 
 QUICK, AUTO = ["recipe=quick", "model.hidden_size=8"], ["recipe=auto"]
-MIXED = [*QUICK, "background=mixed", "background.weights.synth=0"]
+MIXED = [*QUICK, "background=mixed", "background.weights.synth=0", "song.others=null"]
 NOISE = "+aug.target.x._target_=audiomentations.AddBackgroundNoise"
 LOW = "+aug.target.x._target_=audiomentations.LowPassFilter"
 # What no run can be made of, by what it is set on; the first is what the sentence has to name.
@@ -395,6 +398,21 @@ SETTINGS = [
             "trainer.val_check_interval=1.5",
             "trainer.num_sanity_val_steps=abc",
             "+trainer.nosuch=1",
+        ],
+    ),
+    (
+        QUICK,
+        [
+            "+trainer.limit_train_batches=2",
+            "+trainer.limit_train_batches=0.5",
+            "+trainer.overfit_batches=1",
+            "+trainer.fast_dev_run=true",
+            "+trainer.max_epochs=5",
+            "+trainer.num_nodes=2",
+            "+trainer.limit_predict_batches=1",
+            "+trainer.use_distributed_sampler=false",
+            "+trainer.logger=false",
+            "+trainer.barebones=true",
         ],
     ),
     (
@@ -551,7 +569,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def sentence(compose_config):
-    """What is said of a config with these overrides, all but the first of which Hydra does not look at."""
+    """The error of a config with these overrides, of which Hydra checks only the first itself."""
     configs = {}
 
     def check(cfg):
@@ -584,7 +602,7 @@ def test_wrong_setting_is_named_with_its_remedy_before_the_song_is_read(base, wr
         )
         assert name, said
         assert re.search(
-            "give|set|check|change|choose|takes|needs|must|at least|there|known|allowed", said
+            "give|set|check|change|choose|leave|takes|needs|must|at least|there|known|allowed", said
         ), said
         assert said.isprintable()
         assert len(said) < 500
@@ -598,6 +616,19 @@ def test_wrong_setting_is_named_with_its_remedy_before_the_song_is_read(base, wr
         (["aug.target_gain_db=5"], ["aug.target_gain_db=5", "give a list of 2"]),
         (["stft.hop_seconds=0"], ["stft", "hop"]),
         (["aug=null"], ["chosen by name"]),
+        (["~logger"], ["logger=none"]),
+        (["+trainer.limit_train_batches=2"], ["trainer.limit_train_batches=2", "max_steps"]),
+        (["song.mixture='My ${song}.wav'"], ["song.mixture", r"\${...}"]),
+        (["song.mixture='a ${b c}.wav'"], ["song.mixture", r"\${...}"]),
+        (["song.name='${nosuch}'"], ["song.name", "nosuch", r"\${...}"]),
+        (
+            ["+aug.background.x={_target_:audiomentations.AddBackgroundNoise,sounds_path:nosuch}"],
+            ["aug.background.x.sounds_path=nosuch does not exist"],
+        ),
+        (
+            ["+aug.background.x={_target_:audiomentations.AddBackgroundNoise,sounds_path:[.]}"],
+            ["aug.background.x.sounds_path=. has no sounds"],
+        ),
     ],
 )
 def test_wrong_setting_ends_the_command(overrides, words, command, monkeypatch):
@@ -618,6 +649,98 @@ def test_wrong_setting_ends_the_command(overrides, words, command, monkeypatch):
 def test_options_that_exclude_each_other_are_named(options, capsys):
     assert train.main(options) == 2
     assert capsys.readouterr().err.startswith("error: --cfg and --info show one run's config")
+
+
+def test_package_that_a_transform_needs_is_named(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
+    room = "+aug.target.x={_target_:audiomentations.RoomSimulator,p:1.0}"
+    error = command(room).error
+    assert "aug.target.x needs pyroomacoustics" in error
+    assert "pip install" in error
+
+
+@pytest.mark.parametrize("name", ["BESPOKE_CACHE", "HOME"])
+def test_cache_that_cannot_be_written_is_named(name, command, files, monkeypatch):
+    monkeypatch.delenv("BESPOKE_CACHE")
+    monkeypatch.setenv(name, str(files / "text.wav"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    error = command().error
+    assert f"The cache {files / 'text.wav'}" in error
+    assert "set BESPOKE_CACHE" in error
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [f"hydra.run.dir={'x' * 300}"],
+        ["hydra.mode=MULTIRUN", f"song.name={'x' * 250}", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.override_dirname}"],
+    ],
+)  # fmt: skip
+def test_folder_name_that_is_too_long_is_explained(overrides, command):
+    result = command(*overrides)
+    assert result.returncode == 2
+    error = result.stderr.splitlines()[-1]
+    assert [word for word in ("too long", "255", "hydra.sweep.subdir") if word not in error] == []
+    assert "Traceback" not in result.stderr
+    assert len(error) < 400
+
+
+def test_folder_that_hydra_would_take_for_a_setting_is_refused(command):
+    result = command(r"hydra.run.dir='a \${song.name}'")
+    assert "a ${song.name} has ${ in its name" in result.stderr
+    assert result.returncode == 2
+
+
+def test_relative_paths_are_from_where_the_command_started_whatever_hydra_does(
+    command, tiny_song, tmp_path
+):
+    write_wav(tmp_path / "mine.wav", *read_audio(tiny_song.mixture))
+    result = command("song.mixture=mine.wav", "hydra.job.chdir=True", "trainer.max_steps=1")
+    assert result.returncode == 0, result.stderr
+    assert (result.folder / "target.wav").is_file()
+    assert Path.cwd() == tmp_path
+
+
+def test_stems_are_made_of_what_was_trained_when_the_time_is_over(command):
+    limit = ["+trainer.max_time={seconds: 1}", "trainer.max_steps=100000", "checkpoint_steps=10"]
+    result = command(*limit)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert 0 < metrics["steps"] < 100_000
+    assert any("trainer.max_time" in warning for warning in metrics["warnings"])
+    before = (result.folder / "target.wav").read_bytes()
+    result = command(*limit, "ckpt=last")  # there is no more time
+    assert result.returncode == 0, result.stderr
+    again = json.loads((result.folder / "metrics.json").read_text())
+    assert (again["steps"], again["resumed_from_step"]) == (metrics["steps"], metrics["steps"])
+    assert (result.folder / "target.wav").read_bytes() == before
+    more = ["+trainer.max_time={milliseconds: 1100}", *limit[1:], "ckpt=last"]
+    result = command(*more)  # which is no other config
+    assert "another config" not in result.stderr
+
+
+def test_time_that_is_over_before_the_first_step_is_named(command):
+    error = command("+trainer.max_time=00:00:00:00").stderr.splitlines()[-1]
+    assert "trainer.max_time=00:00:00:00" in error
+
+
+def test_profile_is_written_into_the_runs_folder(command):
+    result = command("+trainer.profiler=simple", "trainer.max_steps=1")
+    assert result.returncode == 0, result.stderr
+    (profile,) = result.folder.glob("*profile*")
+    assert "run_training_batch" in profile.read_text()
+
+
+def test_folder_of_a_run_that_failed_before_it_trained_can_be_used_again(command, monkeypatch):
+    def fail(*_, **__):
+        raise BespokeError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bespoke.training.logs.log_config", fail)
+        assert "the disk is full" in command().stderr
+    folder = command("seed=1", "trainer.max_steps=1").folder
+    assert json.loads((folder / "metrics.json").read_text())["seed"] == 1
+    assert "already has results" in command("seed=1").error
 
 
 @pytest.mark.slow
@@ -761,10 +884,7 @@ def test_user_sees_one_sentence_about_a_file(run_train, tiny_song, tmp_path):
     result = as_user(
         run_train, tiny_song, "hydra.run.dir=out", "song.reference=nosuch.wav", cwd=tmp_path
     )
-    assert (
-        result.error
-        == "The reference nosuch.wav does not exist: check the path, which is taken from where the command started."
-    )
+    assert result.error.startswith("The reference nosuch.wav does not exist: check the path")
     assert result.results == []
 
 
@@ -792,6 +912,7 @@ def test_user_sees_one_sentence_about_a_missing_library(run_train, tiny_song, tm
         run_train, tiny_song, "hydra.run.dir=out", cwd=tmp_path, env={"PYTHONPATH": str(library)}
     )
     assert result.error.startswith(
-        "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install fluid-synth"
+        "FluidSynth is not installed: apt install libfluidsynth3 (Debian, Ubuntu), brew install "
+        "fluid-synth"
     )
     assert result.results == []

@@ -1,4 +1,4 @@
-"""Whatever a run says, the `bespoke` command says in words of its own: no setting's name without an option's."""
+"""The `bespoke` command rewords messages: they name options, not settings."""
 
 import ast
 import logging
@@ -41,7 +41,7 @@ def pattern(compose_config):
 
 
 def texts():
-    """What is written in the modules between quotes, but for docstrings; that of an f-string in one piece, {} for its values."""
+    """All strings in the modules except docstrings; an f-string is one, with {} for its values."""
     for file in sorted(Path(bespoke.__file__).parent.rglob("*.py")):
         if file.stem in ELSEWHERE:
             continue
@@ -116,7 +116,8 @@ def test_settings_that_have_an_option_are_never_named_otherwise():
             "is not installed: apt install it.",
         ),
         (
-            "The run in OUT has another config (seed: 0 there, 1 now): repeat its overrides, or start a new run.",
+            "The run in OUT has another config (seed: 0 there, 1 now): repeat its overrides, or "
+            "start a new run.",
             None,
         ),
     ],

@@ -1,4 +1,4 @@
-"""What a request leaves, does not do twice and does not overwrite: with runs that are not trained."""
+"""Requests: their results, what they do not repeat, and what they do not overwrite."""
 
 import base64
 import errno
@@ -41,8 +41,10 @@ WAV = ["song.target.wav", "song.residual.wav", "song.report.html"]
 
 @pytest.fixture
 def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
-    """Run the command in a folder with `song.wav` and `melody.mid`, in place of training a network
-    of nothing but its initial weights; gives exit code, stdout's lines, stderr. `runs`: which began."""
+    """Run the command in a folder with `song.wav` and `melody.mid`, with untrained networks.
+
+    Returns exit code, lines of stdout, and stderr. `runs` lists the runs that were started.
+    """
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(tiny_song.mixture, "song.wav")
     shutil.copyfile(tiny_song.score, "melody.mid")
@@ -128,7 +130,7 @@ def links(page):
 
 
 def lanes(page):
-    """What a page plays, by track: the samples of the channel mean at 48 kHz, and the notes drawn over them."""
+    """Tracks of a page: samples of the channel mean at 48 kHz, and the notes drawn over them."""
     [data] = re.findall(
         r'class="player-data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL
     )
@@ -202,6 +204,20 @@ def test_all_parts_have_one_page_that_plays_them_as_delivered(bespoke, tmp_path)
     # Each run took most of the recording: what they share is less, and that is what is heard.
     unshared = level_db(read_audio(folder / "song.bespoke-parts" / "bass" / "target.wav")[0])
     assert level_db(played["bass"][0]) < unshared - 3
+
+
+def test_several_parts_with_commas_are_one_stem(bespoke):
+    code, out, err = bespoke("--instrument=lead,bass", score="band.mid")
+    assert (code, out[:2]) == (0, ["song.target.wav", "song.residual.wav"]), err
+    assert "Lead Guitar, Bass (" in err
+    assert "6 notes" in err
+    notes = read_score(Path("song.bespoke", "aligned.mid"))[0].notes
+    assert {note.pitch for note in notes} == {note.pitch for note in (*MELODY, *LOW)}
+    several = ["--instrument=lead,bass", "--instrument=bass"]
+    code, out, err = bespoke(*several, score="band.mid")
+    assert (code, "song.report.html" in err) == (2, True)  # which is of the one part
+    code, out, err = bespoke(*several, "--force", score="band.mid")
+    assert (code, out[:2]) == (0, ["song.lead-guitar-bass.wav", "song.bass.wav"]), err
 
 
 def test_a_page_plays_stems_as_soft_as_they_were_delivered(bespoke, tmp_path):

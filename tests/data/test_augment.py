@@ -1,4 +1,4 @@
-"""Policies draw all, effects are functions of their seed, and what would break a label is refused."""
+"""Augmentation: policies draw all parameters, and effects depend only on their seed."""
 
 import random
 
@@ -12,7 +12,7 @@ from bespoke.utils.errors import BespokeError
 RATE = 16000
 SIGNAL = np.random.default_rng(0).normal(size=(1, RATE)).astype(np.float32) * 0.1
 
-# Every transform that may be used on the mix for being linear and can be made without files of its own.
+# Every linear transform that is allowed on the mix and needs no files.
 LINEAR_TRANSFORMS = [
     DecayingNoiseReverb(p=1)
     if name == "DecayingNoiseReverb"

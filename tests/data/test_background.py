@@ -1,4 +1,4 @@
-"""Backgrounds: what is cut is what was drawn, at the level and in the shares that are promised."""
+"""Backgrounds: the segments, their levels, and how often each is drawn."""
 
 from dataclasses import replace
 
@@ -60,7 +60,8 @@ def test_the_residual_lacks_the_estimate_and_keeps_its_level_beside_it(song):
     track = ResidualBackground(loud, RATE).track
     spectrum = np.abs(np.fft.rfft(track[0]))
     assert spectrum[round(1000 * track.shape[-1] / RATE)] < 10 * np.median(spectrum)
-    # The estimate, brought to LEVEL as every target is, has the rest as far below as in the recording; no farther than 12 dB.
+    # With the estimate normalized to LEVEL, the rest has the same relative level as in the
+    # recording, limited to 12 dB below.
     assert active_rms(track, RATE) == pytest.approx(LEVEL / 4, rel=1e-3)
     as_loud = replace(loud, estimate=song.mixture, mixture=2 * song.mixture)
     assert active_rms(ResidualBackground(as_loud, RATE).track, RATE) == pytest.approx(

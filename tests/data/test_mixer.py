@@ -1,4 +1,4 @@
-"""A mix is a sum, after every step, and is what was drawn."""
+"""A mix is the sum of its parts after every step, with the drawn parameters."""
 
 import numpy as np
 import pytest

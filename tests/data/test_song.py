@@ -1,4 +1,4 @@
-"""What a song's config means: excerpt, patches, the other parts, paths, the reference; and what is refused."""
+"""The song config: excerpt, patches, other parts, paths and reference, and its errors."""
 
 import shutil
 import sys
@@ -183,6 +183,23 @@ def test_rest_is_all_other_parts_with_two_patches_each(band):
     ]
 
 
+def test_auto_is_all_other_pitched_parts_or_none(band, config, tiny_song):
+    song = Song.load({**band, "others": "auto"})
+    assert [voice.part.name for voice in song.others] == ["Bass"]
+    assert Song.load({**config, "others": "auto"}).others == ()
+    audio = {**config, "target": {"audio": str(tiny_song.reference)}, "others": "auto"}
+    assert Song.load(audio).others == ()
+
+
+def test_opposite_channels_are_heard_in_their_difference(config, tmp_path):
+    waveform, rate = read_audio(config["mixture"])
+    write_wav(tmp_path / "opposite.wav", np.concatenate([waveform, -waveform]), rate)
+    song = Song.load({**config, "mixture": str(tmp_path / "opposite.wav"), "reference": None})
+    assert song.view == (0.5, -0.5)
+    assert song.render_mixture(rate) == pytest.approx(waveform, abs=1e-6)
+    assert Song.load(config).view is None
+
+
 def test_others_as_a_list(band, tiny_song):
     others = [{"instrument": "bass", "patches": [38, 39]}, {"score": str(tiny_song.score)}]
     song = Song.load({**band, "others": others})
@@ -196,7 +213,7 @@ def test_others_as_a_list(band, tiny_song):
 @pytest.mark.parametrize(
     ("others", "complaint"),
     [
-        ("all", "must be 'rest' or a list"),
+        ("all", "must be auto, rest, null or a list"),
         ([3], r"song\.others\[0\] must be of the form"),
         ([{"instrument": "bass", "pan": 1}], r"song\.others\[0\] must be of the form"),
         (

@@ -1,4 +1,4 @@
-"""Batch k is batch k, however it is asked for."""
+"""Batch k is the same for any number of workers and any start of the stream."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Judged without a reference: a better estimate agrees more, whatever its level, and a long recording is judged in blocks."""
+"""Agreement: higher for better estimates, independent of level, and computed in blocks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rivals on mixtures whose answer is known, and what they do at the edges."""
+"""Baselines on mixtures with known answers, and on edge cases."""
 
 import sys
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bespoke.evaluation.baselines import (
-    RIVALS,
+    BASELINES,
     Demucs,
     HarmonicComb,
     OpenUnmix,
@@ -53,7 +53,7 @@ def duet():
 
 @pytest.fixture(scope="module")
 def estimates(duet):
-    return {name: RIVALS[name](40).separate(duet[0], RATE, TARGET) for name in HERE}
+    return {name: BASELINES[name](40).separate(duet[0], RATE, TARGET) for name in HERE}
 
 
 def test_each_rival_gives_a_finite_estimate_of_the_mixtures_shape(duet, estimates):
@@ -64,7 +64,7 @@ def test_each_rival_gives_a_finite_estimate_of_the_mixtures_shape(duet, estimate
 
 
 def test_who_needs_the_score_says_so():
-    assert [name for name in HERE if RIVALS[name](40).uses_score] == SCORE_INFORMED
+    assert [name for name in HERE if BASELINES[name](40).uses_score] == SCORE_INFORMED
 
 
 def test_the_mixture_is_the_mixture(duet, estimates):
@@ -79,14 +79,15 @@ def test_the_score_separates_two_tones(duet, estimates, name, floor_db):
 
 
 def test_learned_spectra_beat_the_fixed_comb_where_partials_meet():
-    # A fifth: every third partial of the lower tone is every second of the upper one, which is also four times as loud.
+    # A fifth: every third partial of the lower tone coincides with every second of the upper one,
+    # which is four times as loud.
     target, other = (
         tones((Note(0.2, 1.2, 60), Note(1.8, 2.8, 60))),
         4 * tones((Note(0.7, 2.3, 67),)),
     )
     score = (Note(0.2, 1.2, 60), Note(1.8, 2.8, 60))
     comb, nmf = (
-        si_sdr(RIVALS[name](0).separate(target + other, RATE, score), target)
+        si_sdr(BASELINES[name](0).separate(target + other, RATE, score), target)
         for name in ("comb", "nmf")
     )
     assert nmf > comb + 3
@@ -102,37 +103,39 @@ def test_nothing_passes_where_the_score_rests(duet, estimates, name):
 
 
 @pytest.mark.parametrize(
-    "rival", [HarmonicComb(attack_mask=0), ScoreInformedNMF()], ids=SCORE_INFORMED
+    "baseline", [HarmonicComb(attack_mask=0), ScoreInformedNMF()], ids=SCORE_INFORMED
 )
 @pytest.mark.parametrize(
     "notes", [(), (Note(60, 61, 60),), (Note(0, 1, 127),)], ids=["none", "outside", "above Nyquist"]
 )
-def test_a_score_that_is_silent_here_gives_silence(duet, rival, notes):
-    assert not rival.separate(duet[0], RATE, notes).any()
+def test_a_score_that_is_silent_here_gives_silence(duet, baseline, notes):
+    assert not baseline.separate(duet[0], RATE, notes).any()
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_silence_stays_silence(name):
-    assert not RIVALS[name](0).separate(np.zeros((2, RATE), np.float32), RATE, TARGET).any()
+    assert not BASELINES[name](0).separate(np.zeros((2, RATE), np.float32), RATE, TARGET).any()
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_recording_shorter_than_a_window_is_separated(name):
     short = tones(TARGET)[:, 5000:5600]
-    estimate = RIVALS[name](0).separate(short, RATE, [Note(0, 1, 60)])
+    estimate = BASELINES[name](0).separate(short, RATE, [Note(0, 1, 60)])
     assert estimate.shape == short.shape
     assert np.isfinite(estimate).all()
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_the_same_call_gives_the_same_estimate(duet, estimates, name):
-    assert (RIVALS[name](40).separate(duet[0], RATE, TARGET) == estimates[name]).all()
+    assert (BASELINES[name](40).separate(duet[0], RATE, TARGET) == estimates[name]).all()
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_channels_share_the_mask_of_their_mean(duet, estimates, name):
     mixture, _ = duet
-    stereo = RIVALS[name](40).separate(np.concatenate([1.5 * mixture, 0.5 * mixture]), RATE, TARGET)
+    stereo = BASELINES[name](40).separate(
+        np.concatenate([1.5 * mixture, 0.5 * mixture]), RATE, TARGET
+    )
     np.testing.assert_allclose(
         stereo, np.concatenate([1.5 * estimates[name], 0.5 * estimates[name]]), atol=1e-4
     )
@@ -140,14 +143,14 @@ def test_channels_share_the_mask_of_their_mean(duet, estimates, name):
 
 @pytest.mark.parametrize("name", HERE)
 def test_the_level_of_the_recording_does_not_matter(duet, estimates, name):
-    quiet = RIVALS[name](40).separate(duet[0] * np.float32(1e-3), RATE, TARGET)
+    quiet = BASELINES[name](40).separate(duet[0] * np.float32(1e-3), RATE, TARGET)
     np.testing.assert_allclose(1e3 * quiet, estimates[name], atol=1e-3)
 
 
 def test_the_harmonic_part_loses_the_clicks():
     tone, clicks = tones((Note(0, 3, 60),)), np.zeros((1, 3 * RATE), np.float32)
     clicks[:, 4000::8000] = 1
-    estimate = RIVALS["hpss"](0).separate(tone + clicks, RATE, ())
+    estimate = BASELINES["hpss"](0).separate(tone + clicks, RATE, ())
     assert si_sdr(estimate, tone) > si_sdr(tone + clicks, tone) + 6
 
 
@@ -200,9 +203,10 @@ def test_the_target_leaks_less_through_nmf_than_through_the_mixture(duet, estima
 def test_a_model_that_is_not_installed_is_one_sentence(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        BespokeError, match=f"^The rival {name} is not installed .*: pip install .*leave it out\\.$"
+        BespokeError,
+        match=f"^The baseline {name} is not installed .*: pip install .*leave it out\\.$",
     ):
-        RIVALS[name](0)
+        BASELINES[name](0)
 
 
 def test_a_model_without_weights_is_one_sentence(monkeypatch):
@@ -215,9 +219,9 @@ def test_a_model_without_weights_is_one_sentence(monkeypatch):
     for name in ("demucs", "openunmix"):
         with pytest.raises(
             BespokeError,
-            match=f"^The rival {name} has no weights here and cannot fetch them .*\\.$",
+            match=f"^The weights of the baseline {name} are missing .*leave it out\\.$",
         ):
-            RIVALS[name](0)
+            BASELINES[name](0)
 
 
 STEMS = {"drums": 0.1, "bass": 0.2, "other": 0.3, "vocals": 0.4}
@@ -241,10 +245,10 @@ class StandIn:
         return dict(zip(STEMS, estimates.unbind(1), strict=True))
 
 
-@pytest.mark.parametrize("rival", [Demucs, OpenUnmix])
+@pytest.mark.parametrize("baseline", [Demucs, OpenUnmix])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_model_gives_the_stem_of_the_instrument_in_the_recordings_shape(
-    monkeypatch, duet, rival, channels
+    monkeypatch, duet, baseline, channels
 ):
     monkeypatch.setitem(sys.modules, "demucs", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "demucs.api", SimpleNamespace(Separator=StandIn))
@@ -253,6 +257,6 @@ def test_a_model_gives_the_stem_of_the_instrument_in_the_recordings_shape(
         np.repeat(duet[0], channels, axis=0) * np.array([[1.0], [0.5]], np.float32)[:channels]
     )
     for program, factor in ((33, 0.2), (52, 0.4), (118, 0.1), (29, 0.3)):
-        estimate = rival(program).separate(recording, RATE, ())
+        estimate = baseline(program).separate(recording, RATE, ())
         assert estimate.shape == recording.shape
         assert np.abs(estimate - factor * recording)[:, 500:-500].max() < 1e-2 * factor

@@ -1,4 +1,4 @@
-"""The benchmark: broken cases are told apart, what is finished stays, and the statistics have known answers."""
+"""The benchmark: invalid cases are reported, finished runs are kept, statistics are correct."""
 
 import contextlib
 import json
@@ -137,14 +137,17 @@ ARGUMENTS = [
     "--variant",
     "flat",
     "recipe=quick;aug=none;data.silent_share=0;curve_steps=10",
-    "--rivals",
+    "--baselines",
     "mixture,comb",
 ]
 
 
 @pytest.fixture
 def run(cases, capfd):
-    """Run scripts/benchmark.py in this process, its cells in one of their own; gives the exit code and what it printed."""
+    """Run scripts/benchmark.py in this process; its cells run in another.
+
+    Returns the exit code and what was printed.
+    """
     main = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["main"]
 
     def execute(out, *arguments):
@@ -206,7 +209,7 @@ def test_the_benchmark_runs_what_is_missing_and_ends_with_tables(run, out):
 
 
 def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, tmp_path):
-    arguments = ["--recipes", "quick", "--rivals", "mixture", "--only", "toy_*", "--", *SETTINGS]
+    arguments = ["--recipes", "quick", "--baselines", "mixture", "--only", "toy_*", "--", *SETTINGS]
     command = [
         sys.executable,
         str(ROOT / "scripts" / "benchmark.py"),
@@ -230,11 +233,11 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
     process.kill()  # that is the one with the progress, which leaves its cells running ...
     process.wait()
     with pytest.raises(BespokeError, match="A benchmark is running in"):
-        benchmark.hold(tmp_path / "cells")
+        benchmark.lock_folder(tmp_path / "cells")
     os.killpg(process.pid, signal.SIGKILL)  # ... and these are the cells
     while time.monotonic() < deadline:
         with contextlib.suppress(BespokeError):  # until the system has cleared them away
-            benchmark.hold(tmp_path / "cells").release()
+            benchmark.lock_folder(tmp_path / "cells").release()
             break
         time.sleep(0.01)
     assert (finished / "row.json").exists()
@@ -250,7 +253,8 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
 
     def lasting(row):
         cost = ("seconds", "peak_memory")
-        # A ratio of 168 dB is rounding, which depends on the number of threads; other figures do from the tenth digit on.
+        # A ratio of 168 dB is rounding error, which depends on the number of threads. Other figures
+        # depend on it from the tenth digit on.
         kept = {
             column: value
             for column, value in row.items()
@@ -269,7 +273,10 @@ def test_a_benchmark_that_was_killed_goes_on_to_the_same_rows(run, out, cases, t
 
 
 def test_a_folder_is_held_until_its_process_ends(run, tmp_path):
-    holder = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    holder = (
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); "
+        "lock.acquire(); print(flush=True); sys.stdin.read()"
+    )
     command = [sys.executable, "-c", holder, str(tmp_path / ".lock")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
@@ -278,10 +285,11 @@ def test_a_folder_is_held_until_its_process_ends(run, tmp_path):
     process.wait()
     assert (code, stderr) == (
         2,
-        f"error: A benchmark is running in {tmp_path}: wait until it has ended, or choose another --out.\n",
+        f"error: A benchmark is running in {tmp_path}: wait until it has ended, or choose another "
+        "--out.\n",
     )
     assert not (tmp_path / "cells").exists()
-    benchmark.hold(tmp_path).release()
+    benchmark.lock_folder(tmp_path).release()
 
 
 def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
@@ -291,7 +299,7 @@ def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
         "toy_one",
         "--recipes",
         "quick",
-        "--rivals",
+        "--baselines",
         "mixture",
         "--",
         "trainer.max_step=3",
@@ -299,7 +307,8 @@ def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
     assert code == 2
     assert (
         stderr.splitlines()[-1]
-        == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there are."
+        == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there "
+        "are."
     )
 
 

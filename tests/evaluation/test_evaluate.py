@@ -1,4 +1,4 @@
-"""Metrics with known answers, and the oracle as a ceiling."""
+"""Metrics with known answers, and the oracle as an upper bound."""
 
 import numpy as np
 import pytest

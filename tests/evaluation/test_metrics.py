@@ -1,4 +1,4 @@
-"""The benchmark's metrics against second implementations, on random and on edge inputs."""
+"""The benchmark's metrics against other implementations, on random and edge inputs."""
 
 import sys
 
@@ -38,7 +38,10 @@ def scene(seed=0, seconds=2.5):
 
 
 def bss_by_hand(estimate, mixture, reference, rate):
-    """BSS Eval v4 of one mono source of two from its definition: least squares on all delayed copies, then the medians over seconds."""
+    """BSS Eval v4 of one of two mono sources from its definition.
+
+    Least squares on all delayed copies, then medians over seconds.
+    """
     signals = [reference[0].astype(float), (mixture - reference)[0].astype(float)]
     target = np.append(estimate[0].astype(float), np.zeros(TAPS - 1))
 
@@ -155,7 +158,7 @@ def test_bss_eval_survives_sources_that_are_the_same_or_an_impulse():
 
 
 def log_wmse_by_hand(estimate, mixture, reference):
-    """The definition, in the time domain: -4 ln(weighted error energy / weighted mixture energy + 1e-8)."""
+    """The definition in the time domain: -4 ln(weighted error / weighted mixture energy + 1e-8)."""
     weighting = load_bundled_impulse_response().double().numpy()
 
     def energy(signal):

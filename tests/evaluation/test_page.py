@@ -1,4 +1,4 @@
-"""A run's page and the comparison of runs: what is in them, and how they behave in a real browser."""
+"""Run pages and comparison pages: their contents, and their behaviour in a real browser."""
 
 import json
 import logging
@@ -72,7 +72,7 @@ def test_a_report_has_all_tracks_and_stands_alone(sweep, tiny_song):
         "metrics.json",
         "checkpoints/last.ckpt",
         "seed: 0",
-        "SI-SDR on the way",
+        "SI-SDR during training",
     ):
         assert name in text
     links = [
@@ -184,10 +184,10 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
         for tile in run_page.tiles(metrics, notes, -7.42)
     }
     assert list(cards.items()) == [
-        ("It plays", ("1:02 to 2:05", "")),
+        ("Plays", ("1:02 to 2:05", "")),
         ("Alignment", ("0.94", "good")),
         ("Level", ("-7.4", "")),
-        ("What was done", ("300", "")),
+        ("Training", ("300", "")),
     ]
     metrics["alignment"] = {"confidence": 0.1, "used": False}
     cards = {
@@ -196,7 +196,7 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
     }
     assert cards["Alignment"] == ("0.10", "bad")
     assert cards["Level"] == ("silent", "bad")
-    assert "It plays" not in cards
+    assert "Plays" not in cards
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,10 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Open a page and wait until its players are ready; whatever it says against itself or asks of the network fails the test."""
+    """Open a page and wait until its players are ready.
+
+    Any error message of the page and any network request fails the test.
+    """
     contexts, complaints = [], []
 
     def open_(path, width=1280, height=900, **settings):
@@ -251,7 +254,10 @@ def open_page(browser):
 
 
 def until(tab, condition):
-    """Wait until an expression is true in the page, which allows no code from strings, as Playwright's own waiting wants."""
+    """Wait until an expression is true in the page.
+
+    Playwright's own waiting evaluates strings, which the page's policy forbids.
+    """
     deadline = time.monotonic() + 60
     while not tab.evaluate(condition):
         assert time.monotonic() < deadline, condition
@@ -259,7 +265,8 @@ def until(tab, condition):
 
 
 LOUDNESS = """async () => {
-  const {clock} = Player.current, meter = clock.context.createAnalyser(), samples = new Float32Array(meter.fftSize);
+  const {clock} = Player.current, meter = clock.context.createAnalyser();
+  const samples = new Float32Array(meter.fftSize);
   clock.output.connect(meter);
   let loudest = 0;
   for (let turn = 0; turn < 15; turn++) {
@@ -287,7 +294,8 @@ def test_every_track_plays_and_switching_keeps_the_position(open_page, sweep, tm
     tab.evaluate("Player.current.setLoop([0.2, 0.7])")  # where the melody sounds
     names = ["Mixture", "Target", "Residual", "Reference", "Synthesized", "Score"]
     for key, name in enumerate(names, 1):
-        press = f"""document.body.dispatchEvent(new KeyboardEvent("keydown", {{code: "Digit{key}", bubbles: true}}))"""
+        event = f'new KeyboardEvent("keydown", {{code: "Digit{key}", bubbles: true}})'
+        press = f"document.body.dispatchEvent({event})"
         jump = tab.evaluate(JUMP % press)
         assert jump < 0.02 or jump == pytest.approx(0.5, abs=0.02)  # the loop may have begun anew
         assert (
@@ -339,7 +347,8 @@ def test_loops_cursor_and_seeking_are_shared_by_all_lanes(open_page, sweep):
     tab.mouse.up()
     assert tab.evaluate("Player.current.clock.loop") == pytest.approx([0.75, 1.5], abs=0.05)
     regions = tab.evaluate(
-        "Player.current.lanes.map(lane => lane.regions.getRegions().map(region => [region.start, region.end]))"
+        "Player.current.lanes.map(lane => lane.regions.getRegions().map(region => [region.start, "
+        "region.end]))"
     )
     assert all(region == [pytest.approx([0.75, 1.5], abs=0.05)] for region in regions)
     tab.keyboard.press("Space")
@@ -352,7 +361,8 @@ def test_loops_cursor_and_seeking_are_shared_by_all_lanes(open_page, sweep):
     tab.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 100)  # in the spectrogram
     assert tab.evaluate("Player.current.clock.currentTime") == pytest.approx(2.4, abs=0.05)
     cursors = tab.evaluate(
-        "Player.current.lanes.map(lane => lane.surfer.getWrapper().querySelector('.cursor').style.left)"
+        "Player.current.lanes.map(lane => "
+        "lane.surfer.getWrapper().querySelector('.cursor').style.left)"
     )
     assert len(set(cursors)) == 1
     assert float(cursors[0].rstrip("%")) == pytest.approx(80, abs=1.5)
@@ -374,13 +384,17 @@ def test_a_page_fits_a_phone_knows_light_and_dark_and_names_all_controls(open_pa
             grounds.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert len(grounds) == 2
         nameless = """[...document.querySelectorAll("button, input, img, a")].filter((element) =>
-          !(element.ariaLabel || element.alt || element.textContent.trim() || element.labels?.length)).map(({outerHTML}) => outerHTML)"""
+          !(element.ariaLabel || element.alt || element.textContent.trim()
+            || element.labels?.length)).map(({outerHTML}) => outerHTML)"""
         assert tab.evaluate(nameless) == []
 
 
 def test_a_comparison_sorts_and_hears_one_run_where_the_other_is(open_page, sweep, tmp_path):
     tab = open_page(sweep / "comparison.html")
-    order = "[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[0].dataset.value)"
+    order = (
+        "[...document.querySelectorAll('table.sortable tbody tr')].map(row => "
+        "row.cells[0].dataset.value)"
+    )
     gains = {
         run: json.loads((sweep / run / "metrics.json").read_text())["si_sdr_improvement"]
         for run in "01"

@@ -1,4 +1,4 @@
-"""The picture of an alignment, at any sample rate."""
+"""Plots of alignments at any sample rate."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the network sees of the score, on tones whose partials are known."""
+"""Score features of tones with known partials."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def tones(*pitches, seconds=3.0):
 def test_partials_attacks_and_shares_are_where_the_notes_are(stft):
     features = ScoreFeatures(stft)(tones(57, 69), [Note(1.0, 2.0, 69)])
     assert features.shape == (CHANNELS, stft.bins, 1 + 3 * RATE // 128)
-    *masks, sounding, around, attack, short = features
+    *masks, sounding, around, attack, others, others_around, told, short = features
     assert features.min() >= 0
     assert features[:-1].max() <= 1
     fundamental, frame = round(440 * 0.064), lambda seconds: round(seconds / 0.016)
@@ -46,10 +46,28 @@ def test_partials_attacks_and_shares_are_where_the_notes_are(stft):
     assert 0.9 < short[fundamental, frame(1.2)] / short[fundamental, frame(1.8)] < 1.1
     assert short[fundamental, frame(1.5)] > 10 * short[fundamental, frame(2.2)]
     assert len(masks) == FACTORIZATIONS
+    assert not torch.stack([others, others_around, told]).any()
     for mask in masks:
         assert mask[fundamental, frame(1.5)] > 0.5  # the note's
         assert mask[round(220 * 0.064), frame(1.5)] < 0.05  # the other tone's, an octave below
         assert mask[:, frame(2.5)].max() == 0
+
+
+def test_known_other_parts_take_their_tones(stft):
+    mixture, notes = tones(57, 69, 73), [Note(1.0, 2.0, 69)]
+    alone = ScoreFeatures(stft)(mixture, notes)
+    both = ScoreFeatures(stft)(mixture, notes, [[Note(0.0, 3.0, 57)], [Note(1.0, 2.0, 73)]])
+    target, others, others_around, told = both[1], both[-4], both[-3], both[-2]
+    octave_below, fundamental, third = (round(hz * 0.064) for hz in (220, 440, 440 * 2 ** (4 / 12)))
+    frame = round(1.5 / 0.016)
+    assert others[octave_below, frame] > 0.8
+    assert others[third, frame] > 0.5
+    assert others_around[third, frame] > 0.5
+    assert others_around[third, round(0.5 / 0.016)] == 0
+    assert told.min() == 1
+    assert target[fundamental, frame] > 0.5
+    assert (both[:FACTORIZATIONS].sum(dim=0) / FACTORIZATIONS + others).max() < 1.001
+    torch.testing.assert_close(both[-1], alone[-1])
 
 
 def test_no_notes_and_silence_are_all_zeros(stft):

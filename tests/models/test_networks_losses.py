@@ -1,4 +1,4 @@
-"""The networks and the losses."""
+"""Networks and losses."""
 
 import math
 
@@ -28,7 +28,8 @@ def test_the_network_is_the_papers():
         0.3,
     )
     assert (model.linear.in_features, model.linear.out_features) == (600, 257)
-    # Two layers and directions of 4 gates; 257 or 600 inputs, 300 recurrent, two biases; batch norm; linear.
+    # 2 layers and directions with 4 gates; 257 or 600 inputs, 300 recurrent inputs, 2 biases; batch
+    # norm; linear layer.
     count = (
         2 * 4 * 300 * (257 + 300 + 2) + 2 * 4 * 300 * (600 + 300 + 2) + 2 * 257 + 600 * 257 + 257
     )
@@ -85,7 +86,7 @@ def test_tpsa_target_by_hand():
     )
     angle = torch.tensor([0.3, 0.3 + math.pi / 3, 0.3 + math.pi, 0.3, 0.0])
     target = torch.polar(torch.tensor([1.0, 1.0, 1.0, 5.0, 1.0]), angle)
-    # In phase; 60 degrees off: half; opposite: cut at 0; louder than the mixture: cut at |X|; empty mixture: 0.
+    # In phase; 60 degrees off: half; opposite: 0; louder than the mixture: |X|; empty mixture: 0.
     assert tpsa_target(target, mixture).tolist() == pytest.approx(
         [1.0, 0.5, 0.0, 2.0, 0.0], abs=1e-6
     )

@@ -1,4 +1,4 @@
-"""Masks carried between rates, sums, blocks, and what a checkpoint holds."""
+"""Separator: masks at other rates, sums of stems, blocks, and contents of checkpoints."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_stems_have_the_recordings_shape_and_add_up(sample_rate, channels):
 
 
 class Narrow(MaskNetwork):
-    """A mask that passes what stands out from both neighbours, as a partial does where the window is long enough."""
+    """Mask of bins above both neighbours, as partials are if the window is long enough."""
 
     takes_any_bins = True
 

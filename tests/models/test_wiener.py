@@ -1,4 +1,4 @@
-"""Two that overlap in frequency are told apart by their places; where there are no places nothing changes."""
+"""Signals of one pitch are separated by their positions; mono mixes are not changed."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def placed(signal, *gains):
 
 @pytest.fixture(scope="module")
 def players():
-    """Two that play a tone of one pitch, swelling and fading in turns, and what a mask that is unsure says of it, at each time."""
+    """Two signals of one pitch that swell and fade in turns, and an uncertain mask at each time."""
     time = np.arange(4 * RATE) / RATE
     swell = 0.5 + 0.45 * np.sin(2 * np.pi * 1.5 * time)
     tone = np.sin(2 * np.pi * 440 * time)
@@ -134,3 +134,21 @@ def test_a_sure_mask_is_obeyed_and_no_evidence_changes_nothing():
 def test_setting_is_checked():
     with pytest.raises(BespokeError, match="panning=2"):
         separator(2)
+
+
+class All(Unsure):
+    """Takes everything that it is shown."""
+
+    def forward(self, magnitude):
+        return torch.ones_like(magnitude)
+
+
+def test_what_is_estimated_in_a_view_has_its_image_in_all_channels():
+    noises = np.random.default_rng(0).normal(0, 0.1, (2, 4 * RATE)).astype(np.float32)
+    target, rest = placed(noises[0], 0.8, -0.5), placed(noises[1], 1, 1)
+    for panning in (False, True):
+        separator = Separator(STFT(RATE), All(), view=(0.5, -0.5), panning=panning)
+        estimate, residual = separator.separate(target + rest, RATE)
+        for channel in (0, 1):
+            assert si_sdr(estimate[channel : channel + 1], target[channel : channel + 1]) > 15
+        assert np.abs(estimate + residual - (target + rest)).max() <= 1e-6

@@ -1,11 +1,12 @@
-"""Random ensembles: sums, levels and notes are what is promised, and a seed is a piece."""
+"""Random ensembles: sums, levels and notes are right, and each seed gives one piece."""
 
 import numpy as np
 import pytest
 
 from bespoke.score.midi import Note
 from bespoke.score.synth import SYNTH_RATE, Player, SoundFont
-from recipes.prior.ensembles import Ensembles, one_voice
+from recipes.prior.amps import Amps
+from recipes.prior.ensembles import BASSES, LEADS, RIFFS, Ensembles, one_voice
 
 SECONDS = 6.0
 
@@ -69,3 +70,53 @@ def test_chords_are_tracked_as_the_one_note_whose_partials_they_are():
         (0.5, 1.0, 48),
         (1.0, 1.5, 67),
     ]
+
+
+def spread(waveform, around_hz):
+    """Share of a tone's power that is more than 1 Hz away from its frequency."""
+    power = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)))) ** 2
+    hz = np.fft.rfftfreq(len(waveform), 1 / 8000)
+    return power[np.abs(hz - around_hz) > 1].sum() / power.sum()
+
+
+@pytest.mark.parametrize("movement", ["_chorus", "_sweep"])
+def test_pads_move_and_keep_their_length(player, movement):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(4 * 8000) / 8000).astype(np.float32)
+    ensembles = Ensembles([player], 8000, 4.0)
+    moved = getattr(ensembles, movement)(tone, np.random.default_rng(2))
+    assert moved.shape == tone.shape
+    assert np.isfinite(moved).all()
+    assert spread(moved, 1000) > 100 * spread(tone, 1000)
+
+
+class Beep:
+    """In place of an amplifier: whatever goes in, a tone of 1 kHz comes out."""
+
+    def __init__(self):
+        self.heard = []
+
+    def play(self, waveform, rate):
+        self.heard.append(waveform)
+        return np.sin(2 * np.pi * 1000 * np.arange(len(waveform)) / rate).astype(np.float32)
+
+
+def test_riffs_go_through_the_amplifier_as_a_whole_and_basses_beside_it(player):
+    ensembles, chord = Ensembles([player], 8000, 2.0), [Note(0.1, 1.5, p, 100) for p in (45, 52)]
+    for programs, loudest in ((RIFFS, 0.0), (BASSES, 0.9)):
+        beep, rng = Beep(), np.random.default_rng(1)
+        played = ensembles._take(chord, programs, "rock", rng, beep)
+        assert len(beep.heard) == 1
+        spectrum = np.abs(np.fft.rfft(beep.heard[0]))
+        hz = np.fft.rfftfreq(2 * 8000, 1 / 8000)
+        for pitch_hz in (110.0, 164.8):
+            near = np.abs(hz - pitch_hz) < 4
+            assert spectrum[near].max() > 10 * np.median(spectrum)
+        assert 0.1 * loudest <= spread(played, 1000) <= loudest + 1e-3
+
+
+def test_only_guitars_and_basses_have_amplifiers(player):
+    plain, amplified = (Ensembles([player], 8000, 2.0, amps=amps) for amps in (None, Amps()))
+    rngs = [np.random.default_rng(seed) for seed in range(8)]
+    assert all(plain._rig(RIFFS, rng) is None for rng in rngs)
+    assert all(amplified._rig(LEADS, rng) is None for rng in rngs)
+    assert any(amplified._rig(RIFFS, rng) for rng in rngs)

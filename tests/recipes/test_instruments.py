@@ -1,4 +1,4 @@
-"""Instruments: they play the pitch and the time that are asked for."""
+"""Instruments play the given pitches at the given times."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def fundamental_hz(waveform, start_seconds, end_seconds):
 
 @pytest.fixture(scope="module")
 def sampler(tmp_path_factory):
-    """Recorded: an A4 and a C6, with a tenth of a second of silence before them, and a file that is no note."""
+    """Recordings of A4 and C6 that start with 0.1 s of silence, and a file that is no note."""
     folder = tmp_path_factory.mktemp("instrument")
     time = np.arange(2 * RATE) / RATE
     for name, pitch_hz in (("A4", 440.0), ("Cs6", 1108.73)):

@@ -1,4 +1,4 @@
-"""Random pieces: they keep to their key, range and length, and a seed is a piece."""
+"""Random pieces keep to key, range and length, and each seed gives one piece."""
 
 import numpy as np
 

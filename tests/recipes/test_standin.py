@@ -137,7 +137,7 @@ def test_score_has_all_parts_at_another_tempo_and_place(name):
     assert ratio == pytest.approx(1 / PERFORMANCES[name].tempo, rel=0.01)
     assert abs(ratio - 1) > 0.05
     assert starts[0] - written[0] > 0.5
-    # Besides the tempo there is drift and looseness: no straight line goes through the onsets, but one nearly does.
+    # The tempo drifts and onsets are loose: they lie near a straight line, but not on one.
     bent = [
         start - starts[0] - ratio * (beat - written[0])
         for start, beat in zip(starts, written, strict=True)

@@ -1,4 +1,4 @@
-"""Alignment: recordings made from notes whose times are known."""
+"""Alignment of recordings made from notes with known times."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ import pytest
 from bespoke.audio.dsp import resample
 from bespoke.score.align import (
     LOW_CONFIDENCE,
+    NO_FIT,
     align,
     anywhere,
     evidence,
@@ -25,7 +26,7 @@ SECONDS = 20.0
 
 
 def melody(seed, notes=32, low=60):
-    """A melody in C major from second 1 on, in notes of a quarter to three quarters of a second, with some rests."""
+    """Melody in C major from 1 s on, with notes of 0.25 to 0.75 s and some rests."""
     rng = np.random.default_rng(seed)
     scale = low + np.array([0, 2, 4, 5, 7, 9, 11, 12])
     time, line = 1.0, []
@@ -37,7 +38,7 @@ def melody(seed, notes=32, low=60):
 
 
 def recording(notes, seed=0, channels=2, noise=0.3):
-    """The notes played by an oboe (68) among two other instruments in the same key and noise, 20 seconds."""
+    """20 s of the notes played by an oboe (68), with two instruments in the same key and noise."""
     rng = np.random.default_rng(seed)
     bass, piano = stretch(melody(1001, 60, 36), 1.07), stretch(melody(1002, 60, 48), 0.93)
     samples = round(SECONDS * RATE)
@@ -89,6 +90,67 @@ def test_tempo_and_offset_are_found(truth, mixture, factor, shift_seconds):
         )
         < 0.03
     )
+
+
+BASS, PIANO = stretch(melody(1001, 60, 36), 1.07), stretch(melody(1002, 60, 48), 0.93)
+
+
+def common_score(*parts, factor=1.2):
+    """Parts as they are written in one score, of which the recording is `factor` times as slow."""
+    return [stretch(part, 1 / factor) for part in parts]
+
+
+def test_other_parts_of_the_score_are_placed_too(truth, mixture):
+    target, *others = common_score(truth, BASS, PIANO)
+    found = align(target, mixture, RATE, others=others)
+    assert min(found.fit, *found.fits) > NO_FIT
+    assert found.confidence > 0.95
+    for notes, true in zip((found.notes, *found.others), (truth, BASS, PIANO), strict=True):
+        inside = [[note for note in part if note.end_seconds < 18] for part in (notes, true)]
+        errors = onset_errors(*inside)
+        assert errors["median_seconds"] < 0.03
+        assert errors["within_100_ms"] > 0.85
+
+
+def test_parts_that_are_not_in_the_recording_do_not_mislead_and_do_not_fit(truth, mixture):
+    target, bass, *strangers = common_score(truth, BASS, melody(7), melody(8), melody(9, 60, 48))
+    for others in (strangers, [bass, strangers[0]]):
+        found = align(target, mixture, RATE, others=others)
+        fitting = [fit >= NO_FIT for fit in found.fits]
+        assert fitting == [part is bass for part in others]
+        assert onset_errors(found.notes, truth)["median_seconds"] < 0.03
+
+
+def test_a_part_that_cannot_be_found_alone_is_found_by_the_others(mixture):
+    # Two notes that are nowhere in the recording, between others that are.
+    target = (Note(4.0, 4.1, 61), Note(9.0, 9.1, 61))
+    score, *others = common_score(target, BASS, PIANO)
+    found = align(score, mixture, RATE, others=others)
+    assert found.confidence > 0.95
+    assert [note.start_seconds for note in found.notes] == pytest.approx([4.0, 9.0], abs=0.15)
+    assert found.fit < NO_FIT
+
+
+@pytest.mark.parametrize("cents", [-50, -20, 0, 47])
+def test_the_tuning_is_found_and_a_quarter_tone_is_no_other_key(truth, mixture, cents):
+    ratio = 2 ** (cents / 1200)
+    positions = np.arange(0, mixture.shape[1], ratio)
+    retuned = np.interp(positions, np.arange(mixture.shape[1]), mixture[0])[None]
+    found = align(unaligned(truth, 1.1), retuned.astype(np.float32), RATE)
+    assert found.tuning_cents == pytest.approx(cents, abs=12)
+    errors = onset_errors(found.notes, stretch(truth, 1 / ratio))
+    assert errors["median_seconds"] < 0.02
+
+
+def test_a_target_with_opposite_channels_is_found_in_their_difference(truth, mixture):
+    lead = render(truth, Patch(68), RATE)[0, : mixture.shape[1]]
+    lead = np.pad(lead, (0, mixture.shape[1] - len(lead))) / lead.std()
+    rest = mixture[0] - lead
+    score = unaligned(truth, 1.1)
+    found = align(score, np.stack([lead + rest, rest - lead]).astype(np.float32), RATE)
+    assert found.view == (0.5, -0.5)
+    assert onset_errors(found.notes, truth)["median_seconds"] < 0.02
+    assert align(score, mixture, RATE).view is None
 
 
 def test_the_path_is_the_notes_onsets(truth, mixture):

@@ -1,4 +1,4 @@
-"""Notes in and out of MIDI, and the choice of an instrument."""
+"""Reading and writing MIDI, and choosing an instrument."""
 
 import io
 
@@ -124,8 +124,10 @@ def test_unclear_choice_lists_all_instruments(instrument, problem):
         f"band.mid {problem}; set song.others[1].instrument to a name, or to index:N"
     )
     assert message.endswith(
-        "0: Lead Guitar (Overdriven Guitar, 3 notes); 1: Rhythm Guitar (Electric Guitar (clean), 2 notes);"
-        " 2: Guitar (Distortion Guitar, 3 notes); 3: Bass (Electric Grand Piano, 3 notes); 4: unnamed (Drums, 3 notes)."
+        "0: Lead Guitar (Overdriven Guitar, 3 notes); 1: Rhythm Guitar (Electric Guitar (clean), 2 "
+        "notes);"
+        " 2: Guitar (Distortion Guitar, 3 notes); 3: Bass (Electric Grand Piano, 3 notes); 4: "
+        "unnamed (Drums, 3 notes)."
     )
 
 
@@ -171,7 +173,8 @@ def test_corrupt_midi_is_refused(wrong, tmp_path):
     (tmp_path / "bad.mid").write_bytes(broken(tmp_path)[wrong])
     with pytest.raises(
         BespokeError,
-        match=r"^The score .*bad\.mid cannot be read as MIDI \(.+\): export it again as a \.mid file\.$",
+        match=r"^The score .*bad\.mid cannot be read as MIDI \(.+\): export it again as a \.mid "
+        r"file\.$",
     ):
         read_score(tmp_path / "bad.mid")
 

@@ -1,4 +1,4 @@
-"""Scores of notation programs: what they sound like, from files whose answer is known."""
+"""Files of notation programs are read as they sound; the answers are known."""
 
 import io
 import json
@@ -19,7 +19,10 @@ def note(pitch, beats, tie=(), chord=False):
     step, alter, octave = pitch[0], {"#": 1, "b": -1}.get(pitch[1:-1], 0), pitch[-1]
     ties = "".join(f'<tie type="{kind}"/>' for kind in tie)
     place = f"<pitch><step>{step}</step><alter>{alter}</alter><octave>{octave}</octave></pitch>"
-    return f"<note>{'<chord/>' if chord else ''}{place}<duration>{round(beats * QUARTER)}</duration>{ties}<voice>1</voice></note>"
+    return (
+        f"<note>{'<chord/>' if chord else ''}{place}<duration>"
+        f"{round(beats * QUARTER)}</duration>{ties}<voice>1</voice></note>"
+    )
 
 
 def rest(beats):
@@ -27,7 +30,10 @@ def rest(beats):
 
 
 def tempo(beats_a_minute):
-    return f'<direction><direction-type><words>tempo</words></direction-type><sound tempo="{beats_a_minute}"/></direction>'
+    return (
+        "<direction><direction-type><words>tempo</words></direction-type><sound "
+        f'tempo="{beats_a_minute}"/></direction>'
+    )
 
 
 def bar(side, ending=None, kind=None, repeat=None):
@@ -37,26 +43,44 @@ def bar(side, ending=None, kind=None, repeat=None):
 
 
 def musicxml(*parts, head=""):
-    """A score of these parts' measures, each with a name, a General MIDI program from 1 and a transposition in semitones."""
+    """Score of parts with measures, name, General MIDI program from 1, and transposition."""
     listing, bodies = "", ""
     for index, (name, program, semitones, measures) in enumerate(parts):
-        listing += f'<score-part id="P{index}"><part-name>{name}</part-name><score-instrument id="I{index}"><instrument-name>{name}'
-        listing += f'</instrument-name></score-instrument><midi-instrument id="I{index}"><midi-program>{program}</midi-program>'
+        listing += (
+            f'<score-part id="P{index}"><part-name>{name}</part-name><score-instrument '
+            f'id="I{index}"><instrument-name>{name}'
+        )
+        listing += (
+            "</instrument-name></score-instrument><midi-instrument "
+            f'id="I{index}"><midi-program>{program}</midi-program>'
+        )
         listing += "</midi-instrument></score-part>"
         transpose = (
             f"<transpose><chromatic>{semitones}</chromatic></transpose>" if semitones else ""
         )
-        first = f"<attributes><divisions>{QUARTER}</divisions><time><beats>4</beats><beat-type>4</beat-type></time>{transpose}</attributes>"
+        first = (
+            f"<attributes><divisions>{QUARTER}</divisions><time><beats>4</beats><beat-type>"
+            f"4</beat-type></time>{transpose}</attributes>"
+        )
         numbered = (
             f'<measure number="{number}">{first if number == 1 else ""}{body}</measure>'
             for number, body in enumerate(measures, 1)
         )
         bodies += f'<part id="P{index}">{"".join(numbered)}</part>'
-    return f'<?xml version="1.0"?>{head}<score-partwise version="4.0"><part-list>{listing}</part-list>{bodies}</score-partwise>'.encode()
+    return (
+        f'<?xml version="1.0"?>{head}<score-partwise version="4.0"><part-list>'
+        f"{listing}</part-list>{bodies}</score-partwise>"
+    ).encode()
 
 
-HARMONY = "<harmony><root><root-step>C</root-step></root><kind>major</kind></harmony>"  # what accompanists read is not played
-GRACE = "<note><grace/><pitch><step>B</step><octave>3</octave></pitch><voice>1</voice><type>eighth</type></note>"
+HARMONY = (
+    "<harmony><root><root-step>C</root-step></root><kind>major</kind>"
+    "</harmony>"
+)  # what accompanists read is not played
+GRACE = (
+    "<note><grace/><pitch><step>B</step><octave>3</octave></pitch><voice>1</voice><type>"
+    "eighth</type></note>"
+)
 CLARINET = [
     tempo(120)
     + bar("left", repeat="forward")
@@ -79,7 +103,10 @@ BASS = [
     rest(1) + note("C2", 1) + rest(2),
 ]
 SCORE = musicxml(("Clarinet in B", 72, -2, CLARINET), ("Bass", 34, -12, BASS))
-CONTAINER = b'<?xml version="1.0"?><container><rootfiles><rootfile full-path="a/score.xml"/></rootfiles></container>'
+CONTAINER = (
+    b'<?xml version="1.0"?><container><rootfiles><rootfile '
+    b'full-path="a/score.xml"/></rootfiles></container>'
+)
 
 
 def packed(**files):
@@ -119,6 +146,16 @@ def test_musicxml_is_played_as_written(name, tmp_path, capsys):
     assert heard(bass) == [(9.0, 10.0, 24)]  # the tempo marks are in the other part
     assert app.main(["inspect", str(tmp_path / name), "--json"]) == 0
     assert [part["notes"] for part in json.loads(capsys.readouterr().out)["parts"]] == [7, 1]
+
+
+@pytest.mark.parametrize("code", ["utf-8", "iso-8859-1", "utf-16"])
+def test_part_names_that_are_not_ascii_are_shown_as_written(code, tmp_path):
+    pytest.importorskip("music21", reason="an extra")
+    name = "Flöte" if code == "iso-8859-1" else "Flöte フルート"
+    content = musicxml((name, 74, 0, [note("C5", 4)])).decode()
+    content = content.replace('version="1.0"?', f'version="1.0" encoding="{code}"?')
+    (tmp_path / "score.musicxml").write_bytes(content.encode(code))
+    assert [part.name for part in read_score(tmp_path / "score.musicxml")] == [name]
 
 
 def guitar_pro(version):
@@ -206,12 +243,21 @@ class Header:
     [
         ([Header(), Header(), Header()], [0, 1, 2]),
         ([Header(), Header(True), Header(close=2), Header()], [0, 1, 2, 1, 2, 1, 2, 3]),
-        ([Header(), Header(close=1), Header(close=1)], [0, 1, 0, 1, 2, 2]),  # without a sign, from the last one's end
-        ([Header(True), Header(ending=0b011, close=1), Header(ending=0b100), Header()], [0, 1, 0, 1, 0, 2, 3]),
-        ([Header(True), Header(ending=1), Header(close=1), Header(ending=2), Header(), Header(True), Header(close=1)],
-         [0, 1, 2, 0, 3, 4, 5, 6, 5, 6]),
+        # Without a start sign, a repeat starts after the previous one.
+        ([Header(), Header(close=1), Header(close=1)], [0, 1, 0, 1, 2, 2]),
+        (
+            [Header(True), Header(ending=0b011, close=1), Header(ending=0b100), Header()],
+            [0, 1, 0, 1, 0, 2, 3],
+        ),
+        (
+            [
+                *(Header(True), Header(ending=1), Header(close=1), Header(ending=2)),
+                *(Header(), Header(True), Header(close=1)),
+            ],
+            [0, 1, 2, 0, 3, 4, 5, 6, 5, 6],
+        ),
     ],
-)  # fmt: skip
+)
 def test_repeats_of_a_tablature_are_unfolded(headers, order):
     assert notation._order(headers) == order
 
@@ -222,7 +268,8 @@ def test_library_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(
         BespokeError,
-        match=r"is of MusicXML: .* export it as MIDI, or have Bespoke read it \(pip install 'bespoke-separation\[scores\]'\)",
+        match=r"is of MusicXML: .* export it as MIDI, or have Bespoke read it \(pip install "
+        r"'bespoke-separation\[scores\]'\)",
     ):
         read_score(tmp_path / "score.musicxml")
 

@@ -1,4 +1,4 @@
-"""FluidSynth's output against known pitches, lengths and sums; the cache; soundfonts by path and by name."""
+"""FluidSynth against known pitches, lengths and sums; the cache; how soundfonts are found."""
 
 import shutil
 import sys
@@ -65,6 +65,15 @@ def test_repeated_note_sounds_again():
     once = render([Note(0.0, 1.0, 69)], Patch(PIANO), RATE)
     second_half = slice(round(0.52 * RATE), round(0.7 * RATE))
     assert np.abs(twice[0, second_half]).max() > 1.3 * np.abs(once[0, second_half]).max()
+
+
+def test_note_that_was_struck_again_outlasts_the_end_of_the_first():
+    again = render([Note(0.0, 0.7, 69), Note(0.4, 2.0, 69)], Patch(SAWTOOTH), RATE)
+    once = render([Note(0.0, 2.0, 69)], Patch(SAWTOOTH), RATE)
+    late = slice(round(1.2 * RATE), round(1.9 * RATE))
+    assert np.abs(again[0, late]).max() > 0.9 * np.abs(once[0, late]).max()
+    end = slice(round(2.5 * RATE), None)
+    assert np.abs(again[0, end]).max(initial=0) < 0.01 * np.abs(once).max()
 
 
 @pytest.mark.slow
@@ -206,7 +215,8 @@ def test_soundfont_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     assert SoundFont.find("single").path == single
     with pytest.raises(
         BespokeError,
-        match=r"Organ was not found: give a path .*BESPOKE_SOUNDFONTS \(found by name: .*Grand Piano\.sf2",
+        match=r"Organ was not found: give a path .*BESPOKE_SOUNDFONTS \(found by name: .*Grand "
+        r"Piano\.sf2",
     ):
         SoundFont.find("Organ")
 

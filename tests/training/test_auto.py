@@ -1,4 +1,4 @@
-"""Runs of recipe=auto through the command line, on a song of three seconds, with a few small steps."""
+"""Runs of recipe=auto through the command line, on a three-second song, with few small steps."""
 
 import json
 import shutil
@@ -8,10 +8,12 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from bespoke.audio.io import read_audio
+from bespoke.audio.io import read_audio, write_wav
 from bespoke.cli import app as cli
+from bespoke.evaluation.metrics import si_sdr
 from bespoke.models.separator import load_separator
 from bespoke.score.midi import Note, Part, read_score, write_midi
+from bespoke.score.synth import SYNTH_RATE, Patch, render
 from conftest import MELODY
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -75,7 +77,7 @@ def test_the_melody_comes_out_of_the_noise(auto):
 def test_the_checkpoint_is_enough_and_holds_no_code(auto, tmp_path):
     song, folder, _ = auto
     mixture, sample_rate = read_audio(song.mixture)
-    # With as many threads for numpy as the run had: others round otherwise, which bfloat16 magnifies.
+    # As many NumPy threads as in the run: others round differently, which bfloat16 magnifies.
     with threadpool_limits(1):
         target, residual = load_separator(folder / "checkpoints" / "last.ckpt").separate(
             mixture, sample_rate
@@ -158,3 +160,65 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
 def test_the_weights_are_plain(auto):
     checkpoint = torch.load(auto[1] / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["separate"]["notes"][0][2] == MELODY[0].pitch
+
+
+@pytest.fixture(scope="module")
+def together(run_train, tmp_path_factory):
+    """A run of two instruments, whose score has both, a doubled track, drums and a stranger."""
+    folder, rng = tmp_path_factory.mktemp("together"), np.random.default_rng(0)
+
+    def line(low, seconds):
+        starts = np.arange(0.5, 9.0, seconds)
+        return tuple(
+            Note(start, start + 0.9 * seconds, int(low + rng.choice([0, 2, 4, 5, 7, 9])))
+            for start in starts.tolist()
+        )
+
+    lead, bass, stranger = line(67, 0.5), line(48, 0.75), line(61, 0.6)
+    waveforms = [render(part, Patch(program))[0] for part, program in ((lead, 80), (bass, 33))]
+    mixture = sum(np.pad(0.3 * w / np.abs(w).max(), (0, 480_000 - len(w))) for w in waveforms)
+    write_wav(folder / "mix.wav", mixture[None, ::2].astype(np.float32), SYNTH_RATE // 2)
+    parts = [("Lead", 80, lead), ("Bass", 33, bass), ("Double", 81, lead), ("Other", 0, stranger)]
+    parts = [Part(name, program, False, notes) for name, program, notes in parts]
+    write_midi(folder / "band.mid", [*parts, Part("Drums", 0, True, (Note(1.0, 1.1, 38),))])
+    result = run_train(
+        *AUTO,
+        "song=custom",
+        f"song.mixture={folder / 'mix.wav'}",
+        f"song.target.score={folder / 'band.mid'}",
+        "song.target.instrument=Lead",
+        f"hydra.run.dir={folder / 'run'}",
+        "report=false",
+        cwd=folder,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result, bass
+
+
+def test_the_other_parts_are_used_where_they_play_and_are_told_apart(together):
+    folder, result, bass = together
+    facts = json.loads((folder / "run" / "metrics.json").read_text())["alignment"]
+    assert {part["name"]: part["used"] for part in facts["others"]} == {
+        "Bass": True,
+        "Other": False,
+    }
+    assert "that are used: Bass." in result.stderr + result.stdout
+    assert "double the target: Double." in result.stderr + result.stdout
+    separator = load_separator(folder / "run" / "checkpoints" / "last.ckpt")
+    (other,) = separator.others
+    assert [note.pitch for note in other] == [note.pitch for note in bass]
+    assert [note.start_seconds for note in other] == pytest.approx(
+        [note.start_seconds for note in bass], abs=0.08
+    )
+
+
+def test_the_command_applies_a_network_with_the_other_parts(together):
+    folder, _, _ = together
+    checkpoint, song = str(folder / "run" / "checkpoints" / "last.ckpt"), str(folder / "mix.wav")
+    out = folder / "applied"
+    command = ["apply", checkpoint, song, str(folder / "band.mid"), "--instrument", "Lead"]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    stem, expected = (
+        read_audio(file)[0] for file in (out / "mix.target.wav", folder / "run/target.wav")
+    )
+    assert si_sdr(stem, expected) > 20

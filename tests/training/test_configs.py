@@ -1,4 +1,4 @@
-"""Every config composes and fits what it names; what beats what; what the policies hold and how strong they are."""
+"""Configs compose and match their classes; precedence; contents and strength of the policies."""
 
 import inspect
 import re
@@ -138,7 +138,8 @@ def test_song_beats_the_default_and_the_command_line_beats_the_song(compose_conf
 def test_recipe_beats_the_song_and_the_command_line_beats_the_recipe(compose_config, tmp_path):
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "own.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /background: audio\n  - override /aug: heavy\nrecipe: own\ntrainer:\n  max_steps: 7\n"
+        "# @package _global_\ndefaults:\n  - override /background: audio\n  - override /aug: "
+        "heavy\nrecipe: own\ntrainer:\n  max_steps: 7\n"
     )
     own = [f"hydra.searchpath=[file://{tmp_path}]", "song=reelin_in_the_years", "recipe=own"]
     assert background(compose_config, *own) == "Audio"
@@ -261,7 +262,7 @@ def test_stft_experiment_keeps_the_overlap():
 
 
 def distance_db(one, other):
-    """Log-spectral distance: RMS over frequency of the level difference, mean over frames, 60 dB deep."""
+    """Log-spectral distance, 60 dB deep: RMS over frequency, then mean over frames."""
     levels = []
     for waveform in (one, other):
         power = np.abs(scipy.signal.stft(waveform[0], nperseg=512, noverlap=384)[2]) ** 2

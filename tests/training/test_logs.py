@@ -1,4 +1,4 @@
-"""What goes to the loggers: the offline W&B file is read record by record, and a server that never answers does not end a run."""
+"""Loggers: records of the offline W&B file, and runs with a server that does not respond."""
 
 import logging
 import os
@@ -20,6 +20,7 @@ from bespoke.models.networks import MaskBLSTM
 from bespoke.models.separator import load_separator
 from bespoke.training import logs
 from bespoke.training.system import BespokeSystem
+from bespoke.utils.errors import BespokeError
 from conftest import read_wandb
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -178,6 +179,87 @@ def test_a_key_is_found_in_the_environment_or_in_netrc(tmp_path, monkeypatch):
     monkeypatch.delenv("NETRC")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert logs._has_wandb_key()
+
+
+@pytest.mark.parametrize("server", ["https://wandb.example.org", "http://localhost:8080"])
+def test_a_server_of_ones_own_has_a_key_of_its_own(server, tmp_path, monkeypatch):
+    machine = server.partition("//")[2]
+    (tmp_path / "netrc").write_text(f"machine {machine} login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.chdir(tmp_path)
+    assert not logs._has_wandb_key()
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert logs._has_wandb_key()
+    monkeypatch.delenv("WANDB_BASE_URL")
+    (tmp_path / "wandb").mkdir()  # as `wandb login --host` leaves it, in the user's folder or here
+    (tmp_path / "wandb" / "settings").write_text(f"[default]\nbase_url = {server}\n")
+    assert logs._has_wandb_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://another.example.org")
+    assert not logs._has_wandb_key()
+
+
+def test_wandbs_own_settings_go_before_ours(tmp_path, monkeypatch):
+    own = {
+        "WANDB_PROJECT": "theirs",
+        "WANDB_NAME": "my run",
+        "WANDB_RUN_GROUP": "my group",
+        "WANDB_RUN_ID": "abc123",
+        "WANDB_DIR": str(tmp_path / "elsewhere"),
+    }
+    (tmp_path / "elsewhere").mkdir()
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "run").mkdir()
+    (logger,) = logs.wandb(tmp_path / "run", None)
+    run = logger.experiment
+    assert (run.project, run.name, run.group, run.id) == ("theirs", "my run", "my group", "abc123")
+    assert (tmp_path / "run" / "wandb_id").read_text() == "abc123"
+    assert str(run.dir).startswith(str(tmp_path / "elsewhere"))
+    logs.finish([logger], failed=False)
+    # What the command line says goes before both; each job of a sweep has an id of its own.
+    (logger,) = logs.wandb(tmp_path, "sweep", project="mine")
+    assert (logger.experiment.project, logger.experiment.id != "abc123") == ("mine", True)
+    logs.finish([logger], failed=False)
+
+
+def test_the_sweep_agents_id_is_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent7")
+    (logger,) = logs.wandb(tmp_path, "group")
+    assert logger.experiment.id == "agent7"
+    logs.finish([logger], failed=False)
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_what_wandb_was_told_in_this_folder_is_heeded_at_once(mode, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text(f"[default]\nmode = {mode}\n")
+    began = time.monotonic()
+    (logger,) = logs.auto(tmp_path, None)
+    assert time.monotonic() - began < 20
+    assert not any("did not answer" in message for message in caplog.messages)
+    if mode == "disabled":
+        assert isinstance(logger, CSVLogger)
+        assert any("disabled" in message for message in caplog.messages)
+        (logger,) = logs.wandb(tmp_path, None)
+        assert logger.experiment.disabled
+    else:
+        assert logger.experiment.settings.mode == "offline"
+    logs.finish([logger], failed=False)
+
+
+@pytest.mark.parametrize("target", ["auto", "wandb"])
+def test_project_that_wandb_would_refuse_is_named(target, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    with pytest.raises(BespokeError, match="WANDB_PROJECT=a/b"):
+        logs.check(f"bespoke.training.logs.{target}")
+    logs.check(f"bespoke.training.logs.{target}", project="mine")
+    logs.check("bespoke.training.logs.none")
 
 
 def test_tensorboard_gets_the_same(tmp_path):

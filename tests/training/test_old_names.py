@@ -1,4 +1,4 @@
-"""Configs, command lines and run folders of when the package was flat go on working."""
+"""Configs, command lines and run folders made before the packages still work."""
 
 from types import SimpleNamespace
 

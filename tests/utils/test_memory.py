@@ -1,4 +1,4 @@
-"""Freed memory that is kept does not have to be cleared by the system again."""
+"""Freed memory that is kept is not cleared again by the operating system."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What is chosen by the processor: each choice with a processor that has it and one that has not."""
+"""Choices that depend on the processor, with and without the feature in question."""
 
 import functools
 import os
@@ -150,14 +150,15 @@ def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(one.model, "forward", forward)
     with pytest.raises(
         BespokeError,
-        match=r"trainer\.precision=bf16-mixed is not possible: MaskBLSTM.*could not create.*32-true",
+        match=r"trainer\.precision=bf16-mixed is not possible: MaskBLSTM.*could not "
+        r"create.*32-true",
     ):
         preflight.check_precision(one, trainer("bf16-mixed"))
     preflight.check_precision(one, trainer("32-true"))  # is not tried
 
 
 def passes_and_works():
-    """Whether the paper's network passes the check for bfloat16, and whether it can be trained in it."""
+    """Whether the paper's network passes the check for bfloat16, and whether it trains in it."""
     one = system("blstm")
     try:
         preflight.check_precision(one, trainer("bf16-mixed"))

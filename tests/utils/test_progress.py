@@ -1,4 +1,4 @@
-"""What is seen on a terminal, and elsewhere."""
+"""Progress on a terminal and elsewhere."""
 
 import fcntl
 import io
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 
 def seen(text):
-    """The lines as they stay on the screen: what a carriage return overwrites is gone, and so are codes for the cursor."""
+    """Lines as they remain on screen: without overwritten text and cursor codes."""
     lines = [
         re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line).rstrip("\r").rpartition("\r")[2].rstrip()
         for line in text.split("\n")

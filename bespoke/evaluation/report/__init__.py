@@ -1,1 +1,1 @@
-"""Pages and tables of runs, which open from disk without network."""
+"""HTML pages and tables of runs. The pages open from disk without a network."""

@@ -1,4 +1,8 @@
-"""Many runs' page: a table that sorts, every target at the same position, the curves over one another, and what failed."""
+"""Page that compares many runs.
+
+It has a sortable table, players that keep their position when the target is switched, the training
+curves in one chart, and the runs that failed.
+"""
 
 import os
 from collections import Counter
@@ -18,14 +22,17 @@ from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_json
 from bespoke.utils.moved import as_now
 
-MAX_LABEL = 32  # letters of what is different, for a run's name
-MAX_HEARD = 40  # runs whose target a page plays,
-MAX_HEARD_SECONDS = 2400  # and how long they may be together: a browser holds all of it in memory
+MAX_LABEL = 32  # characters of the differing settings in a run's label
+MAX_HEARD = 40  # most targets that a page plays
+MAX_HEARD_SECONDS = 2400  # and their total length: a browser keeps all of them in memory
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of the table; `best` is +1 where more is better, -1 where less is, 0 where neither."""
+    """A column of the table.
+
+    `best` is +1 if higher values are better, -1 if lower ones are, and 0 if neither.
+    """
 
     key: str
     name: str
@@ -50,7 +57,10 @@ COLUMNS = (
 
 @dataclass
 class Run:
-    """What the page knows of a run: `values` are its overrides, `figures` its numbers; `error` says what ended it."""
+    """A run of the page: `values` are its overrides, `figures` its metrics.
+
+    `error` is the error that ended the run, or empty.
+    """
 
     name: str
     folder: Path
@@ -63,19 +73,20 @@ class Run:
 
 
 def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Path:
-    """Write a page that compares runs, from nothing but their folders' files.
+    """Write a page that compares runs. It needs only the files in their folders.
 
     Args:
-        folders: of the runs, finished or not.
-        path: of the page.
-        title: what the runs are together.
+        folders: folders of the runs, finished or not.
+        path: file to write.
+        title: title of the page. Empty: the number of runs.
 
     Raises:
         BespokeError: there are no runs.
     """
     if not folders:
         raise BespokeError(
-            "There are no runs to compare: name folders that hold runs, such as outputs/sweeps/TIME."
+            "There are no runs to compare: "
+            "name folders that hold runs, such as outputs/sweeps/TIME."
         )
     runs = [_read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
     varying = _varying(runs)
@@ -84,7 +95,7 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
     labels = {run.label for run in runs}
     if len(labels) < len(runs) or not 0 < max(map(len, labels)) <= MAX_LABEL:
         for run in runs:
-            run.label = run.name  # the table says what is different
+            run.label = run.name  # the table has the differing settings
     finished = [run for run in runs if not run.error]
     heard = _heard(finished)
     return page.write(
@@ -111,7 +122,7 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """What is different in the folders' paths."""
+    """Name each run by its path below the common parent folder."""
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     common = Path(os.path.commonpath([path.parent for path in paths]))
     return [str(path.relative_to(common)) for path in paths]
@@ -172,7 +183,7 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
     }
     rows = []
     for run in runs:
-        rivals = [other for other in runs if other.recording == run.recording and not other.error]
+        peers = [other for other in runs if other.recording == run.recording and not other.error]
         cells = []
         for column in COLUMNS:
             value = run.figures.get(column.key)
@@ -181,9 +192,7 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
                     "key": column.key,
                     "value": value,
                     "text": "" if value is None else f"{value:,.{column.decimals}f}",
-                    "best": len(rivals) > 1
-                    and value is not None
-                    and value == _best(rivals, column),
+                    "best": len(peers) > 1 and value is not None and value == _best(peers, column),
                     "bad": column.key == "si_sdr_improvement" and value is not None and value < 0,
                 }
             )
@@ -208,17 +217,18 @@ def _best(runs: Sequence[Run], column: Column) -> float | None:
 
 
 def _best_runs(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each recording and figure the run that is best."""
+    """The best run for each recording and figure."""
     found = []
     recordings = dict.fromkeys(run.recording for run in runs)
     for recording in recordings:
-        rivals = [run for run in runs if run.recording == recording]
+        peers = [run for run in runs if run.recording == recording]
         for column in COLUMNS:
-            value = _best(rivals, column)
-            if value is not None and column.key != "gap_closed" and len(rivals) > 1:
-                winner = next(run for run in rivals if run.figures[column.key] == value)
+            value = _best(peers, column)
+            if value is not None and column.key != "gap_closed" and len(peers) > 1:
+                winner = next(run for run in peers if run.figures[column.key] == value)
                 song = f"{recording[0]}: " if len(recordings) > 1 else ""
-                text = f"{value:{'+' if column.key == 'si_sdr_improvement' else ''},.{column.decimals}f}"
+                sign = "+" if column.key == "si_sdr_improvement" else ""
+                text = f"{value:{sign},.{column.decimals}f}"
                 says = ("highest " if column.best > 0 else "lowest ") + column.name
                 found.append(
                     {"name": song + says, "value": text, "unit": column.unit, "says": winner.label}
@@ -227,7 +237,7 @@ def _best_runs(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _warnings(runs: Sequence[Run]) -> dict[str, str]:
-    """Each warning with the runs that gave it."""
+    """Each warning with the labels of the runs that gave it."""
     given: dict[str, list[str]] = {}
     for run in runs:
         for warning in run.warnings:
@@ -239,7 +249,7 @@ def _warnings(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _heard(runs: Sequence[Run]) -> list[Run]:
-    """The runs that a page has room to play, the best first taken, in their own order."""
+    """The runs that the page plays, in their given order: the best first, up to its limits."""
     best_first = sorted(runs, key=lambda run: -(run.figures["si_sdr_improvement"] or 0))
     seconds = np.cumsum(
         [
@@ -254,7 +264,7 @@ def _heard(runs: Sequence[Run]) -> list[Run]:
 
 
 def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A player for each recording, with the targets of all its runs."""
+    """One player per recording, with the targets of all of its runs."""
     groups: dict[tuple, list[page.Track]] = {}
     for run in runs:
         target, sample_rate = page.read_stem(run.folder / "target.wav")
@@ -306,13 +316,17 @@ def _common_tracks(folder: Path, target: np.ndarray) -> list[page.Track]:
 
 
 def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
-    """The true stem, if the run had one, it is still where it was, and it is held as the run's target is written."""
+    """The true stem of a run.
+
+    None if the run had none, or its files were moved or changed since, or its rate, length or
+    number of channels is not that of the run's target.
+    """
     config, hashes = folder / "config.yaml", read_json(folder / "metrics.json").get("hashes", {})
     if "reference" not in hashes or not config.is_file():
         return None
     try:
         song = Song.load(yaml.safe_load(config.read_text(encoding="utf-8"))["song"])
-    except BespokeError:  # this may be another machine than the run's
+    except BespokeError:  # for example, the run was made on another machine
         return None
     same = all(song.hashes.get(role) == hashes.get(role) for role in ("mixture", "reference"))
     stem = soundfile.info(folder / "target.wav")
@@ -324,7 +338,7 @@ def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """What is different in the runs' whole configs, a value for each run that has one."""
+    """Settings that differ between the runs' full configs, with the value of each run."""
     configs = []
     for run in runs:
         path = run.folder / "config.yaml"

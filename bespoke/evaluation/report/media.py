@@ -1,4 +1,4 @@
-"""Sound and pictures for a page that stands alone: waveforms as Ogg Opus, outlines, spectrograms and masks as WebP."""
+"""Audio and images embedded in pages: Ogg Opus, waveform outlines, spectrograms, masks as WebP."""
 
 import base64
 import io
@@ -11,23 +11,25 @@ import torch
 from bespoke.audio.dsp import resample_blocks
 
 OPUS_RATE = 48000
-BLOCK_SECONDS = 60  # that are encoded at once
-# Of all the sound of a page, before base64 makes it a third larger: a 4-minute song stays under 25 MB with its pictures.
+BLOCK_SECONDS = 60  # length of audio that is encoded at once
+# Audio of a page, to which base64 adds a third. A page of a 4-minute song stays under 25 MB.
 AUDIO_BYTES = 14e6
-KBPS = (
-    16.0,
-    96.0,
-)  # least and most for a channel: below, even a single instrument suffers; above, nobody hears a difference
+# Least and most kbit/s per channel. Below, even a single instrument suffers; above, no difference
+# is audible.
+KBPS = (16.0, 96.0)
 
 LOWEST_HZ, HIGHEST_HZ = 55.0, 14000.0
-ROWS = 192  # of a spectrogram's picture
+ROWS = 192  # height of a spectrogram's image
 MAX_COLUMNS = 3000
 RANGE_DB = 75.0
 WINDOW_SECONDS = 4096 / 44100
 
 
 def bit_rate(channel_seconds: float) -> float:
-    """The kbit/s for a channel with which so many seconds, of all channels of all tracks together, fit into a page.
+    """Bit rate in kbit/s per channel that fits so much audio into a page.
+
+    Args:
+        channel_seconds: total duration of all channels of all tracks.
 
     >>> bit_rate(8 * 20), round(bit_rate(6 * 2 * 240))
     (96.0, 39)
@@ -36,15 +38,15 @@ def bit_rate(channel_seconds: float) -> float:
 
 
 def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> bytes:
-    """Encode as Ogg Opus, which Firefox, Chromium and Safari decode.
+    """Encode as Ogg Opus, which Firefox, Chromium and Safari can decode.
 
     Args:
-        waveform: `[channel, time]`, one or two channels, full scale at 1; what is beyond is clipped.
+        waveform: `[channel, time]`, one or two channels; clipped to full scale at 1.
         sample_rate: in Hz.
-        kbps: for a channel, about.
+        kbps: approximate bit rate per channel.
     """
     file = io.BytesIO()
-    # libsndfile goes from 256 kbit/s a channel at level 0 to 6 at 1.
+    # libsndfile's compression levels: 0 is 256 kbit/s per channel, 1 is 6.
     quality = {
         "format": "OGG",
         "subtype": "OPUS",
@@ -59,11 +61,15 @@ def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> bytes:
 
 
 def outline(waveform: np.ndarray, points: int = 1200) -> list[float]:
-    """The waveform's largest samples, with their signs, in so many pieces of equal length, to the power of 0.6: what is drawn of it.
+    """Outline of a waveform for drawing.
 
     Args:
         waveform: `[channel, time]`.
-        points: how many at most.
+        points: most points of the outline.
+
+    Returns:
+        The sample of largest magnitude, with its sign, in each of `points` equal sections of the
+        channel mean, to the power of 0.6.
     """
     mono = waveform.mean(axis=0)
     pieces = np.array_split(mono, min(points, mono.size))
@@ -72,12 +78,12 @@ def outline(waveform: np.ndarray, points: int = 1200) -> list[float]:
 
 
 class Pictures:
-    """Makes pictures of equal height and frequencies, so that they can be compared, of recordings of one rate.
+    """Draws spectrograms and masks with a common height and frequency axis, for comparison.
 
-    The frequency axis is logarithmic, so that an interval of the music is the same distance everywhere.
+    The frequency axis is logarithmic, so a musical interval has the same height everywhere.
 
     Args:
-        sample_rate: in Hz.
+        sample_rate: sample rate of the recordings, in Hz.
     """
 
     def __init__(self, sample_rate: int):
@@ -86,17 +92,17 @@ class Pictures:
         self.highest_hz = min(HIGHEST_HZ, sample_rate / 2)
         rows_hz = np.geomspace(LOWEST_HZ, self.highest_hz, ROWS)
         bins_hz = np.arange(self.window // 2 + 1) * sample_rate / self.window
-        # A triangle for each row, as wide as its neighbours are far, and never narrower than the bins are apart.
+        # One triangular filter per row, as wide as the distance between rows, at least one bin.
         width_hz = np.maximum(np.gradient(rows_hz), sample_rate / self.window)[:, None]
         weights = np.maximum(0, 1 - np.abs(bins_hz[None] - rows_hz[:, None]) / width_hz)
         self.weights = torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
 
     def height(self, hz: float) -> float:
-        """Where a frequency is in the picture: 0 at the bottom, 1 at the top."""
+        """Vertical position of a frequency: 0 at the bottom, 1 at the top."""
         return float(np.log(hz / LOWEST_HZ) / np.log(self.highest_hz / LOWEST_HZ))
 
     def power(self, waveform: np.ndarray) -> np.ndarray:
-        """The power of the channel mean, `[row, column]`, low frequencies first."""
+        """Power of the channel mean, `[row, column]`, low frequencies first."""
         mono = torch.from_numpy(np.ascontiguousarray(waveform.mean(axis=0), dtype=np.float32))
         hop = max(self.window // 4, -(-mono.numel() // MAX_COLUMNS))
         spectrogram = torch.stft(
@@ -110,29 +116,32 @@ class Pictures:
         return (self.weights @ spectrogram.abs().square()).numpy()
 
     def spectrogram(self, power: np.ndarray, top: float) -> str:
-        """Powers in dB below `top`, in colour, as a data URI."""
+        """Spectrogram as a coloured image in a data URI: dB relative to `top`."""
         level_db = 10 * np.log10(np.maximum(power / max(top, 1e-20), 10 ** (-RANGE_DB / 10)))
         return _webp(1 + level_db / RANGE_DB, "magma")
 
     def mask(self, target: np.ndarray, mixture: np.ndarray) -> str:
-        """The share of the mixture's magnitude that is the target's, from 0 to 1, as a data URI; 0 where the mixture is silent."""
+        """Target's share of the mixture's magnitude, from 0 to 1, as an image in a data URI.
+
+        It is 0 where the mixture is silent.
+        """
         silent = mixture <= mixture.max(initial=0) * 10 ** (-RANGE_DB / 10)
         share = np.sqrt(target / np.where(silent, 1, mixture)).clip(0, 1)
         return _webp(np.where(silent, 0, share), "viridis")
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes as an address that holds them."""
+    """Data URI that contains the bytes."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def common_scale(waveforms: Sequence[np.ndarray]) -> float:
-    """The factor that keeps all of them within full scale, and their levels in relation."""
+    """One gain for all waveforms that keeps them within full scale."""
     return 1 / max(1.0, *(float(np.abs(waveform).max(initial=0)) for waveform in waveforms))
 
 
 def at_level(waveform: np.ndarray, other: np.ndarray, below_db: float = 3.0) -> np.ndarray:
-    """Bring a waveform to so many dB below another's RMS, as far as it is not clipped."""
+    """Set the RMS of a waveform to `below_db` under another's, or lower where it would clip."""
     rms, wanted = (
         float(np.sqrt(np.square(signal, dtype=np.float64).mean())) for signal in (waveform, other)
     )

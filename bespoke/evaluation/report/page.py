@@ -1,4 +1,4 @@
-"""What a page that stands alone is made of: the player with its sound and pictures, the curves, the templates."""
+"""Parts that pages share: the player with its audio and images, the charts, the templates."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ from bespoke.score.midi import Note, pitch_hz
 from bespoke.utils import processor
 from bespoke.utils.files import atomic_path, read_csv
 
-MAX_SECONDS = 600  # of a recording that a page plays; the stems hold all of it
+MAX_SECONDS = 600  # length of a recording that a page plays; the stems are complete
 TICKS_HZ = {
     100: "100 Hz",
     250: "250",
@@ -30,21 +30,21 @@ TICKS_HZ = {
     5000: "5",
     10000: "10",
 }
-STEREO_KBPS = 32.0  # with less for a channel, one channel sounds better than two
-SMOOTH_STEPS = 50  # of the loss, on longer trainings
+STEREO_KBPS = 32.0  # below this rate per channel, mono sounds better than stereo
+SMOOTH_STEPS = 50  # over which the loss is averaged, in longer trainings
 
 
 @dataclass(frozen=True)
 class Track:
-    """What a lane of the player plays.
+    """A track of the player.
 
     Attributes:
-        name, note: what it is, in a word and in a sentence.
-        file: what it is called where it is saved.
+        name, note: label, and a description in one phrase.
+        file: file name for downloads, without extension.
         waveform: `[channel, time]`, at the recording's rate.
         run: the run that it belongs to.
-        notes: its own, drawn over it instead of the player's.
-        together: heard from the start, together with all others that are.
+        notes: notes drawn over its spectrogram. None: the player's.
+        together: whether it plays from the start, together with all other such tracks.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Track:
 
 
 def read_stem(path: Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
-    """The beginning of a stem, float32 `[channel, time]`, and its rate in Hz."""
+    """Beginning of a stem, float32 `[channel, time]`, and its sample rate in Hz."""
     with soundfile.SoundFile(path) as file:
         return file.read(
             round(max_seconds * file.samplerate), dtype="float32", always_2d=True
@@ -74,15 +74,15 @@ def player(
     wave_height: int = 56,
     picture_height: int = 112,
 ) -> dict[str, Any]:
-    """What the template's player shows and plays.
+    """Content of a player for the template.
 
     Args:
-        tracks: of one length; in that order they have the numbers 1 to 9 of the keyboard.
-        sample_rate: of all, in Hz.
+        tracks: of equal length; the keys 1 to 9 select them in this order.
+        sample_rate: of all tracks, in Hz.
         notes: drawn over the spectrograms.
-        mask: target and mixture, whose ratio is shown.
-        seconds: the tracks' length.
-        share: of the sound that a page may hold.
+        mask: target and mixture, whose ratio is shown as mask.
+        seconds: length of the tracks.
+        share: the player's share of the audio that a page may contain.
         wave_height, picture_height: in pixels of the page.
     """
     pictures = media.Pictures(sample_rate)
@@ -92,7 +92,7 @@ def player(
     if kbps < STEREO_KBPS:
         waveforms = [waveform.mean(axis=0, keepdims=True) for waveform in waveforms]
         kbps = media.bit_rate(seconds * len(waveforms) / share)
-    with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder leaves Python alone
+    with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder releases the GIL
         encoding = pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms)
         powers = [pictures.power(waveform) for waveform in waveforms]
         encoded = list(encoding)
@@ -161,21 +161,24 @@ def _mask_lane(picture: str) -> dict[str, Any]:
 
 
 def address(path: Path, place: Path) -> str:
-    """A link to a file from a page in the folder `place`."""
+    """Link to a file from a page in the folder `place`."""
     try:
         return quote(Path(os.path.relpath(path, place)).as_posix())
-    except ValueError:  # another drive of Windows
+    except ValueError:  # on another drive, under Windows
         return path.resolve().as_uri()
 
 
 def size(file: Path) -> str:
-    """How large a file is, in words."""
+    """Size of a file as text, in MB or kB."""
     bytes_ = file.stat().st_size
     return f"{bytes_ / 1e6:.1f} MB" if bytes_ >= 1e5 else f"{bytes_ / 1e3:.1f} kB"
 
 
 def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) -> str:
-    """The notes' fundamentals as an SVG path, in seconds and in the picture's height from the top; a note is a semitone high."""
+    """The notes' fundamentals as an SVG path of boxes one semitone high.
+
+    Coordinates are seconds, and the distance from the top as a share of the picture's height.
+    """
     semitone = pictures.height(media.LOWEST_HZ * 2 ** (1 / 12))
     boxes = []
     for note in notes:
@@ -189,8 +192,11 @@ def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) 
 
 
 def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """The training curves of runs, by name: the loss, and where they were measured the losses and SI-SDR on the way, or without a reference
-    the agreement with the score."""
+    """Training curves of runs, by name.
+
+    One chart shows the loss. The other shows what was measured during training: SI-SDR on
+    validation mixes and on the recording or, without a reference, the agreement.
+    """
     losses: list[dict[str, Any]] = []
     qualities: list[dict[str, Any]] = []
     for index, (name, folder) in enumerate(folders.items()):
@@ -213,13 +219,13 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
             smooth = _smooth(points["loss"])
             losses += series("each step", points["loss"], faint=smooth != points["loss"])
             losses += series("smoothed", smooth) if smooth != points["loss"] else []
-            losses += series("on mixes held back", points["val_loss"])
-            qualities += series("on mixes held back", points["val_si_sdr"])
+            losses += series("on validation mixes", points["val_loss"])
+            qualities += series("on validation mixes", points["val_si_sdr"])
         qualities += series(name or "on the recording", points["si_sdr"])
         qualities += (
             []
             if name and points["si_sdr"]
-            else series(f"{name} against the score's own estimate".strip(), points["agreement"])
+            else series(f"{name} agreement with the score".strip(), points["agreement"])
         )
     charts: list[dict[str, Any]] = []
     if losses:
@@ -229,7 +235,7 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     if qualities:
         charts.append(
             {
-                "title": "SI-SDR on the way",
+                "title": "SI-SDR during training",
                 "note": "higher is better",
                 "x": "step",
                 "y": "dB",
@@ -246,7 +252,7 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 
 def write(path: Path, template: str, **content: Any) -> Path:
-    """Fill a template of the assets."""
+    """Render a template of the assets into a file."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "assets"),
         autoescape=True,
@@ -261,7 +267,7 @@ def write(path: Path, template: str, **content: Any) -> Path:
 
 
 def _losses(folder: Path) -> list[dict[str, float | None]]:
-    """The loss of every step, or of those that a CSV logger noted."""
+    """Loss of every step, or of the steps that a CSV logger wrote."""
     rows = read_csv(folder / "training.csv")
     if rows:
         return rows
@@ -289,7 +295,7 @@ def _series(
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A running mean over the last steps, at no more points than can be seen."""
+    """Moving average over the last steps, at no more points than are visible."""
     if len(points) < 2 * SMOOTH_STEPS:
         return points
     total = np.cumsum([0.0, *(value for _, value in points)])
@@ -306,7 +312,7 @@ def _asset(name: str) -> str:
 
 
 def _for_ears(waveform: np.ndarray) -> np.ndarray:
-    """One channel where all are the same, or where there are more than two."""
+    """Reduce to one channel if all channels are equal or there are more than two."""
     alike = len(waveform) == 1 or (len(waveform) == 2 and np.array_equal(waveform[0], waveform[1]))
     return (
         waveform[:1]

@@ -1,4 +1,4 @@
-"""A run's page: what the run made, to hear and to see, how good it is, what speaks against it, and all that it was made with."""
+"""Page of one run: its stems to listen to and to see, its metrics, warnings, settings and files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +18,8 @@ from bespoke.score.crop import take_notes
 from bespoke.score.midi import Note, program_name
 from bespoke.score.synth import DRUM_BANK, Patch, render
 
-MAX_PATCHES = 3  # synthesized targets that a page plays
-FADED_DB = -30.0  # below this the target is as good as gone
+MAX_PATCHES = 3  # most synthesized targets that a page plays
+FADED_DB = -30.0  # below this level, next to nothing was separated
 SILENT_DB = -100.0
 STAGES = {
     "load": "read the song",
@@ -32,18 +32,19 @@ STAGES = {
     "evaluate": "evaluate",
 }
 FILES = {
-    "target.wav": "the target, as exact as it was made (32-bit float)",
+    "target.wav": "the target, at full precision (32-bit float)",
     "residual.wav": "the recording without it; both add up to the recording",
     "aligned.mid": "the score, in time with the recording",
     "alignment.png": "the notes before and after alignment",
     "metrics.json": "all figures",
     "config.yaml": "all settings",
     "training.csv": "the loss of every step",
-    "curve.csv": "how good the separation was during training",
-    "mixes.json": "what was drawn for the first training mixes",
-    "train.log": "what the run said",
+    "curve.csv": "the quality of the separation during training",
+    "mixes.json": "the augmentation parameters of the first training mixes",
+    "train.log": "the messages of the run",
     "checkpoints/last.ckpt": "the network; bespoke apply uses it again",
-    "checkpoints/best.ckpt": "the network of the step that agrees most with the score, which made the stems",
+    "checkpoints/best.ckpt": "the network that made the stems: "
+    "of the step that agrees most with the score",
 }
 INSIDE = {
     "aligned.mid": "audio/midi",
@@ -57,9 +58,9 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
     """Write `report.html` for a finished run.
 
     Args:
-        folder: of the run, with its stems.
-        song: its target is aligned, if the run aligned it.
-        metrics: as in metrics.json.
+        folder: the run's folder, with its stems.
+        song: its target is aligned if the run aligned it.
+        metrics: contents of metrics.json.
     """
     target, residual = (
         song.read_stem(folder / f"{name}.wav", MAX_SECONDS) for name in ("target", "residual")
@@ -72,14 +73,14 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         *_synthesized(song, metrics, target + residual),
     ]
     seconds = target.shape[-1] / song.sample_rate
-    notes = (
-        song.target.part.notes if song.target and not song.target.part.is_drum else ()
-    )  # a drum's number is no pitch
+    # A drum note's number is not a pitch.
+    notes = song.target.part.notes if song.target and not song.target.part.is_drum else ()
     level = level_db(target, target + residual)
     warnings = [*metrics.get("warnings", []), *doubts(metrics, level)]
     if metrics["song_seconds"] > seconds + 0.1:
         warnings.append(
-            f"This page plays the first {MAX_SECONDS // 60} minutes; the stems in the run's folder are whole."
+            f"This page plays the first {MAX_SECONDS // 60} minutes; "
+            "the stems in the run's folder are complete."
         )
     return write(
         folder / "report.html",
@@ -107,18 +108,25 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
 
 
 def level_db(target: np.ndarray, mixture: np.ndarray) -> float:
-    """How much louder the target is than the recording, as a rule less than 0."""
+    """Level of the target relative to the recording in dB, usually negative."""
     energies = [float(np.square(signal, dtype=np.float64).mean()) for signal in (target, mixture)]
     return float(10 * np.log10(max(energies[0], 1e-20) / max(energies[1], 1e-20)))
 
 
 def doubts(metrics: Mapping[str, Any], level: float) -> list[str]:
-    """What the figures themselves say against a result, in plain words; `level` as of `level_db`."""
+    """Warnings that follow from the figures of a result.
+
+    Args:
+        metrics: contents of metrics.json.
+        level: level of the target, from `level_db`.
+    """
     found = []
     if (metrics.get("si_sdr_improvement") or 0) < 0:
         found.append(
-            f"The target is further from the true stem than the recording itself is ({metrics['si_sdr_improvement']:.1f} dB): this"
-            " separation is worse than doing nothing. As a rule recipe=auto, or background=synth with the other parts' scores, does better."
+            "The target is further from the true stem than the recording itself is "
+            f"({metrics['si_sdr_improvement']:.1f} dB): this separation is worse than doing "
+            "nothing. As a rule recipe=auto, or background=synth with the other parts' scores, "
+            "does better."
         )
     if level < FADED_DB:
         found.append(
@@ -151,9 +159,9 @@ def _known(song: Song, samples: int) -> list[Track]:
 
 
 def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) -> list[Track]:
-    """What was trained on, and the score as a piano plays it, a little below the recording's level."""
+    """The training targets, and the score played by a piano, a little softer than the recording."""
     rate = song.sample_rate
-    if song.target and song.seconds > MAX_SECONDS:  # an hour of notes would be an hour of sound
+    if song.target and song.seconds > MAX_SECONDS:  # render only the notes that the page plays
         played = take_notes(song.target.part.notes, [(0.0, MAX_SECONDS)])
         if not played:
             return []
@@ -189,7 +197,7 @@ def _synthesized(song: Song, metrics: Mapping[str, Any], mixture: np.ndarray) ->
 
 
 def beside(mixture: np.ndarray, waveform: np.ndarray) -> np.ndarray:
-    """What was synthesized, as long as the mixture and a little softer, to be heard beside it."""
+    """Pad or cut a render to the mixture's length, and set its level 3 dB below the mixture's."""
     samples = mixture.shape[-1]
     waveform = waveform[:, :samples]
     return media.at_level(np.pad(waveform, ((0, 0), (0, samples - waveform.shape[-1]))), mixture)
@@ -202,17 +210,19 @@ def _target_name(song: Song) -> str:
 
 
 def _lead(metrics: Mapping[str, Any]) -> str:
-    how = f"recipe {metrics['recipe']}, {metrics['steps']} steps, {metrics['device']}, seed {metrics['seed']}"
-    return f"{metrics['song_seconds']:.1f} seconds of audio; {how}."
+    return (
+        f"{metrics['song_seconds']:.1f} seconds of audio; recipe {metrics['recipe']}, "
+        f"{metrics['steps']} steps, {metrics['device']}, seed {metrics['seed']}."
+    )
 
 
 def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> list[dict[str, Any]]:
-    """The cards at the top of a page: what is known of a target, and how good it is if that is known.
+    """Cards at the top of a page: metrics of a target, as far as they are known.
 
     Args:
         metrics: of the run.
         notes: the target's, in seconds of the recording if the run aligned them.
-        level: of the target, as of `level_db`.
+        level: level of the target, from `level_db`.
     """
     found = []
 
@@ -232,12 +242,12 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
             "Improvement",
             f"{gain:+.2f}",
             "dB",
-            "in SI-SDR: how much nearer to the true stem than the recording",
+            "in SI-SDR: how much closer to the true stem than the recording",
             "good" if gain > 0 else "bad",
         )
         if closed is not None:
             tile(
-                "Of what is possible",
+                "Gap closed",
                 f"{100 * closed:.0f}",
                 "%",
                 "from the recording (0) to the oracle mask (100)",
@@ -251,9 +261,7 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
     elif "si_sdr" in metrics:
         tile("Target", "silent", "", "there is nothing to measure", "bad")
     if where := place(metrics, notes):
-        tile(
-            "It plays", where, "", f"where the {len(notes)} notes of the score are in the recording"
-        )
+        tile("Plays", where, "", f"where the {len(notes)} notes of the score are in the recording")
     if "alignment" in metrics:
         confidence = metrics["alignment"]["confidence"]
         tile("Alignment", f"{confidence:.2f}", "of 1", *trust(metrics["alignment"]))
@@ -266,9 +274,9 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
             "bad",
         )
     else:
-        tile("Level", f"{level:+.1f}", "dB", "of the target, beside the whole recording")
+        tile("Level", f"{level:+.1f}", "dB", "of the target, relative to the whole recording")
     tile(
-        "What was done",
+        "Training",
         f"{metrics['steps']}",
         "steps",
         f"of training for this song, in {clock(metrics['seconds']['total'])} in all",
@@ -277,19 +285,21 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
 
 
 def place(metrics: Mapping[str, Any], notes: Sequence[Note]) -> str:
-    """From where to where the target plays; nothing where its notes are not in time with the recording."""
+    """Time span in which the target plays. Empty if its notes are not aligned."""
     if not notes or not metrics.get("alignment", {}).get("used"):
         return ""
-    return f"{clock(min(note.start_seconds for note in notes))} to {clock(max(note.end_seconds for note in notes))}"
+    start = min(note.start_seconds for note in notes)
+    end = max(note.end_seconds for note in notes)
+    return f"{clock(start)} to {clock(end)}"
 
 
 def trust(alignment: Mapping[str, Any]) -> tuple[str, str]:
-    """What the confidence in an alignment means, and whether that is good or bad."""
+    """What an alignment's confidence means: a phrase, and `good`, `bad` or neither (empty)."""
     if not alignment["used"]:
         return "the score does not fit: only its pitches were used", "bad"
     if alignment["confidence"] < LOW_CONFIDENCE:
-        return "unsure that the notes are in time: listen before you trust it", ""
-    return "sure that the notes are in time with the recording", "good"
+        return "it is uncertain whether the notes are in time: listen before you trust it", ""
+    return "the notes are in time with the recording", "good"
 
 
 def clock(seconds: float) -> str:
@@ -304,13 +314,13 @@ def clock(seconds: float) -> str:
 
 def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     says = {
-        "si_sdr": ("SI-SDR", "dB", "of the target against the true stem, level ignored"),
+        "si_sdr": ("SI-SDR", "dB", "of the target against the true stem, at any level"),
         "si_sdr_mixture": ("SI-SDR of the recording", "dB", "what it was before"),
         "si_sdr_improvement": ("improvement", "dB", "the difference"),
         "si_sdr_oracle": ("oracle mask", "dB", "the mask made from the true stem"),
         "steps": ("steps", "", "of training"),
-        "resumed_from_step": ("begun at step", "", "more than 0 where a run was continued"),
-        "peak_memory_mb": ("memory", "MB", "the most that was held"),
+        "resumed_from_step": ("resumed from step", "", "more than 0 if a run was continued"),
+        "peak_memory_mb": ("memory", "MB", "peak use"),
         "threads": ("threads", "", "of the CPU"),
     }
     values = {
@@ -333,12 +343,12 @@ def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             {
                 "name": "tempo factor",
                 "value": f"{alignment['tempo_factor']:.3f}",
-                "says": "the score's times were multiplied by it",
+                "says": "the score's times were multiplied by this factor",
             },
             {
                 "name": "offset",
                 "value": f"{alignment['offset_seconds']:.2f} s",
-                "says": "and moved by it",
+                "says": "the score's times were then shifted by this",
             },
         ]
     return rows
@@ -366,7 +376,10 @@ def _cost(metrics: Mapping[str, Any]) -> str:
     rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(
         metrics["seconds"]["train"], 1e-9
     )
-    return f"{rate:.1f} steps a second on {metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
+    return (
+        f"{rate:.1f} steps a second on {metrics['device']} "
+        f"({metrics['precision']}, {metrics['threads']} threads)."
+    )
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A song's page, beside its stems: a mixer of all parts and the rest, as they were delivered."""
+"""Page of a song, next to its stems: a mixer of all parts and the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -23,17 +23,17 @@ from bespoke.score.midi import Part, describe, read_score
 from bespoke.score.synth import DRUM_BANK, Patch, render
 from bespoke.utils.files import read_json
 
-MAX_TRACK_SECONDS = 3600  # of all tracks together: a browser holds all of it in memory,
-MAX_HELD_VALUES = 150_000_000  # and we hold so many samples, or else the channel mean
+MAX_TRACK_SECONDS = 3600  # of all tracks together: a browser keeps all of them in memory
+MAX_HELD_VALUES = 150_000_000  # most samples to read; beyond, only the channel mean is read
 DETAILS = {
     "report.html": "all about the run, to hear and see",
     "aligned.mid": "the score, in time with the recording",
     "alignment.png": "the notes before and after",
     "metrics.json": "all figures",
     "config.yaml": "all settings",
-    "train.log": "what the run said",
+    "train.log": "the messages of the run",
     "checkpoints/best.ckpt": "the network",
-    "checkpoints/last.ckpt": "the network, as training ended",
+    "checkpoints/last.ckpt": "the network at the end of training",
 }
 
 
@@ -49,16 +49,16 @@ def write_song_page(
     """Write the page of a song's stems.
 
     Args:
-        path: of the page; its links go from the folder that it lies in.
-        song: the name.
-        sources: the stems as float WAV, by label; the last is the rest. They add up to the recording.
-        finals: the stems as they were delivered, by label.
-        runs: the folder of the run of each part, by label.
-        gain: that the delivered stems were given.
-        reword: puts the runs' warnings into the reader's words.
+        path: file to write; links are relative to its folder.
+        song: name of the song.
+        sources: stems as float WAV files, by label, the rest last. They add up to the recording.
+        finals: stems as they were delivered, by label.
+        runs: folder of each part's run, by label.
+        gain: gain of the delivered stems.
+        reword: rewrites the runs' warnings for the reader.
 
     Returns:
-        The files that it links to.
+        The files that the page links to.
     """
     single = len(runs) == 1
     info = soundfile.info(next(iter(sources.values())))
@@ -82,7 +82,7 @@ def write_song_page(
         )
     ]
     if info.duration > length + 0.1:
-        warned.append(f"This page plays the song up to {clock(length)}; the stems are whole.")
+        warned.append(f"This page plays the song up to {clock(length)}; the stems are complete.")
     label = next(iter(runs))
     part = parts[label]
     tracks = _tracks(song, mixture, stems, parts)
@@ -167,12 +167,12 @@ def _read(path: Path, seconds: float, mono: bool) -> np.ndarray:
 
 
 def _part(folder: Path) -> Part | None:
-    """A run's target in time with the recording, if the run aligned it."""
+    """A run's target, if the run aligned it with the recording."""
     return read_score(file)[0] if (file := folder / "aligned.mid").is_file() else None
 
 
 def _pitched(part: Part | None) -> Sequence[Any]:
-    return part.notes if part and not part.is_drum else ()  # a drum's number is no pitch
+    return part.notes if part and not part.is_drum else ()  # a drum note's number is not a pitch
 
 
 def _row(label: str, metrics: Mapping[str, Any], part: Part | None, level: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From one run's figures to a few lines, and from many runs to a table."""
+"""Summary of one run, and tables of many."""
 
 import contextlib
 import logging
@@ -31,7 +31,7 @@ COLUMNS = (
 
 @contextlib.contextmanager
 def collect_warnings() -> Iterator[list[str]]:
-    """A list that grows by every warning that Bespoke gives inside the block."""
+    """Collect the distinct warnings that Bespoke logs inside the block."""
     warnings: list[str] = []
 
     class Collector(logging.Handler):
@@ -49,16 +49,14 @@ def collect_warnings() -> Iterator[list[str]]:
 
 
 def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
-    """Write a run's report.html. A page that cannot be made is a warning, and never costs the run its results."""
+    """Write a run's report.html. If that fails, log a warning: the results are complete without."""
     try:
-        from bespoke.evaluation.report import (
-            run_page,
-        )  # with a template engine, which only this needs
+        from bespoke.evaluation.report import run_page  # imports a template engine
 
         run_page.write_report(folder, song, metrics)
     except Exception as error:
         log.warning(
-            "report.html could not be made (%s: %s); the stems are whole.",
+            "report.html could not be made (%s: %s); the stems are complete.",
             type(error).__name__,
             one_sentence(error),
         )
@@ -66,12 +64,12 @@ def write_page(folder: Path, song: Song, metrics: Mapping[str, Any]) -> None:
 
 
 def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
-    """What a run made, where, how good it is, and what to try where something is wrong, for the end of the log.
+    """Text for the end of a run's log: what it made, where, its metrics, and advice.
 
-    A run that is part of a request does not say where: the request ends with its own files.
+    A run that is part of a request does not name its files: the request ends with its own.
     """
     lines = [f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s"]
-    if not (folder / "inputs.json").is_file():  # which a request writes before its runs
+    if not (folder / "inputs.json").is_file():  # a request writes it before its runs
         lines += [f"  target    {folder / 'target.wav'}", f"  residual  {folder / 'residual.wav'}"]
         if "kept_step" in metrics:
             best = folder / "checkpoints" / "best.ckpt"
@@ -87,14 +85,16 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
             lines.append(f"  report    {folder / 'report.html'}")
     if metrics.get("si_sdr") is not None:
         lines.append(
-            f"  SI-SDR    {metrics['si_sdr']:.2f} dB, the mixture's {metrics['si_sdr_mixture']:.2f} dB:"
-            f" improved by {metrics['si_sdr_improvement']:+.2f} dB (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
+            f"  SI-SDR    {metrics['si_sdr']:.2f} dB, mixture {metrics['si_sdr_mixture']:.2f} dB:"
+            f" improved by {metrics['si_sdr_improvement']:+.2f} dB"
+            f" (oracle mask {metrics['si_sdr_oracle']:.2f} dB)"
         )
     elif "si_sdr" in metrics:
         lines.append("  SI-SDR    none: the target is silent")
     if metrics.get("agreement") is not None:
         lines.append(
-            f"  agreement {metrics['agreement']:.2f} dB with the score's own estimate: to compare runs of this song by"
+            f"  agreement {metrics['agreement']:.2f} dB with the score-informed estimate: "
+            "use it to compare runs of this song"
         )
     if notice := (metrics.get("alignment") or {}).get("notice"):
         lines.append(f"  note      {notice}")
@@ -102,18 +102,20 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
-    """What is most likely to help, where something is wrong."""
+    """Suggestions for a run whose figures are poor."""
     recipe, alignment = metrics["recipe"], metrics.get("alignment")
     advice = []
     if alignment and alignment["confidence"] < LOW_CONFIDENCE:
         picture = folder / "alignment.png"
         look = f"look at {picture}: " if picture.is_file() else ""
         advice.append(
-            f"{look}is song.target.score of this song and key, and song.target.instrument the right one?"
+            f"{look}is song.target.score of this song and key, "
+            "and song.target.instrument the right one?"
         )
     if (metrics.get("si_sdr_improvement") or 0) < 0 and recipe in ("paper", "quick"):
         advice.append(
-            "recipe=auto, or background=synth with the other parts' MIDI: this background contains the target itself (docs/EXPERIMENTS.md)"
+            "recipe=auto, or background=synth with the other parts' MIDI: "
+            "this background contains the target itself (docs/EXPERIMENTS.md)"
         )
     return advice
 
@@ -121,12 +123,14 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
 def plot_alignment(
     path: Path, before: Sequence[Note], after: Sequence[Note], mixture: np.ndarray, sample_rate: int
 ) -> None:
-    """Draw a score's fundamentals over the recording's spectrogram, as it was and as it is aligned: of a long one the ten minutes from
-    where it begins.
+    """Plot the score's fundamentals over the recording's spectrogram, before and after alignment.
+
+    Of a recording longer than ten minutes, ten minutes are shown, from shortly before the first
+    aligned note.
 
     Args:
-        path: of the picture.
-        before, after: the notes, in seconds of the recording.
+        path: PNG file to write.
+        before, after: notes in seconds of the recording.
         mixture: `[channel, time]`.
         sample_rate: in Hz.
     """
@@ -139,9 +143,8 @@ def plot_alignment(
             for notes in (before, after)
         )
         mixture = mixture[:, round(start * sample_rate) :][:, : 600 * sample_rate]
-    stft = STFT(
-        sample_rate, 4096 / 44100, 0.045
-    )  # a hop of half a window is more than that at some rates
+    # A hop of half the window would round to more than half at some sample rates.
+    stft = STFT(sample_rate, 4096 / 44100, 0.045)
     level_db = (
         20
         * torch.log10(
@@ -176,7 +179,7 @@ def plot_alignment(
 
 
 def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row a run: its overrides, metrics and cost, or the error that ended it."""
+    """One row per run: its overrides, metrics and cost, or the error that ended it."""
     table = []
     for folder in folders:
         metrics, error, job = (
@@ -197,13 +200,16 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def find_runs(place: Path) -> list[Path]:
-    """The folders of the runs in a folder, finished or not, in the order of their numbers; it may be a run's itself."""
+    """Folders of all runs in a folder, finished or not, sorted by number.
+
+    The folder may itself be a run's.
+    """
     found = {
         file.parent
         for name in ("config.yaml", "metrics.json", "error.json", "job.json")
         for file in place.rglob(name)
     }
-    # What W&B keeps in a run's folder has a config.yaml of its own.
+    # W&B's folder inside a run's folder has a config.yaml of its own.
     runs = [
         run
         for run in found
@@ -213,18 +219,23 @@ def find_runs(place: Path) -> list[Path]:
 
 
 def write_comparison(sweep: Path) -> str:
-    """Write comparison.html for the runs in a multirun's folder; give a line that says where it is, or why it could not be made."""
+    """Write comparison.html for the runs in a multirun's folder.
+
+    Returns:
+        A line that says where the page is, or why it could not be made.
+    """
     try:
         from bespoke.evaluation.report import comparison
 
-        return f"Listen to them side by side: {comparison.write_comparison(find_runs(sweep), sweep / 'comparison.html', sweep.name)}"
+        page = comparison.write_comparison(find_runs(sweep), sweep / "comparison.html", sweep.name)
+        return f"Listen to them side by side: {page}"
     except Exception as error:
         log.debug("", exc_info=True)
         return f"comparison.html could not be made ({type(error).__name__}: {one_sentence(error)})."
 
 
 def write_table(sweep: Path) -> str:
-    """Write sweep.csv for the runs in a multirun's folder, and give the same as text."""
+    """Write sweep.csv for the runs in a multirun's folder, and return the table as text."""
     folders = find_runs(sweep)
     table = rows(folders)
     for row, folder in zip(table, folders, strict=True):
@@ -243,7 +254,8 @@ def write_table(sweep: Path) -> str:
     ending = [f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"]
     if any(row["error"] for row in table):
         ending.append(
-            f"To do what failed or was not finished, and only that: the same command with hydra.sweep.dir={sweep} ckpt=last"
+            "To run only what failed or did not finish, repeat the command with "
+            f"hydra.sweep.dir={sweep} ckpt=last"
         )
     return "\n".join(["", *lines, "", *ending])
 

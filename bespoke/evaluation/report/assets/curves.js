@@ -1,4 +1,4 @@
-// Draws the training curves with uPlot: a cursor that reads all of them, and a legend that hides each.
+// Draws the training curves with uPlot. The cursor shows the values of all; the legend hides each.
 
 "use strict";
 

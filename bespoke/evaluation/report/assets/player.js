@@ -1,11 +1,12 @@
-// Many tracks, one clock. wavesurfer.js draws each track, and its cursor, seeking and regions are its own; all its instances are
-// given one and the same "media element", the Clock below, which plays every track from one Web Audio context, sample by sample in step.
+// A player of many synchronized tracks. wavesurfer.js draws each track and handles its cursor,
+// seeking and regions. All of its instances share one "media element", the Clock below, which plays
+// every track from one Web Audio context, in step to the sample.
 
 "use strict";
 
 /** What wavesurfer takes for its media element: the position of all tracks together, which are always played, though not all heard. */
 class Clock extends EventTarget {
-  readyState = 4; // nothing has to be loaded before it can be sought in
+  readyState = 4; // HAVE_ENOUGH_DATA: seeking is always possible
   src = "";
   volume = 1;
   muted = false;
@@ -22,8 +23,8 @@ class Clock extends EventTarget {
     this.output = this.context.createGain();
     this.output.connect(this.context.destination);
     this.tracks = [];
-    this.position = 0; // where it was stopped, or began to play,
-    this.began = 0; // at this time of the context
+    this.position = 0; // in seconds, where playback stopped or started
+    this.began = 0; // the context's time at which it started
   }
 
   /** Adds a track that is not heard yet; one that is added while others play joins them. */
@@ -94,7 +95,7 @@ class Clock extends EventTarget {
 
   #play() {
     if (this.loop && (this.position < this.loop[0] || this.position >= this.loop[1])) this.position = this.loop[0];
-    this.began = this.context.currentTime + 0.03; // one moment for all, which none has missed
+    this.began = this.context.currentTime + 0.03; // a common start, late enough for all tracks
     for (const track of this.tracks) this.#start(track, this.began);
   }
 
@@ -120,7 +121,7 @@ class Clock extends EventTarget {
     else requestAnimationFrame(() => this.#tick());
   }
 
-  // wavesurfer asks these of a media element.
+  // Interface of a media element that wavesurfer needs.
   canPlayType() { return "maybe"; }
   load() {}
   remove() {}
@@ -138,7 +139,7 @@ const LANE_STYLE = `
 /** A player's section of the page: its lanes, its controls and its keys. */
 class Player {
   static all = [];
-  static current = null; // the one that keys are for: the first, or the last that was touched
+  static current = null; // receives key presses: the player used last, at first the first
 
   constructor(section) {
     this.section = section;
@@ -212,7 +213,7 @@ class Player {
       const encoded = await (await fetch(lane.audio)).arrayBuffer();
       lane.track = this.clock.add(await this.clock.context.decodeAudioData(encoded));
       this.#setGains();
-      this.section.dataset.interactive ??= Math.round(performance.now()); // milliseconds since the page began to load
+      this.section.dataset.interactive ??= Math.round(performance.now()); // in ms since the page began to load
     }
     status.textContent = "";
     this.section.dataset.ready = Math.round(performance.now());
@@ -243,7 +244,7 @@ class Player {
   setLoop(loop) {
     if (loop && loop[1] - loop[0] < 0.05) loop = null;
     this.clock.setLoop(loop);
-    this.drawing = true; // what follows is no wish of the user's
+    this.drawing = true; // the changes below do not come from the user
     for (const lane of this.lanes) {
       lane.regions.clearRegions();
       if (loop) lane.regions.addRegion({ start: loop[0], end: loop[1], color: "rgb(255 190 60 / .25)" });
@@ -286,7 +287,7 @@ class Player {
       if (!clock.paused) follow(strip, clock.currentTime / clock.duration);
     });
     for (const name of ["play", "pause", "ended"]) clock.addEventListener(name, showPlaying);
-    clock.addEventListener("silent", () => (this.find(".status").textContent = "The browser lets no sound through: has it an audio device?"));
+    clock.addEventListener("silent", () => (this.find(".status").textContent = "The browser plays no sound: is there an audio device?"));
     clock.addEventListener("play", () => Player.all.forEach((player) => player !== this && player.clock.pause()));
     seek.max = clock.duration;
     seek.addEventListener("input", () => (clock.currentTime = Number(seek.value)));
@@ -304,12 +305,12 @@ class Player {
       solo.addEventListener("click", (event) => this.listen(lane, event.shiftKey));
       add.addEventListener("click", () => this.listen(lane, true));
       lane.element.querySelector(".track-volume").addEventListener("input", (event) => {
-        lane.volume = event.target.value ** 2; // closer to what is heard than a factor
+        lane.volume = event.target.value ** 2; // closer to perceived loudness than a linear scale
         this.#setGains();
       });
       lane.element.querySelector(".download").addEventListener("click", () => download(lane.audio, `${lane.file}.opus`));
     }
-    // A button that was clicked, not reached by keyboard, shall not take the space bar.
+    // A button that was clicked, not focused by keyboard, must not take the space bar.
     this.section.addEventListener("click", (event) => event.detail && event.target.closest("button")?.blur());
     show();
     showPlaying();

@@ -1,4 +1,4 @@
-// Tables that a click on a heading sorts, and buttons that hear a run's target.
+// Sorts tables by a click on a heading, and plays a run's target by its button.
 
 "use strict";
 
@@ -13,7 +13,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const value = (row) => row.cells[column]?.dataset.value ?? "";
       const sorted = [...body.rows].sort((one, other) => {
         const [a, b] = [value(one), value(other)];
-        if (a === "" || b === "") return (a === "") - (b === ""); // what is missing comes last either way
+        if (a === "" || b === "") return (a === "") - (b === ""); // missing values come last in both orders
         return sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b);
       });
       body.append(...sorted);
