@@ -64,7 +64,7 @@ _UNUSED = {
     "use_distributed_sampler": "every device makes batches of its own; leave it out",
     "default_root_dir": "set hydra.run.dir",
     "logger": "choose one, as in logger=csv",
-    "callbacks": "set curve_steps or log_audio_steps",
+    "callbacks": "choose them with the group callbacks, curve_steps and log_audio_steps",
     "plugins": "leave it out",
     "enable_checkpointing": "checkpoints are what a run goes on from; set checkpoint_steps",
     "enable_progress_bar": "leave it out",

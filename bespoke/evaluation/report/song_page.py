@@ -131,7 +131,7 @@ def _tracks(
     parts: Mapping[str, Part | None],
 ) -> list[Track]:
     """The recording and its stems."""
-    tracks = [Track("Recording", "the song, all of it", "recording", mixture, notes=())]
+    tracks = [Track("Recording", "the whole song", "recording", mixture, notes=())]
     for label, stem in stems.items():
         part = parts.get(label)
         note = describe(part) if part else "separated"
