@@ -237,7 +237,8 @@ def _is_there(path: Path) -> bool:
 def changes(cfg: DictConfig, folder: Path) -> list[str]:
     """In what a config differs from that of the run in a folder, setting by setting."""
     written = folder / "config.yaml"
-    before = as_now(as_dict(OmegaConf.load(written)) if written.is_file() else {})
+    then = OmegaConf.load(written) if written.is_file() else OmegaConf.create()
+    before = as_now(as_dict(then, resolve=False))  # what it refers to is filled in already
     now = _plain(cfg)
     for plain in (before, now):
         plain.get("trainer", {}).pop("max_time", None)  # more time, as more is wanted
