@@ -693,6 +693,7 @@ def own_logging(monkeypatch):
     logging.disable(disabled)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_logging")
 def test_a_song_from_a_stranger_runs_no_code_and_stays_in_its_folder(tmp_path, monkeypatch, capfd):
     (tmp_path / "conf" / "song").mkdir(parents=True)

@@ -27,6 +27,9 @@ from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 RNG = np.random.default_rng(0)
 
 

@@ -4,9 +4,12 @@ import os
 import re
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from conftest import ROOT
+
+pytestmark = pytest.mark.slow  # whole runs
 
 
 def test_the_tour_runs_and_ends_better_than_it_began(cache, monkeypatch):

@@ -84,6 +84,7 @@ def test_means_are_of_methods_on_all_cases(results):
     assert {found["method"] for found in results["_on_all_cases"](rows)} == {"a"}
 
 
+@pytest.mark.slow
 def test_tables_and_pictures_of_what_was_measured(results, tmp_path):
     assert results["main"](tmp_path, tmp_path / "page.md") == 0
     text = (tmp_path / "page.md").read_text()

@@ -1,4 +1,4 @@
-"""Signal processing on waveforms `[channel, time]`: gain, equalizer, levels and resampling.
+"""Signal processing on waveforms `[channel, time]`: gain, levels and resampling.
 
 Functions import PyTorch and SciPy only where they use them, so that commands that merely inspect
 files start fast.
@@ -12,7 +12,6 @@ from types import ModuleType
 import numpy as np
 
 MAX_TERM = 1000
-OCTAVES_HZ = tuple(62.5 * 2**octave for octave in range(8))  # bands of the equalizer, to 8 kHz
 
 
 def import_torchaudio() -> ModuleType:
@@ -39,34 +38,6 @@ def gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
     [[1.0, -1.0]]
     """
     return waveform * waveform.dtype.type(10 ** (gain_db / 20))
-
-
-def equalize(waveform: np.ndarray, sample_rate: int, gains_db: Sequence[float]) -> np.ndarray:
-    """Filter with a graphic equalizer of eight octave bands.
-
-    The gain in dB is interpolated linearly over log frequency between the bands, and constant
-    beyond them. The filter has linear phase, no delay and a length of 24 ms, so its response is
-    smoothed below 100 Hz.
-
-    Args:
-        waveform: `[channel, time]`.
-        sample_rate: in Hz.
-        gains_db: gain in dB at each of `OCTAVES_HZ`.
-
-    Returns:
-        Filtered waveform, float32 `[channel, time]`.
-    """
-    from scipy.signal import fftconvolve, firwin2
-
-    frequencies_hz = np.linspace(0, sample_rate / 2, 2049)
-    curve_db = np.interp(np.log2(np.maximum(frequencies_hz, 1)), np.log2(OCTAVES_HZ), gains_db)
-    taps = firwin2(
-        2 * round(0.012 * sample_rate) + 1, frequencies_hz, 10 ** (curve_db / 20), fs=sample_rate
-    )
-    half = len(taps) // 2
-    return fftconvolve(waveform, taps[None], axes=-1)[:, half : half + waveform.shape[-1]].astype(
-        np.float32
-    )
 
 
 def peak(waveform: np.ndarray) -> float:

@@ -236,7 +236,7 @@ def _decode_by_ffmpeg(path: Path, name: str) -> Iterator[tuple[int, np.ndarray]]
     resampler, sample_rate, held, seconds = None, 0, [], 0.0
     with (
         open(path, "rb") as file,
-        av.open(file, format=name, metadata_errors="replace") as container,
+        av.open(file, "r", format=name, metadata_errors="replace") as container,
     ):
         if not container.streams.audio:
             raise ValueError("there is no audio in it")
@@ -252,7 +252,8 @@ def _decode_by_ffmpeg(path: Path, name: str) -> Iterator[tuple[int, np.ndarray]]
         if held:
             yield sample_rate, np.concatenate(held, axis=1)
         stream = container.streams.audio[0]
-        if stream.duration and seconds < 0.95 * float(stream.duration * stream.time_base) - 1:
+        announced = float((stream.duration or 0) * (stream.time_base or 0))
+        if seconds < 0.95 * announced - 1:
             raise ValueError("it is incomplete")
 
 
@@ -289,7 +290,7 @@ def _announced(piece: Path | Piece) -> tuple[int, int]:
 @contextlib.contextmanager
 def wav_writer(
     path: str | Path, sample_rate: int, channels: int, samples: int
-) -> Iterator[Callable[[np.ndarray], None]]:
+) -> Iterator[Callable[[np.ndarray], object]]:
     """Write a float32 WAV block by block, atomically and reproducibly.
 
     libsndfile stamps the time of day into float WAVs, and SciPy wants the whole in memory, but for which this is its file, byte for byte.

@@ -13,9 +13,10 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -61,7 +62,7 @@ class Piece(io.RawIOBase):
         self._position = max(0, base[whence] + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         view, count = memoryview(buffer).cast("B"), 0
         for span, start, end in zip(self._spans, self._starts, self._starts[1:], strict=False):
             inside = self._position - start
@@ -96,7 +97,7 @@ class Pieces:
     spans: tuple[Spans, ...] = ()
     missing: int = 0
 
-    def each(self) -> Iterator[Path | Piece]:
+    def each(self) -> Generator[Path | Piece, None, None]:
         """What libsndfile is to read, one after the other."""
         if not self.spans:
             yield self.path
@@ -479,10 +480,11 @@ def _counted(stream: _Stream) -> Spans:
     count = stream.frames.to_bytes(4, "big")
     if stream.counted is not None:
         return ((stream.first, stream.counted), count, (stream.counted + 4, stream.last))
-    own = stream.frame
+    frame = own = stream.frame
+    head = own.head
     for bitrate in range(1, 15):  # the smallest frame that has room for a table
         head = bytes([255, own.head[1] | 1, bitrate << 4 | own.head[2] & 12, own.head[3]])
-        frame = _frame(head)
+        frame = _frame(head) or own
         if frame.length >= frame.table + 36:
             break
     # With a table the decoder leaves out its own delay, which it keeps without one: a silent frame

@@ -1,5 +1,7 @@
 """The short-time Fourier transform shared by training and separation."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,8 @@ class STFT(nn.Module):
     >>> torch.allclose(stft.inverse(spectrogram, 16000), waveform, atol=1e-5)
     True
     """
+
+    window: Tensor
 
     def __init__(self, sample_rate: int, window_seconds: float = 0.032, hop_seconds: float = 0.008):
         super().__init__()
@@ -75,6 +79,31 @@ class STFT(nn.Module):
     def at_rate(self, sample_rate: int) -> "STFT":
         """The same window and hop in seconds at another sample rate."""
         return STFT(sample_rate, self.window_seconds, self.hop_seconds).to(self.window.device)
+
+    def blocks(self, samples: int, block_samples: int) -> Iterator[tuple[slice, slice]]:
+        """Cut a long signal so that a mask, applied block by block, gives what it gives to the whole.
+
+        Blocks begin on a frame, and have surroundings that are wider than a window.
+
+        Args:
+            samples: length of the signal.
+            block_samples: how much is to be kept of each block; it is rounded up to frames.
+
+        Yields:
+            Of the signal, the block with its surroundings; of these, what is to be kept.
+
+        >>> list(STFT(16000).blocks(9000, 5000))
+        [(slice(0, 6144, None), slice(0, 5120, None)),
+         (slice(4096, 9000, None), slice(1024, 6144, None))]
+        """
+        block, margin = (
+            self.hop_samples * -(-length // self.hop_samples)
+            for length in (block_samples, 2 * self.window_samples)
+        )
+        for start in range(0, samples, block):
+            first = max(0, start - margin)
+            kept = slice(start - first, start - first + block)
+            yield slice(first, min(start + block + margin, samples)), kept
 
     def forward(self, waveform: Tensor) -> Tensor:
         batch, channels, time = waveform.shape

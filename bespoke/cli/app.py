@@ -353,7 +353,7 @@ def apply(
         checkpoint, _torch_device(device), **({} if strength is None else {"strength": strength})
     )
     with progress.on_stderr():
-        if part is not None:
+        if part is not None and score is not None:
             separator.place(*_aligned(part, score, recording))
         elif separator.notes and not trust_notes:
             separator.place(*_found(separator, checkpoint, recording))
@@ -530,12 +530,13 @@ def new(
     if len(chosen) > 1:
         raise click.UsageError("A song has one target: choose one --instrument.")
     ((choice, part),) = chosen.values()
-    target = {
+    programs = _programs(patches, soundfont, part) or [part.program]
+    target: dict[str, Any] = {
         "score": _portable(score),
         "instrument": choice,
-        "patches": _programs(patches, soundfont, part) or [part.program],
+        "patches": programs,
     }
-    content = {
+    content: dict[str, Any] = {
         "defaults": ["custom", "_self_"],
         "name": name,
         "mixture": _portable(song),
@@ -544,7 +545,7 @@ def new(
         **({"excerpt": excerpt} if (excerpt := _excerpt(open_audio(song), start, end)) else {}),
     }
     with atomic_path(file) as temporary:
-        header = f"# {part.name or 'The part'}, played by {_sound(part, target['patches'])}. All keys: song/custom.yaml of Bespoke.\n"
+        header = f"# {part.name or 'The part'}, played by {_sound(part, programs)}. All keys: song/custom.yaml of Bespoke.\n"
         temporary.write_text(
             header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -591,9 +592,8 @@ def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[str, "Pa
                 "The drums stay in the residual: name them with --instrument to separate them too."
             )
     else:
-        chosen = [
-            choose_parts(parts, name, score, "--instrument") for name in instruments or [None]
-        ]
+        names: list[str | None] = [*instruments] or [None]
+        chosen = [choose_parts(parts, name, score, "--instrument") for name in names]
     labels: dict[str, tuple[str, Part]] = {}
     for several in chosen:
         indices = [index for index, part in enumerate(parts) if any(part is one for one in several)]
@@ -823,8 +823,8 @@ def _is_score(file: Path) -> bool:
 def _check_device(device: str) -> None:
     import torch
 
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if device in there and not there[device]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, True):
         raise BespokeError(
             f"There is no device {device} here, or this PyTorch was built without it: use --device auto or cpu."
         )

@@ -40,6 +40,7 @@ _OF_VALUES = {
 # What Hydra's own mkdir of the run's folder can end with.
 TOO_LONG = "a name may have 255 bytes: set hydra.run.dir, or in a sweep hydra.sweep.subdir, to a shorter one, such as ${hydra.job.num}"
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+_GUARDED = "is_guarded"
 
 
 def as_folder(name: Any) -> str:
@@ -61,7 +62,7 @@ OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
 def guard() -> None:
     """Let Hydra look at no config, from now on, before `check_hydra` has; names from before are put right in it."""
     load = ConfigLoaderImpl.load_configuration
-    if hasattr(load, "is_guarded"):
+    if hasattr(load, _GUARDED):
         return
 
     @functools.wraps(load)
@@ -79,8 +80,8 @@ def guard() -> None:
             check_hydra(cfg.hydra, {override.key_or_group: _plain(override) for override in parsed})
         return cfg
 
-    load_and_check.is_guarded = True
-    ConfigLoaderImpl.load_configuration = load_and_check
+    setattr(load_and_check, _GUARDED, True)
+    setattr(ConfigLoaderImpl, load.__name__, load_and_check)
 
 
 def _plain(override: Override) -> Any:
@@ -208,16 +209,15 @@ def _explain(error: Exception) -> str:
     misspelt = re.match(r"Could not override '([^']+)'\.", str(error))
     if misspelt and "To append" in str(error):
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
-    name = getattr(error, "full_key", None)
+    key = getattr(error, "full_key", None)
+    reason = one_sentence(error)
     if isinstance(error, InterpolationResolutionError | GrammarParseError) or "${" in str(error):
         return (
-            f"{f'{name}: ' if name else ''}a ${{...}} in a setting stands for another setting"
-            f" ({one_sentence(error)}): for these characters themselves, as in the name of a file,"
+            f"{f'{key}: ' if key else ''}a ${{...}} in a setting stands for another setting"
+            f" ({reason}): for these characters themselves, as in the name of a file,"
             " write \\${...}, in single quotes."
         )
-    return (
-        f"{name}: {one_sentence(error)}" if name and name not in str(error) else one_sentence(error)
-    )
+    return f"{key}: {reason}" if key and key not in str(error) else reason
 
 
 class _WithoutHydrasPreface:

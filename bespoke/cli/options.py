@@ -25,7 +25,7 @@ OPTIONS = {
 """What users of the command give in place of a setting."""
 
 SETTINGS = (
-    *("align", "aug", "background", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
+    *("align", "aug", "background", "callbacks", "checkpoint_steps", "ckpt", "curve_steps", "keep"),
     *("log_audio_steps", "logger", "loss", "model", "optimizer", "report", "threads"),
     *("aug.background", "aug.background_gain_db", "aug.compressor", "aug.compressor.ratios"),
     *("aug.mix", "aug.target", "aug.target_gain_db"),
@@ -37,7 +37,7 @@ SETTINGS = (
     *("logger.project", "logger.timeout_seconds"),
     *("optimizer.lr",),
     *("separate.block_seconds", "separate.panning", "separate.resolutions"),
-    *("song.others", "song.target", "song.target.audio", "song.target.equalize"),
+    *("song.background", "song.others", "song.standin", "song.target", "song.target.audio"),
     *("stft.window_seconds",),
     *("trainer.accelerator", "trainer.accumulate_grad_batches"),
     *("trainer.check_val_every_n_epoch", "trainer.devices", "trainer.gradient_clip_val"),

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import bespoke
 from bespoke.cli import train
@@ -31,6 +31,7 @@ from bespoke.cli.options import changes_in_options, in_options
 from bespoke.cli.stems import Published, check_free, publish, write_shared
 from bespoke.training import preflight
 from bespoke.utils import processor, progress
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import file_hash, read_json, write_json
 
@@ -119,7 +120,7 @@ class Job:
                 f"The stems in {self.folder} were changed since they were made: they are made anew, without training."
             )
             song = Song.load(
-                OmegaConf.to_container(self.config.song, resolve=True),
+                as_dict(self.config.song),
                 max(22050, self.config.data.sample_rate),
             )
             load_separator(self.checkpoint, _device(self.folder)).write_stems(
@@ -179,7 +180,8 @@ def separate(
     wanted = force or not all(published.is_current(final, of) for final in finals.values())
     page_wanted = page is not None and (force or not _is_up_to_date(page, published, of))
     taken = [final for final in finals.values() if wanted and not published.is_current(final, of)]
-    taken += [page] if page_wanted and not published.is_unchanged(page) else []
+    if page is not None and page_wanted and not published.is_unchanged(page):
+        taken.append(page)
     check_free(taken, force, [file for file in taken if file.name in published.files])
     if not wanted and not page_wanted:
         _say("This is done already: nothing was changed. --force replaces the stems.")
@@ -200,11 +202,12 @@ def separate(
             _tidy(job.folder)
     with _sources(jobs, jobs[0].folder.parent / "stems") as sources:
         of = _identity(jobs)
+        assert of is not None  # they are all made now
         if wanted:
             note = functools.partial(published.note, of=of)
             with progress.stage("publish"):
                 publish([*sources.values()], [*finals.values()], inputs["recording"], exact, note)
-        if page_wanted:
+        if page is not None and page_wanted:
             with progress.stage("report"):
                 _write_page(page, stem, sources, finals, jobs, published, of)
     return _result(jobs, finals, page, published)
@@ -238,11 +241,9 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
         if stopped.is_set():
             return 1
         # Ctrl-C comes to this process alone, which hands it on once.
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if os.name == "nt"
-            else {"start_new_session": True}
-        )
+        apart: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         process = subprocess.Popen(
             [sys.executable, "-m", "bespoke", "part", *todo[job]],
             stdout=subprocess.PIPE,
@@ -254,6 +255,7 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
             **apart,
         )
         running[job.label] = process
+        assert process.stdout is not None
         for line in process.stdout:
             print(f"[{job.label}] {line}", end="", file=sys.stderr, flush=True)
         return process.wait()
@@ -264,11 +266,12 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
             failed = [label for label, future in futures.items() if future.result() != 0]
         except KeyboardInterrupt:
             stopped.set()
+            interrupt = signal.SIGINT
+            if sys.platform == "win32":
+                interrupt = signal.CTRL_BREAK_EVENT
             for process in running.values():
                 if process.poll() is None:
-                    process.send_signal(
-                        signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT
-                    )
+                    process.send_signal(interrupt)
             raise
     if failed:
         raise BespokeError(

@@ -121,24 +121,15 @@ def write_shared(runs: Mapping[str, Path], folder: Path) -> dict[str, Path]:
             stack.enter_context(wav_writer(folder / f"{label}.wav", *shape)) for label in labels
         ]
         stft = STFT(residual.samplerate, ORACLE_WINDOW_SECONDS, ORACLE_WINDOW_SECONDS / 4)
-        # Blocks that start on a frame and overlap by more than a window give the same as the whole.
-        block, margin = (
-            stft.hop_samples * -(-round(seconds * stft.sample_rate) // stft.hop_samples)
-            for seconds in (_BLOCK_SECONDS, 0.2)
-        )
-        for start in range(0, residual.frames, block):
-            first = max(0, start - margin)
-            signals = [
-                _read(file, first, start + block + margin) for file in (*estimates, residual)
-            ]
+        for block, kept in stft.blocks(residual.frames, round(_BLOCK_SECONDS * stft.sample_rate)):
+            signals = [_read(file, block.start, block.stop) for file in (*estimates, residual)]
             mixture = signals[0].astype(np.float64) + signals[-1]
             stems = share(
                 torch.from_numpy(np.stack(signals[:-1])), torch.from_numpy(mixture), stft
             ).numpy()
-            wanted = slice(start - first, start - first + block)
             rest = mixture - stems.sum(axis=0, dtype=np.float64)
             for write, stem in zip(writers, (*stems, rest), strict=True):
-                write(stem[:, wanted])
+                write(stem[:, kept])
     return {label: folder / f"{label}.wav" for label in labels}
 
 

@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bespoke.cli.launch import execute, explained, guard, launch, quieten, setting
 from bespoke.utils import processor
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -42,10 +44,11 @@ def run_job(cfg: DictConfig) -> float | None:
     quieten()  # again, because Lightning sets its log level when it is imported
     keep_freed_memory()
     hydra_config = HydraConfig.get()
-    folder = OmegaConf.to_container(hydra_config.runtime, resolve=False)["output_dir"]
+    folder = as_dict(cast(DictConfig, hydra_config.runtime), resolve=False)["output_dir"]
     if "${" in folder:  # Hydra would take another
         raise BespokeError(
-            f"The folder {folder} has ${{ in its name, which stands for a setting: set hydra.run.dir to another."
+            f"The folder {folder} has ${{ in its name, which stands for a setting:"
+            " set hydra.run.dir to another."
         )
     if hydra_config.job.chdir:  # a relative path is one from where the command was started
         os.chdir(hydra_config.runtime.cwd)
@@ -85,7 +88,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         else []
     )
     with explained(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", [*own, *overrides])
+        return hydra.compose("config", [*own, *map(_as_now, overrides)])
 
 
 def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
@@ -97,8 +100,13 @@ def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
     return [
         program,
         *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []),
-        *arguments,
+        *map(_as_now, arguments),
     ]
+
+
+def _as_now(argument: str) -> str:
+    """An experiment was added with a plus, when it was no choice of the defaults."""
+    return argument.removeprefix("+") if argument.startswith("+experiment=") else argument
 
 
 def _has_own_conf() -> bool:

@@ -6,11 +6,11 @@ target's level, so that gains mean the same for every song.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -147,7 +147,7 @@ class SynthBackground:
             [level(render, sample_rate) * np.float32(loud) for render in renders]
             for renders, loud in zip(voices, loudness, strict=True)
         ]
-        together = sum(cut(renders[0], 0, self.length) for renders in voices)
+        together = np.asarray(sum(cut(renders[0], 0, self.length) for renders in voices))
         scale = np.float32(LEVEL / active_rms(together, sample_rate))
         self.voices = [[render * scale for render in renders] for renders in voices]
         self.in_time = in_time
@@ -165,6 +165,17 @@ class SynthBackground:
         for renders, patch in zip(self.voices, draw.tracks, strict=True):
             segment += cut(renders[patch], draw.start, samples)
         return segment
+
+
+def song_background(song: Song, sample_rate: int, in_time: bool = True) -> Background:
+    """The background that the song names; the other parts at the target's place if `in_time`.
+
+    Raises:
+        BespokeError: it is to be of the other parts, and the song names none.
+    """
+    if song.background == "synth":
+        return SynthBackground(song, sample_rate, in_time)
+    return MixtureBackground(song, sample_rate)
 
 
 class AudioBackground:
@@ -264,9 +275,9 @@ def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     Raises:
         BespokeError: there are none, or a path does not exist.
     """
-    paths = paths if isinstance(paths, list | tuple) else [paths]
+    listed: Sequence[Any] = paths if isinstance(paths, list | tuple) else [paths]
     files: list[Path] = []
-    for found in map(locate, paths):
+    for found in map(locate, listed):
         if found.is_dir():
             files += sorted(
                 file for file in found.rglob("*") if file.suffix.lower() in AUDIO_ENDINGS
@@ -274,7 +285,7 @@ def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
         else:
             files.append(existing(found, "background"))
     if not files:
-        where = f" in {', '.join(map(str, paths))}" if paths else ""
+        where = f" in {', '.join(map(str, listed))}" if listed else ""
         raise BespokeError(
             f"background=audio found no audio{where}: "
             "set background.paths to files or folders with audio."
@@ -282,7 +293,7 @@ def find_audio(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def _check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
+def _check_weights(weights: Mapping[str, float], names: Collection[str]) -> None:
     numbers = all(
         isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights.values()
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pretty_midi
 
-from bespoke.audio.dsp import equalize, opposed, peak, resample, seen
+from bespoke.audio.dsp import opposed, peak, resample, seen
 from bespoke.audio.io import Recording, open_audio
 from bespoke.score.crop import choose_spans, take_audio, take_notes
 from bespoke.score.midi import (
@@ -20,18 +20,21 @@ from bespoke.score.midi import (
     read_score,
     without_key_switches,
 )
-from bespoke.score.synth import DRUM_BANK, PITCHED, Patch, SoundFont, is_silent, render
+from bespoke.score.synth import DRUM_BANK, Patch, SoundFont, is_silent, render
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import file_hash
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = {"name", "mixture", "target", "others", "reference", "excerpt", "standin"}
-TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts", "equalize"}
+KEYS = {"name", "mixture", "target", "others", "background", "reference", "excerpt", "standin"}
+BACKGROUNDS = ("mixture", "synth")
+TARGET_KEYS = {"score", "audio", "instrument", "patches", "soundfonts"}
 OTHER_KEYS = {"score", "instrument", "patches", "soundfonts"}
+STANDIN_KEYS = {"replaces", "mixture", "score", "instrument", "reference"}
 MIN_SECONDS = 0.1
 MAX_HELD_VALUES = 60_000_000  # samples of all channels: 11 minutes of stereo at 44.1 kHz
+_FORMATS = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")  # of a user's own files
 # A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
 _NEIGHBOUR = 1
 
@@ -42,18 +45,12 @@ class Voice:
 
     Attributes:
         part: its notes.
-        patches: none as long as they are yet to be chosen (`patches: auto`).
-        soundfonts: to choose them from.
-        equalized: whether the chosen ones are to be equalized.
-        gains_db: an equalizer for each patch, see `bespoke.audio.dsp.equalize`, or none.
+        patches: at least one.
         tuning_cents: how much sharper than A4 = 440 Hz it is played.
     """
 
     part: Part
     patches: tuple[Patch, ...]
-    soundfonts: tuple[SoundFont, ...] = ()
-    equalized: bool = True
-    gains_db: tuple[tuple[float, ...], ...] = ()
     tuning_cents: float = 0.0
 
     def render(self, sample_rate: int) -> list[np.ndarray]:
@@ -71,11 +68,6 @@ class Voice:
                     f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes of"
                     f" {self.part.name or 'the score'}: choose another of song's patches."
                 )
-        if self.gains_db:
-            renders = [
-                equalize(waveform, sample_rate, gains)
-                for waveform, gains in zip(renders, self.gains_db, strict=True)
-            ]
         longest = max(waveform.shape[-1] for waveform in renders)
         return [
             np.pad(waveform, ((0, 0), (0, longest - waveform.shape[-1]))) for waveform in renders
@@ -98,6 +90,9 @@ class Song:
         estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
+        source: the recording's file.
+        background: what the paper mixes the target with: `mixture`, the recording itself, or
+            `synth`, the other parts.
         view: weights of the channels in whose sum the target is looked for, see
             `bespoke.audio.dsp.seen`.
     """
@@ -111,8 +106,9 @@ class Song:
     reference: np.ndarray | None
     is_standin: bool
     hashes: Mapping[str, str]
+    source: Recording
     estimate: np.ndarray | None = None
-    source: Recording | None = None
+    background: str = "mixture"
     view: tuple[float, ...] | None = None
 
     @classmethod
@@ -127,110 +123,21 @@ class Song:
             BespokeError: anything in it is missing, unreadable or contradictory.
         """
         _check_keys(config)
+        config, is_standin = _with_own_files(config)
         name = str(config.get("name") or "custom")
-        target = dict(config["target"])
-        score, audio, others = target.get("score"), target.get("audio"), config.get("others")
-        mixture_path, reference_path, is_standin = (
-            config.get("mixture"),
-            config.get("reference"),
-            False,
-        )
-        if config.get("standin"):
-            mixture_path, score, reference_path = _own_files(
-                str(config["standin"]), mixture_path, score, reference_path
-            )
-            is_standin = mixture_path is None and score is None and audio is None
-            if is_standin:
-                from bespoke.data.standin import (
-                    perform,
-                )  # the compositions are of no use to any other song
-
-                standin = perform(str(config["standin"]))
-                mixture_path, reference_path, score = (
-                    standin.mixture,
-                    standin.reference,
-                    standin.score,
-                )
-                target["instrument"] = standin.instrument
-            mixture_path, score = mixture_path or config["mixture"], score or target.get("score")
-        if (score is None) == (audio is None):
+        target = config["target"]
+        if (target.get("score") is None) == (target.get("audio") is None):
             raise BespokeError(
                 "Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target)."
             )
-        files = {"mixture": locate(mixture_path)}
-        source = open_audio(files["mixture"])
+        files: dict[str, Path] = {}
+        source, reference_file = _open_recording(config, files)
+        mixture, sample_rate, view = _hold_seen(source, working_rate)
         reference = None
-        if reference_path is not None:
-            files["reference"] = locate(reference_path)
-            reference = _open_reference(files["reference"], source)
-        start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
-        source = source.cut(start, end)
-        if source.seconds < MIN_SECONDS:
-            raise BespokeError(
-                f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
-            )
-        loudest, _ = source.levels()
-        if loudest == 0:
-            raise BespokeError(
-                "The recording is silent in song.excerpt: choose another part of it."
-            )
-        mixture, sample_rate = hold(source, working_rate)
-        view = opposed(mixture)
-        if peak(seen(mixture, view)) < 1e-4 * loudest:
-            raise BespokeError(
-                f"The channels of {files['mixture']} cancel each other: invert one of them."
-            )
-        if reference is not None:
-            reference = reference.cut(
-                start, end
-            )  # which is held as the recording is, whatever its channels
-            reference = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
-            if not reference.any():
-                raise BespokeError(
-                    "The reference is silent in song.excerpt: choose another part of it, or leave song.reference out."
-                )
-            reference = (
-                np.repeat(reference, len(mixture), axis=0) if len(reference) == 1 else reference
-            )
-
-        voice = target_audio = None
-        chosen: list[Part] = []
-        parts: list[Part] = []
-        if score is not None:
-            files["score"] = locate(score)
-            parts = read_score(files["score"])
-            chosen = choose_parts(parts, target.get("instrument"), files["score"])
-            part = whole = merged(chosen)
-            if not part.is_drum:
-                part = replace(part, notes=without_key_switches(part.notes))
-                if dropped := len(whole.notes) - len(part.notes):
-                    log.info(
-                        "%d notes of the score are so low that they must be key switches: they are left out.",
-                        dropped,
-                    )
-            if target.get("patches") == "auto":
-                voice = Voice(
-                    part,
-                    (),
-                    _candidates(target.get("soundfonts"), part),
-                    target.get("equalize", True),
-                )
-            else:
-                voice = Voice(
-                    part,
-                    _patches(target.get("patches"), target.get("soundfonts"), part, "song.target"),
-                )
-        else:
-            files["audio"] = locate(audio)
-            target_audio = hold(open_audio(files["audio"], "rendered target"), working_rate)
-        voices = _others(
-            others,
-            [part for part in parts if all(part is not one for one in chosen)],
-            voice,
-            target.get("soundfonts"),
-            files,
-        )
-        hashes = {role: file_hash(path) for role, path in files.items()}
+        if reference_file is not None:
+            reference = _read_reference(reference_file, source, mixture, sample_rate)
+        voice, target_audio, rest = _load_target(target, files, working_rate)
+        voices = _others(config.get("others"), rest, voice, target.get("soundfonts"), files)
         return cls(
             name,
             mixture,
@@ -240,8 +147,9 @@ class Song:
             voices,
             reference,
             is_standin,
-            hashes,
-            source=source,
+            {role: file_hash(path) for role, path in files.items()},
+            source,
+            background=config.get("background") or "mixture",
             view=view,
         )
 
@@ -264,17 +172,14 @@ class Song:
                 cut as the target's score is.
 
         Returns:
-            The song itself, if it is short enough; without estimate, reference and source if it is not.
+            The song itself, if it is short enough; without estimate and reference if it is not.
         """
         notes = self.target.part.notes if self.target else ()
+        voices = [voice for voice in (self.target, *self.others) if voice]
         spans = choose_spans(notes if is_aligned else (), self.seconds, limit_seconds)
         played = spans
         if not is_aligned and notes:
-            score_seconds = max(
-                note.end_seconds
-                for voice in (self.target, *self.others)
-                for note in voice.part.notes
-            )
+            score_seconds = max(note.end_seconds for voice in voices for note in voice.part.notes)
             played = (
                 choose_spans(notes, score_seconds, limit_seconds)
                 if score_seconds > limit_seconds
@@ -287,18 +192,16 @@ class Song:
                 mixture=take_audio(song.mixture, song.sample_rate, spans),
                 estimate=None,
                 reference=None,
-                source=None,
             )
         elif is_aligned or not notes or played == [(0.0, score_seconds)]:
             return song
-        taken = [
-            voice
-            and replace(voice, part=replace(voice.part, notes=take_notes(voice.part.notes, played)))
-            for voice in (song.target, *song.others)
-        ]
-        return replace(
-            song, target=taken[0], others=tuple(voice for voice in taken[1:] if voice.part.notes)
-        )
+
+        def cut(voice: Voice) -> Voice:
+            notes = take_notes(voice.part.notes, played)
+            return replace(voice, part=replace(voice.part, notes=notes))
+
+        others = tuple(voice for voice in map(cut, song.others) if voice.part.notes)
+        return replace(song, target=song.target and cut(song.target), others=others)
 
     def read_stem(self, path: Path, limit_seconds: float | None = None) -> np.ndarray:
         """A stem of the recording, as long as it, from a file, in the form of `mixture`: all of it, or its first seconds."""
@@ -314,11 +217,13 @@ class Song:
         """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
         if self.target is not None:
             return self.target.render(sample_rate)
+        assert self.target_audio is not None
         waveform, rate = self.target_audio
         return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
 
     def render_estimate(self, sample_rate: int) -> np.ndarray:
         """The first estimate's channels as one, in the song's view, at `sample_rate`, `[1, time]`."""
+        assert self.estimate is not None
         return resample(seen(self.estimate, self.view), self.sample_rate, sample_rate)
 
     def render_mixture(self, sample_rate: int) -> np.ndarray:
@@ -352,11 +257,28 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise BespokeError(
             "The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target."
         )
-    if not isinstance(target.get("equalize", True), bool):
+    background = config.get("background")
+    if background not in (None, *BACKGROUNDS):
         raise BespokeError(
-            f"song.target.equalize={target['equalize']} is not possible: give true or false."
+            f"song.background={background} is not possible: give {' or '.join(BACKGROUNDS)}."
         )
-    for where, keys, known in (("song", config, KEYS), ("song.target", target, TARGET_KEYS)):
+    if background == "synth" and not config.get("others"):
+        raise BespokeError(
+            "song.background=synth means the other parts, synthesized: name them in song.others."
+        )
+    standin = config.get("standin")
+    if standin is not None and not (
+        isinstance(standin, Mapping) and {"replaces", "mixture", "score"} <= set(standin)
+    ):
+        raise BespokeError(
+            f"song.standin={standin} is not possible: give null or {{replaces, mixture, score,"
+            " instrument, reference}, of which the last two may be left out."
+        )
+    for where, keys, known in (
+        ("song", config, KEYS),
+        ("song.target", target, TARGET_KEYS | {"equalize"}),  # of before: without effect
+        ("song.standin", standin or {}, STANDIN_KEYS),
+    ):
         unknown = sorted(set(keys) - known)
         if unknown:
             raise BespokeError(
@@ -370,27 +292,72 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise BespokeError("The song needs a recording: set song.mixture to an audio file.")
 
 
-def _own_files(standin: str, mixture: Any, score: Any, reference: Any) -> list[Any]:
-    """For a song that may not be shipped: the user's own files, None for each that is absent from the place where it is looked for.
+def _with_own_files(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Of a song that may not be shipped, the user's own files where there are any, else its stand-in.
 
-    In that place a recording may have any format and the score either name; a path to elsewhere is taken as it is.
+    In the folder that the stand-in replaces a recording may have any format and the score either
+    name; a path to elsewhere is taken as it is.
+
+    Returns:
+        The config with the files to be used, and whether they are the stand-in's.
     """
-    place = Path("data/songs") / standin
+    config = {**config, "target": dict(config["target"])}
+    target, standin = config["target"], config.get("standin")
+    if not standin:
+        return config, False
+    folder = Path(standin["replaces"])
 
     def find(path: Any, names: Sequence[str]) -> Any:
-        if path is None or Path(str(path)).parent != place:
+        if path is None or Path(str(path)).parent != folder:
             return path
-        return next(
-            (file for file in (locate(place / name) for name in names) if file.is_file()), None
-        )
+        files = (locate(folder / name) for name in names)
+        return next((file for file in files if file.is_file()), None)
 
-    formats = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")
-    audio = ([f"{name}.{end}" for end in formats] for name in ("mix", "target"))
-    return [
-        find(mixture, next(audio)),
-        find(score, ("target.mid", "score.mid")),
-        find(reference, next(audio)),
-    ]
+    mixture = find(config["mixture"], [f"mix.{ending}" for ending in _FORMATS])
+    score = find(target.get("score"), ["target.mid", "score.mid"])
+    if mixture is None and score is None and target.get("audio") is None:
+        target |= {"score": standin["score"], "instrument": standin.get("instrument")}
+        return config | {key: standin.get(key) for key in ("mixture", "reference")}, True
+    target["score"] = score or target.get("score")
+    reference = find(config.get("reference"), [f"target.{ending}" for ending in _FORMATS])
+    return config | {"mixture": mixture or config["mixture"], "reference": reference}, False
+
+
+def _open_recording(
+    config: Mapping[str, Any], files: dict[str, Path]
+) -> tuple[Recording, Recording | None]:
+    """The excerpt of the recording and that of its reference, if there is one; their files are noted."""
+    files["mixture"] = locate(config["mixture"])
+    source = open_audio(files["mixture"])
+    reference = None
+    if config.get("reference") is not None:
+        files["reference"] = locate(config["reference"])
+        reference = _open_reference(files["reference"], source)
+    start, end = _excerpt(config.get("excerpt"), source.sample_rate, source.samples)
+    source = source.cut(start, end)
+    if source.seconds < MIN_SECONDS:
+        raise BespokeError(
+            f"The recording lasts {source.seconds:.3f} seconds: {MIN_SECONDS} are needed at least."
+        )
+    return source, reference and reference.cut(start, end)
+
+
+def _hold_seen(
+    source: Recording, working_rate: int
+) -> tuple[np.ndarray, int, tuple[float, ...] | None]:
+    """The recording in memory, its rate in Hz, and the view of its channels.
+
+    Raises:
+        BespokeError: it is silent, or its channels cancel each other.
+    """
+    loudest, _ = source.levels()
+    if loudest == 0:
+        raise BespokeError("The recording is silent in song.excerpt: choose another part of it.")
+    mixture, sample_rate = hold(source, working_rate)
+    view = opposed(mixture)
+    if peak(seen(mixture, view)) < 1e-4 * loudest:
+        raise BespokeError(f"The channels of {source.path} cancel each other: invert one of them.")
+    return mixture, sample_rate, view
 
 
 def _open_reference(path: Path, source: Recording) -> Recording:
@@ -407,6 +374,47 @@ def _open_reference(path: Path, source: Recording) -> Recording:
     return reference
 
 
+def _read_reference(
+    reference: Recording, source: Recording, mixture: np.ndarray, sample_rate: int
+) -> np.ndarray:
+    """The reference, held as the recording is, whatever its channels."""
+    waveform = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
+    if not waveform.any():
+        raise BespokeError(
+            "The reference is silent in song.excerpt: choose another part of it, or leave song.reference out."
+        )
+    return np.repeat(waveform, len(mixture), axis=0) if len(waveform) == 1 else waveform
+
+
+def _load_target(
+    target: Mapping[str, Any], files: dict[str, Path], working_rate: int
+) -> tuple[Voice | None, tuple[np.ndarray, int] | None, list[Part]]:
+    """The target as its score has it, or as it was rendered, and the other parts of the score."""
+    if target.get("score") is None:
+        files["audio"] = locate(target["audio"])
+        return None, hold(open_audio(files["audio"], "rendered target"), working_rate), []
+    files["score"] = locate(target["score"])
+    parts = read_score(files["score"])
+    chosen = choose_parts(parts, target.get("instrument"), files["score"])
+    part = whole = merged(chosen)
+    if not part.is_drum:
+        part = replace(part, notes=without_key_switches(part.notes))
+        if dropped := len(whole.notes) - len(part.notes):
+            log.info(
+                "%d notes of the score are so low that they must be key switches: they are left out.",
+                dropped,
+            )
+    patches = target.get("patches")
+    if patches == "auto":  # which once chose by the sound
+        log.warning(
+            "song.target.patches=auto is no longer a choice: program %d, the score's own, is used.",
+            part.program,
+        )
+        patches = None
+    voice = Voice(part, _patches(patches, target.get("soundfonts"), part, "song.target"))
+    return voice, None, [part for part in parts if all(part is not one for one in chosen)]
+
+
 def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:
     if excerpt is None:
         return 0, length
@@ -420,21 +428,6 @@ def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> 
             f"song.excerpt {list(excerpt)} is no part of the recording of {length / sample_rate:.1f} seconds: give [start, end] within it."
         )
     return start, end
-
-
-def _candidates(soundfonts: Any, part: Part) -> tuple[SoundFont, ...]:
-    """The soundfonts from which the target's patches are to be chosen."""
-    if part.is_drum:
-        raise BespokeError(
-            "song.target.patches=auto knows pitched instruments only: give the numbers of drum kits, such as [0, 16]."
-        )
-    fonts = _fonts(soundfonts)
-    for font in fonts:
-        if all(font.preset_name(0, program) is None for program in PITCHED):
-            raise BespokeError(
-                f"The soundfont {font.path.name} has no patches in bank 0 to choose from: list another in song.target.soundfonts."
-            )
-    return tuple(fonts)
 
 
 def _fonts(soundfonts: Any) -> list[SoundFont]:

@@ -6,13 +6,14 @@ the stream starts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from threadpoolctl import threadpool_limits
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from bespoke.audio.dsp import frame_power
 from bespoke.data.augment import MixParams, Policy
@@ -202,10 +203,10 @@ class _StreamLoader(DataLoader):
 
     def __init__(self, stream: MixStream, position: Callable[[], tuple[int, int]], **settings: Any):
         super().__init__(stream, batch_size=None, **settings)
-        self.position = position
+        self.stream, self.position = stream, position
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.dataset.start, self.dataset.stride = self.position()
+    def __iter__(self) -> _BaseDataLoaderIter:
+        self.stream.start, self.stream.stride = self.position()
         return super().__iter__()
 
 
@@ -234,6 +235,7 @@ class MixDataModule(pl.LightningDataModule):
         self.save_hyperparameters(hyperparameters or {})
 
     def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
         return _StreamLoader(
             self.train,
             self._position,
@@ -244,7 +246,7 @@ class MixDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.validation, batch_size=None)
+        return DataLoader(cast(Dataset, self.validation), batch_size=None)
 
     def _position(self) -> tuple[int, int]:
         """First batch, and stride over the batches of all devices.
@@ -252,6 +254,7 @@ class MixDataModule(pl.LightningDataModule):
         The position follows from the batches that were trained on, not from those prefetched. Each
         device has its own batches.
         """
+        assert self.trainer is not None
         world, rank = self.trainer.world_size, self.trainer.global_rank
         consumed = self.trainer.global_step * self.trainer.accumulate_grad_batches
         return consumed * world + rank, world

@@ -292,8 +292,8 @@ def _apply_stereo(
     stereo = (
         mixture if len(mixture) == 2 else np.repeat(mixture.mean(axis=0, keepdims=True), 2, axis=0)
     )
-    estimate = separate(torch.from_numpy(resample(stereo, sample_rate, _STEM_RATE)))
-    estimate = resample(estimate.cpu().numpy(), _STEM_RATE, sample_rate)[:, : mixture.shape[-1]]
+    separated = separate(torch.from_numpy(resample(stereo, sample_rate, _STEM_RATE))).cpu().numpy()
+    estimate = resample(separated, _STEM_RATE, sample_rate)[:, : mixture.shape[-1]]
     return (
         estimate
         if len(mixture) == 2

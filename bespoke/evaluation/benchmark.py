@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -33,6 +33,7 @@ from bespoke.evaluation.baselines import BASELINES
 from bespoke.evaluation.metrics import evaluate_fully, oracle, ratio_oracle
 from bespoke.score.align import align, onset_errors
 from bespoke.score.midi import read_score
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import atomic_path, read_csv, write_csv, write_json
 
@@ -211,7 +212,7 @@ def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     if not file.is_file():
         choices = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise BespokeError(f"There is no experiment {name}: choose {choices}.")
-    config = OmegaConf.load(file)
+    config = cast(DictConfig, OmegaConf.load(file))
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     axes = []
     for override in parse_overrides([f"{key}={values}" for key, values in params.items()]):
@@ -231,7 +232,7 @@ def read_experiment(name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             word for _, value in choice for word in re.findall(r"[\w.+-]+(?![\w.+-]*:)", value)
         )
         methods["_".join([name, *words])] = (
-            f"+experiment={name}",
+            f"experiment={name}",
             *(f"{key}={value}" for key, value in choice),
         )
     return methods, list(config.get("cases") or [])
@@ -286,7 +287,7 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
     for number, cell in enumerate(pending):
         folder = out / FOLDER / cell.place
         (folder / "error.json").unlink(missing_ok=True)
-        added, choices, values = {}, {}, OmegaConf.create()
+        choices, values = {}, OmegaConf.create()
         for override in parse_overrides(cell.overrides):
             name = override.key_or_group
             if override.is_sweep_override() or override.is_delete():
@@ -294,20 +295,16 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
                     f"{override.input_line} of {cell.method}: "
                     "give one value; name each variant separately."
                 )
-            if not (CONF / name).is_dir():
-                OmegaConf.update(values, name, override.value(), force_add=True)
-            elif override.is_add():
-                added[f"/{name}"] = override.value()
-            else:
+            if (CONF / name).is_dir():
                 choices[f"override /{name}"] = override.value()
+            else:
+                OmegaConf.update(values, name, override.value(), force_add=True)
         patches = OmegaConf.select(values, "song.target.patches")
         if isinstance(patches, str) and patches in cell.case.patches:
             values.song.target.patches = cell.case.patches[patches]
         config = {
-            "defaults": [{name: choice} for name, choice in (added | choices).items()],
-            **OmegaConf.to_container(
-                OmegaConf.merge({"song": cell.case.song}, values, cell.values)
-            ),
+            "defaults": [{name: choice} for name, choice in choices.items()],
+            **as_dict(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
             "seed": cell.seed,
             "ckpt": "last" if (folder / "config.yaml").is_file() else None,
             "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
@@ -336,7 +333,7 @@ class RowWriter(Callback):
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
         if (folder / "metrics.json").is_file():
-            write_json(folder / "row.json", cell_row(folder, OmegaConf.to_container(config.cell)))
+            write_json(folder / "row.json", cell_row(folder, as_dict(config.cell)))
 
 
 def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -348,6 +345,7 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
     estimate, _ = hold_audio(
         replace(song.source, path=folder / "target.wav", first=0), song.sample_rate
     )
+    assert song.reference is not None
     figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
     seconds = {f"seconds_{stage}": value for stage, value in metrics["seconds"].items()}
     versions = {
@@ -378,11 +376,13 @@ def other_rows(case: Case, baselines: Sequence[str]) -> list[dict[str, Any]]:
     Bespoke's own (`NAME_auto`).
     """
     song = Song.load(case.song)
+    assert song.target is not None
+    assert song.reference is not None
     truth = tuple(
         note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes
     )
     alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
-    found = {
+    found: dict[str, Any] = {
         "align_confidence": alignment.confidence,
         **{f"onset_{name}": value for name, value in onset_errors(alignment.notes, truth).items()},
     }
@@ -408,7 +408,13 @@ def other_rows(case: Case, baselines: Sequence[str]) -> list[dict[str, Any]]:
         figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
         if label != "nmf_auto":  # against which agreement is measured
             figures["agreement"] = agreement(estimate)
-        row = {"case": case.name, "source": case.source, "method": label, "seed": 0, **figures}
+        row: dict[str, Any] = {
+            "case": case.name,
+            "source": case.source,
+            "method": label,
+            "seed": 0,
+            **figures,
+        }
         rows.append(row | (found if label.endswith("_auto") else {}))
     return rows
 

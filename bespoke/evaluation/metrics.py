@@ -112,25 +112,15 @@ def _apply_ideal(
     sample_rate: int,
 ) -> np.ndarray:
     stft = STFT(sample_rate, ORACLE_WINDOW_SECONDS, ORACLE_WINDOW_SECONDS / 4)
-    # Blocks that start on a frame and overlap by more than a window give the same as the whole.
-    block, margin = (
-        stft.hop_samples * -(-samples // stft.hop_samples)
-        for samples in (LONG_SAMPLES, 2 * stft.window_samples)
-    )
     estimates = []
-    for start in range(0, mixture.shape[-1], block):
-        first, last = max(0, start - margin), min(start + block + margin, mixture.shape[-1])
+    for block, kept in stft.blocks(mixture.shape[-1], LONG_SAMPLES):
         spectrograms = (
-            stft(_mono(signal[:, first:last]).float()[None, None])
-            for signal in (mixture, reference)
+            stft(_mono(signal[:, block]).float()[None, None]) for signal in (mixture, reference)
         )
         mixture_spectrogram, reference_spectrogram = spectrograms
         mask = make_mask(reference_spectrogram, mixture_spectrogram)
-        estimates.append(
-            stft.inverse(mask * mixture_spectrogram, last - first)[0].numpy()[
-                :, start - first : start - first + block
-            ]
-        )
+        estimate = stft.inverse(mask * mixture_spectrogram, block.stop - block.start)
+        estimates.append(estimate[0].numpy()[:, kept])
     return np.concatenate(estimates, axis=1) if len(estimates) > 1 else estimates[0]
 
 
@@ -341,11 +331,13 @@ def _museval() -> ModuleType:
     The package is slow to import and raises a RuntimeError if FFmpeg is missing.
     """
     package = importlib.util.find_spec("museval")
-    if package is None:
+    if package is None or package.origin is None:
         raise BespokeError("BSS Eval needs museval: pip install 'bespoke-separation[benchmark]'.")
     spec = importlib.util.spec_from_file_location(
         "museval_metrics", Path(package.origin).with_name("metrics.py")
     )
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -71,7 +71,8 @@ class ScoreFeatures:
         """
         frequencies_hz = self.stft.frequencies_hz.numpy()
         signal = torch.from_numpy(np.ascontiguousarray(mixture, dtype=np.float32))[None]
-        channels, others_share = [], np.float32(0)
+        channels: list[np.ndarray] = []
+        shares: list[np.ndarray] = []
         for stft in self._stfts:
             masks = self._factorization.masks(
                 stft(signal)[0, 0].abs().numpy(), stft, [notes, *others]
@@ -81,7 +82,8 @@ class ScoreFeatures:
                 for mask in (masks[0], masks[1:].sum(axis=0))
             )
             channels.append(target)
-            others_share = others_share + rest / len(self._stfts)
+            shares.append(rest / len(self._stfts))
+        others_share = np.sum(shares, axis=0)
         times = self.stft.times_seconds(others_share.shape[1]).numpy()
         in_tune_hz = frequencies_hz / 2 ** (self.tuning_cents / 1200)
         channels += [

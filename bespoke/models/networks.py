@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as functional
@@ -153,8 +153,8 @@ class ScoreUNet(MaskNetwork):
         self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.up = nn.ModuleList(_Convolution(fine, fine) for fine, _ in pairs)
         self.last = nn.Conv2d(channels[0], 1, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
@@ -315,13 +315,14 @@ class _Convolution(nn.Sequential):
         super().__init__(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
     def forward(self, hidden: Tensor) -> Tensor:
-        convolution, norm, _ = self
+        convolution, norm = cast(nn.Conv2d, self[0]), cast(nn.BatchNorm2d, self[1])
         if norm.training:
             return super().forward(hidden)
-        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+        factor = norm.weight * torch.rsqrt(variance + norm.eps)
         weight, bias = (
             convolution.weight * factor[:, None, None, None],
-            norm.bias - norm.running_mean * factor,
+            norm.bias - mean * factor,
         )
         hidden = functional.conv2d(
             hidden, weight, bias, padding=convolution.padding, dilation=convolution.dilation

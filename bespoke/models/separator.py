@@ -327,10 +327,10 @@ def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
     )
     if seconds - (last - first) <= _WORTH_A_WORD:
         return None
-    first, last, end = (
+    begin, end, whole = (
         f"{round(place) // 60}:{round(place) % 60:02d}" for place in (first, last, seconds)
     )
-    return f"The score covers {first} to {last} of {end}; the target is silent elsewhere."
+    return f"The score covers {begin} to {end} of {whole}; the target is silent elsewhere."
 
 
 @contextlib.contextmanager

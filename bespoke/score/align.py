@@ -211,7 +211,7 @@ def _align_view(
     found = [(_locate_parts(rows, notes, others, tempo_range), tuning)]
     if abs(tuning) > _DOUBTFUL_TUNING:  # nearly a quarter tone: flat or sharp by that much?
         semitone = -1 if tuning > 0 else 1
-        rolled = tuple(np.roll(values, -semitone, axis=0) for values in rows)
+        rolled = np.roll(rows[0], -semitone, axis=0), np.roll(rows[1], -semitone, axis=0)
         found.append((_locate_parts(rolled, notes, others, tempo_range), tuning + semitone))
         rows = rolled if found[1][0].confidence > found[0][0].confidence else rows
     line, tuning = max(found, key=lambda place: place[0].confidence)
@@ -274,7 +274,8 @@ def _locate(
     if seconds > _STRAIGHT_SECONDS:  # no player keeps a tempo as long as that
         window = float(np.clip(_WANDER * seconds, 2.0, 20.0))
         _, times = _warp(
-            *(_pooled(values, _COARSE) for values in rows),
+            _pooled(rows[0], _COARSE),
+            _pooled(rows[1], _COARSE),
             pitched,
             factor,
             expected,
@@ -530,17 +531,17 @@ def evidence(
     mean = magnitude.mean(dtype=np.float64)
     sounding = np.zeros((_PITCHES, frames))
     for start in range(0, frames, step):
-        block = slice(start, start + step)
-        level = np.log1p(10 * magnitude[:, block] / mean)
+        here = slice(start, start + step)
+        level = np.log1p(10 * magnitude[:, here] / mean)
         level -= uniform_filter1d(level, 4 * _BINS + 1, axis=0)
         for partial in range(1, _PARTIALS + 1):
             bin_of_pitch = _BINS * np.arange(_PITCHES) + round(12 * _BINS * np.log2(partial))
             inside = bin_of_pitch < len(level)
-            sounding[inside, block] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
+            sounding[inside, here] += _DECAY ** (partial - 1) * level[bin_of_pitch[inside]]
     del magnitude
     sounding = _standardized(sounding)
-    step = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
-    rise = correlate1d(sounding, step, axis=1, mode="nearest")
+    slope = np.repeat([-1.0, 1.0], _RISE_FRAMES) / _RISE_FRAMES
+    rise = correlate1d(sounding, slope, axis=1, mode="nearest")
     return sounding, _standardized(np.maximum(rise, 0))
 
 
@@ -692,8 +693,9 @@ def _search(
     rng = np.random.default_rng(0)
     orders = [row, *(rng.permutation(row) for _ in range(_SHUFFLES))]
 
-    best, fits = (-np.inf, 1.0, 0.0), defaultdict(lambda: -np.inf)
-    for factor in track(factors):
+    best = (-np.inf, 1.0, 0.0)
+    fits: defaultdict[tuple[int, int], float] = defaultdict(lambda: -np.inf)
+    for factor in track(factors.tolist()):
         weight = np.maximum((ends - starts) * factor, 0.5) ** -0.5
         for number, row in enumerate(orders):
             over = _impulses(len(pitches), size, row, ends * factor, weight) - _impulses(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pretty_midi
@@ -203,7 +204,8 @@ def _pair(track: smf.Track) -> list[_Held]:
     The first end of a key is its first note's. Where a key has fewer ends than notes, the track
     leaves out the end of a note whose key is struck again: there it ends.
     """
-    struck, released = Counter(), Counter()
+    struck: Counter[tuple[int, int]] = Counter()
+    released: Counter[tuple[int, int]] = Counter()
     for _, kind, channel, pitch, velocity in track.events:
         if kind == smf.NOTE_ON and velocity > 0:
             struck[channel, pitch] += 1
@@ -265,7 +267,8 @@ def _sustained(
 
 def _zones(track: smf.Track) -> list[set[int]]:
     """The channels that a track says are one instrument's (MPE): a master's and its members'."""
-    zones, told = [], defaultdict(dict)
+    zones: list[set[int]] = []
+    told: defaultdict[int, dict[int, int]] = defaultdict(dict)
     for _, kind, channel, first, second in track.events:
         if kind != smf.CONTROL or channel not in (0, 15):
             continue
@@ -334,8 +337,8 @@ def _are_strings(voices: Sequence[_Voice], is_tracks: bool) -> bool:
 def _clock(midi: smf.MidiFile) -> Callable[[int], float]:
     """Ticks to seconds, by the tempo map, which is that of all tracks; a division in frames of film time has none."""
     if midi.division < 0:
-        frames, ticks = -(midi.division >> 8), midi.division & 0xFF
-        return lambda tick: tick / (frames * ticks)
+        frames, parts = -(midi.division >> 8), midi.division & 0xFF
+        return lambda tick: tick / (frames * parts)
     tempos = {0: 500_000} | {tick: tempo for track in midi.tracks for tick, tempo in track.tempos}
     ticks = sorted(tempos)
     scales = [60 / (6e7 / tempos[tick] * midi.division) for tick in ticks]
@@ -444,7 +447,7 @@ def merged(parts: Sequence[Part]) -> Part:
     notes: dict[tuple[float, int], Note] = {}
     for note in sorted(note for part in parts for note in part.notes):
         notes[note.start_seconds, note.pitch] = note  # sorted: the longest of them
-    programs = Counter()
+    programs: Counter[int] = Counter()
     for part in parts:
         programs[part.program] += len(part.notes)
     name = ", ".join(part.name or program_name(part) for part in parts)
@@ -515,6 +518,10 @@ def stretch(notes: Iterable[Note], factor: float) -> tuple[Note, ...]:
     )
 
 
+@overload
+def pitch_hz(pitch: float) -> float: ...
+@overload
+def pitch_hz(pitch: np.ndarray) -> np.ndarray: ...
 def pitch_hz(pitch: float | np.ndarray) -> float | np.ndarray:
     """The frequency of a MIDI pitch, or of an array of them, in equal temperament with A4 at 440 Hz.
 

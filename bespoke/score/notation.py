@@ -62,7 +62,7 @@ def to_midi(path: Path, content: bytes) -> bytes | None:
         if found is None:
             return None
         kind, inside = found
-        if kind == "MusicXML":
+        if kind == "MusicXML" and inside is not None:
             _check_xml(inside)
     except (
         zipfile.BadZipFile,

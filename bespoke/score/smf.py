@@ -120,7 +120,8 @@ class _Parser:
 
     def __init__(self, content: bytes, place: int, end: int):
         self.content, self.place, self.end = content, place, end
-        self.track, self.notices, self.is_ended = Track(), [], False
+        self.track, self.is_ended = Track(), False
+        self.notices: list[str] = []
 
     def run(self) -> None:
         tick = status = 0

@@ -25,7 +25,6 @@ from bespoke.utils.files import atomic_path, file_hash
 
 SYNTH_RATE = 44100  # the rate that soundfonts are made for; rendering at a lower one would alias
 DRUM_BANK = 128
-PITCHED = range(112)  # pitched General MIDI programs; the others are percussion and sound effects
 CACHE_BYTES = 2_000_000_000
 _GAIN = 0.2  # FluidSynth's default, set explicitly
 _TAIL_SECONDS = 3.0
@@ -119,7 +118,7 @@ def soundfont_folders() -> list[Path]:
 
 
 def _search(name: str) -> Path:
-    known = {}
+    known: dict[str, Path] = {}
     for place in soundfont_folders():
         files = [place] if place.is_file() else sorted(place.glob("*.[sS][fF][23]"))
         for file in files:
@@ -284,7 +283,9 @@ class _Synth:
             ]
             + [(round(note.end_seconds * SYNTH_RATE), 0, note.pitch, 0) for note in notes]
         )
-        blocks, now, sounding = [], 0, Counter()
+        blocks: list[np.ndarray] = []
+        sounding: Counter[int] = Counter()
+        now = 0
         for time, starts, pitch, velocity in events:
             if time > now:
                 blocks.append(self.write(time - now))

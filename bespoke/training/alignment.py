@@ -48,6 +48,7 @@ class Aligned:
 
     def notes_of(self, heard: Song) -> tuple[Note, ...]:
         """The notes of a part of the song, in its seconds."""
+        assert heard.target is not None
         notes = heard.target.part.notes
         return tuple(notes) if self.is_used else anywhere(notes, heard.seconds)
 
@@ -90,7 +91,7 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
         song.sample_rate,
         others=[voice.part.notes for voice in pitched],
     )
-    facts = {
+    facts: dict[str, Any] = {
         "confidence": round(alignment.confidence, 4),
         "tempo_factor": round(alignment.tempo_factor, 4),
         "offset_seconds": round(alignment.offset_seconds, 3),
@@ -159,7 +160,9 @@ def _fitting(
     voices: Sequence[Voice], alignment: Alignment, seconds: float
 ) -> tuple[tuple[Voice, ...], list[dict[str, Any]]]:
     """The other parts that fit the recording, in time, and what metrics.json says of all."""
-    fitting, dropped, facts = [], [], []
+    fitting: list[Voice] = []
+    dropped: list[Voice] = []
+    facts: list[dict[str, Any]] = []
     for voice, notes, fit in zip(voices, alignment.others, alignment.fits, strict=True):
         notes = within(notes, seconds)
         is_used = fit >= NO_FIT and bool(notes)

@@ -1,8 +1,10 @@
 """Construction of objects from a config."""
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +21,16 @@ from bespoke.audio.stft import STFT
 from bespoke.data.augment import Policy
 from bespoke.data.background import Background, check_background
 from bespoke.data.song import Song
-from bespoke.data.stream import VALIDATION, MixDataModule, MixStream
+from bespoke.data.stream import TRAIN, VALIDATION, MixDataModule, MixStream
 from bespoke.evaluation.agreement import Agreement
 from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MaskNetwork
 from bespoke.models.separator import Separator, uses_bfloat16
 from bespoke.training import logs, preflight
-from bespoke.training.callbacks import (
-    AtomicCheckpointIO,
-    Listening,
-    LossCurve,
-    QualityCurve,
-    StepLog,
-    TrainingFigures,
-)
+from bespoke.training.callbacks import AtomicCheckpointIO, LossCurve
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 
 # Lightning's own names; into a file, as what it would log is not shown.
@@ -53,7 +49,7 @@ class Parts:
 
     policy: Policy
     system: BespokeSystem
-    make_background: Callable[[Song, int], Background]
+    make_background: partial[Background]
 
 
 def make_parts(cfg: DictConfig) -> Parts:
@@ -70,6 +66,7 @@ def make_parts(cfg: DictConfig) -> Parts:
     make_background = make(cfg, "background", _partial_=True)
     check_background(make_background, bool(cfg.song.get("others")), system.model.uses_score)
     logs.check(**cfg.logger)
+    _callbacks(cfg)
     preflight.check_device(cfg.trainer)
     preflight.check_precision(
         system, make_trainer(cfg, system.model, callbacks=[ModelCheckpoint()])
@@ -90,7 +87,7 @@ def _system(cfg: DictConfig) -> BespokeSystem:
         raise BespokeError(
             "This network uses the score, which must be in time with the recording: set align=true."
         )
-    separate = OmegaConf.to_container(cfg.separate)
+    separate = as_dict(cfg.separate)
     Separator(stft, model, **separate)  # checks the settings for this network
     system = BespokeSystem(
         stft, model, make(cfg, "loss"), make(cfg, "optimizer", _partial_=True), cfg.seed, separate
@@ -122,27 +119,17 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
     settings = {
         key: cfg.data[key] for key in ("segment_seconds", "batch_size", "silent_share", "label")
     }
-    scored = (
-        {
+    scored: dict[str, Any] = {}
+    if parts.system.model.uses_score and song.target is not None:
+        scored = {
             "notes": song.target.part.notes,
             "features": ScoreFeatures(parts.system.stft, song.target.tuning_cents),
         }
-        if parts.system.model.uses_score
-        else {}
-    )
-    streams = (
-        MixStream(
-            targets,
-            background,
-            parts.policy,
-            sample_rate,
-            seed=cfg.seed,
-            **settings,
-            stream=stream,
-            **scored,
-        )
-        for stream in (0, VALIDATION)
-    )
+
+    def stream(number: int) -> MixStream:
+        given = settings | scored | {"seed": cfg.seed, "stream": number}
+        return MixStream(targets, background, parts.policy, sample_rate, **given)
+
     workers = cfg.data.workers
     if workers == "auto":  # on a CPU, workers would compete with the training for cores
         workers = (
@@ -151,7 +138,8 @@ def make_data(cfg: DictConfig, song: Song, parts: Parts) -> MixDataModule:
             else 0
         )
     return MixDataModule(
-        *streams,
+        stream(TRAIN),
+        stream(VALIDATION),
         cfg.data.validation_batches,
         int(workers),
         {"seed": cfg.seed, "sample_rate": sample_rate, **settings},
@@ -185,17 +173,26 @@ def make_callbacks(
             enable_version_counter=False,
         ),
     ]
-    callbacks.append(StepLog())
-    if loggers:
-        callbacks.append(TrainingFigures())
-    if logs.can_play(loggers):
-        callbacks.append(Listening(song, cfg.log_audio_steps, separate))
-    if cfg.curve_steps and (song.reference is not None or agreement is not None):
-        best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
-        callbacks.append(
-            QualityCurve(folder / "curve.csv", song, cfg.curve_steps, separate, agreement, best)
-        )
+    best = folder / "checkpoints" / "best.ckpt" if cfg.keep == "best" else None
+    of_run = {
+        "song": song,
+        "settings": separate,
+        "agreement": agreement,
+        "path": folder / "curve.csv",
+        "best": best,
+    }
+    for callback in _callbacks(cfg).values():
+        if isinstance(callback, partial):  # it wants something of the run, by the argument's name
+            wanted = inspect.signature(callback.func).parameters.keys() & of_run.keys()
+            callback = callback(**{name: of_run[name] for name in wanted})
+        callbacks.append(callback)
     return callbacks
+
+
+def _callbacks(cfg: DictConfig) -> dict[str, Callback | partial]:
+    """What the config names, but for what is null; of what wants something of the run, how to make it."""
+    made = make(cfg, "callbacks") if cfg.get("callbacks") else {}
+    return {name: callback for name, callback in made.items() if callback is not None}
 
 
 def make_trainer(
@@ -213,7 +210,7 @@ def make_trainer(
     settings = dict(cfg.trainer)
     if settings.get("precision") == "auto":
         settings["precision"] = precision(settings.get("accelerator", "auto"), model)
-    profiler = _PROFILERS.get(settings.get("profiler"))
+    profiler = _PROFILERS.get(settings.get("profiler", ""))
     own = {"profiler": profiler(folder, "profile")} if profiler and folder else {}
     return make(
         OmegaConf.create({"trainer": settings}),
@@ -271,10 +268,10 @@ def _check_paths(place: str, settings: Any) -> None:
     """
     if not isinstance(settings, DictConfig):
         return
-    for key, value in settings.items():
-        if not re.search(r"(^|_)(path|paths)$", str(key)):
+    for key, value in as_dict(settings).items():
+        if not re.search(r"(^|_)(path|paths)$", key):
             continue
-        paths = value if OmegaConf.is_list(value) else [value]
+        paths = value if isinstance(value, list) else [value]
         for path in map(str, paths):
             if not Path(path).exists():
                 raise BespokeError(

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,6 +20,7 @@ from bespoke.evaluation.agreement import Agreement
 from bespoke.evaluation.metrics import si_sdr
 from bespoke.models.separator import Separator
 from bespoke.training import logs
+from bespoke.training.system import BespokeSystem
 from bespoke.utils import progress
 from bespoke.utils.files import atomic_path, read_csv, write_csv
 
@@ -88,7 +89,7 @@ class TrainingFigures(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.times: deque[tuple[float, float]] = deque(
-            [(time.monotonic(), time.process_time())], trainer.log_every_n_steps + 1
+            [(time.monotonic(), time.process_time())], _log_every(trainer) + 1
         )
 
     def on_before_optimizer_step(
@@ -96,7 +97,8 @@ class TrainingFigures(Callback):
     ) -> None:
         self.times.append((time.monotonic(), time.process_time()))
         # Only at steps that Lightning logs, since computing the norm makes a GPU wait.
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+        every = _log_every(trainer)
+        if not trainer.loggers or not every or (trainer.global_step + 1) % every:
             return
         gradients = [
             parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None
@@ -122,6 +124,10 @@ class TrainingFigures(Callback):
             on_epoch=False,
             batch_size=1,
         )
+
+
+def _log_every(trainer: pl.Trainer) -> int:
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # a connector sets it
 
 
 def peak_memory_mb() -> float | None:
@@ -170,7 +176,7 @@ class Listening(Callback):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and logs.can_play(trainer.loggers):
             estimate = _separate(pl_module, self.song, self.settings)
             step, song = trainer.global_step, self.song
             logs.log_separation(
@@ -186,6 +192,7 @@ class Listening(Callback):
 
 def _separate(system: pl.LightningModule, song: Song, settings: Mapping[str, Any]) -> np.ndarray:
     """The target as the network separates it now, `[channel, time]`."""
+    system = cast(BespokeSystem, system)
     return Separator(system.stft, system.model, **settings).separate(*song.recording)[0]
 
 
@@ -259,7 +266,7 @@ class QualityCurve(Callback):
         path: CSV file with `step`, `seconds` of training (without evaluation) and, in dB, `si_sdr`
             if the song has a reference and `agreement` if `agreement` is given.
         song: the recording.
-        every_steps: interval in steps.
+        every_steps: interval in steps; 0: never.
         settings: settings of `Separator`.
         agreement: the metric without a reference.
         best: file for the checkpoint of highest agreement so far, for
@@ -296,6 +303,8 @@ class QualityCurve(Callback):
         step = trainer.global_step
         if (
             not trainer.is_global_zero
+            or not self.every_steps
+            or (self.song.reference is None and self.agreement is None)
             or step == 0
             or step % self.every_steps
             or (self.rows and step <= self.rows[-1]["step"])
@@ -312,16 +321,16 @@ class QualityCurve(Callback):
             row["agreement"] = self.agreement(estimate)
             if self.best and row["agreement"] is not None and row["agreement"] > self.highest:
                 self.highest = row["agreement"]
-                self._keep(pl_module, step)
+                self._keep(pl_module, step, self.best)
         self.rows.append(row)
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused
 
-    def _keep(self, system: pl.LightningModule, step: int) -> None:
+    def _keep(self, system: pl.LightningModule, step: int, path: Path) -> None:
         kept = {
             "state_dict": system.state_dict(),
             "hyper_parameters": dict(system.hparams),
             "global_step": step,
             "agreement": self.highest,
         }
-        AtomicCheckpointIO().save_checkpoint(kept, self.best)
+        AtomicCheckpointIO().save_checkpoint(kept, path)

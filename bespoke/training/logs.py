@@ -136,7 +136,7 @@ def wandb(
         "resume": "allow",
     }
     # Given again, as W&B itself looks at them once in a process.
-    settings = {
+    settings: dict[str, Any] = {
         name.removeprefix("run_"): _wandb_setting(name) or value for name, value in ours.items()
     }
     settings |= {
@@ -145,12 +145,12 @@ def wandb(
         **({"project": project} if project else {}),
         "entity": entity or _wandb_setting("entity"),
     }
-    mode = _wandb_setting("mode") or ("online" if _has_wandb_key() else "offline")
+    settings["mode"] = _wandb_setting("mode") or ("online" if _has_wandb_key() else "offline")
     timeout = client.Settings(
         init_timeout=timeout_seconds, silent=True
     )  # what matters is said below
     try:
-        run = client.init(mode=mode, settings=timeout, **settings)
+        run = client.init(settings=timeout, **settings)
     except (client.Error, TimeoutError) as error:
         log.warning(
             "Weights & Biases did not answer (%s): this run is logged offline.",
@@ -158,9 +158,8 @@ def wandb(
         )
         client.teardown()  # it still holds the id of the run that it could not start
         run_id = uuid.uuid4().hex[:8]
-        run = client.init(
-            mode="offline", settings=timeout, **{**settings, "id": run_id, "resume": None}
-        )
+        settings |= {"mode": "offline", "id": run_id, "resume": None}
+        run = client.init(settings=timeout, **settings)
     id_file.write_text(run.id or settings["id"])
     if run.settings.mode == "online":
         log.info("Weights & Biases: %s", run.url)
@@ -283,7 +282,9 @@ def log_separation(
         if isinstance(logger, WandbLogger):
             import wandb as client
 
-            sent = {name: client.Image(image, file_type="jpg") for name, image in images.items()}
+            sent: dict[str, Any] = {
+                name: client.Image(image, file_type="jpg") for name, image in images.items()
+            }
             with tempfile.TemporaryDirectory() as folder:
                 for name, signal in signals.items():
                     file = Path(folder, f"{name}.ogg")

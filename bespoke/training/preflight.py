@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -25,13 +25,15 @@ from bespoke.models.networks import MaskNetwork
 from bespoke.models.separator import LONGEST_WINDOW_SECONDS, Separator
 from bespoke.score.midi import Note
 from bespoke.score.synth import cache_folder
+from bespoke.training import schema
 from bespoke.training.allowlist import check_targets
-from bespoke.training.signatures import check_signatures, shown
+from bespoke.training.signatures import check_section, check_signatures, shown
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import atomic_path, write_json
-from bespoke.utils.moved import with_current_names
+from bespoke.utils.moved import as_now
 
 _INPUTS = "hashes.json"
 _ROLES = {"mixture": "recording", "audio": "rendered target"}
@@ -41,28 +43,12 @@ _SECTIONS = {
 }  # of the config, and what is made of each
 _GROUPS = {  # and what each may name
     "aug": r"bespoke\.data\.augment\.Policy",
-    "background": r"bespoke\.data\.background\.\w+Background",
+    "background": r"bespoke\.data\.background\.(\w+Background|song_background)",
     "model": r"bespoke\.models\.networks\.(MaskBLSTM|ScoreUNet|pretrained_score_unet)",
     "loss": r"bespoke\.models\.losses\.\w+Loss",
     "optimizer": r"torch\.optim\.\w+",
     "trainer": r"pytorch_lightning\.Trainer",
     "logger": r"bespoke\.training\.logs\.(auto|csv|none|tensorboard|wandb)",
-}
-_ANY = 2**63  # where there is no upper end
-_WHOLE = {
-    "seed": (0, 2**31 - 1),
-    "trainer.max_steps": (1, _ANY),
-    "trainer.accumulate_grad_batches": (1, _ANY),
-    "trainer.check_val_every_n_epoch": (1, _ANY),
-    "trainer.log_every_n_steps": (0, _ANY),
-    "trainer.num_sanity_val_steps": (-1, _ANY),
-    "data.sample_rate": (4000, 768_000),
-    "data.batch_size": (1, _ANY),
-    "data.validation_batches": (0, _ANY),
-    "data.workers": (0, 256),
-    "checkpoint_steps": (1, _ANY),
-    "curve_steps": (0, _ANY),
-    "log_audio_steps": (0, _ANY),
 }
 # What a trainer takes and a run has no use for, and what to do instead.
 _UNUSED = {
@@ -78,16 +64,14 @@ _UNUSED = {
     "use_distributed_sampler": "every device makes batches of its own; leave it out",
     "default_root_dir": "set hydra.run.dir",
     "logger": "choose one, as in logger=csv",
-    "callbacks": "set curve_steps or log_audio_steps",
+    "callbacks": "choose them with the group callbacks, curve_steps and log_audio_steps",
     "plugins": "leave it out",
     "enable_checkpointing": "checkpoints are what a run goes on from; set checkpoint_steps",
     "enable_progress_bar": "leave it out",
     "barebones": "leave it out",
     "model_registry": "leave it out",
 }
-_OPTIONAL = {name for name in _WHOLE if name.startswith("trainer.")} - {"trainer.max_steps"}
-_DATA = {name.partition(".")[2] for name in _WHOLE if name.startswith("data.")}
-_DATA |= {"label", "listen_seconds", "segment_seconds", "self_training", "silent_share"}
+_CALLBACK = r"bespoke\.training\.callbacks\.\w+"
 _MOST_HOURS = 6
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
 
@@ -99,7 +83,7 @@ def check(cfg: DictConfig) -> None:
         BespokeError: a setting is unknown, of the wrong kind or out of range, or a `_target_` is not on the list.
     """
     check_targets(cfg)
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = as_dict(cfg)
     if not plain.get("logger"):  # as ~logger leaves it
         raise BespokeError("There is no logger: choose one, or logger=none.")
     for name in (*_GROUPS, *_SECTIONS, "data", "song"):
@@ -112,7 +96,11 @@ def check(cfg: DictConfig) -> None:
             raise BespokeError(
                 f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see train.py --help."
             )
+    _check_callbacks(plain.get("callbacks"))
     _check_numbers(plain)
+    check_section(plain, schema.Run, "", is_whole=False)
+    check_section(plain["data"], schema.Data, "data", is_whole=True)
+    check_section(plain["trainer"], schema.Trainer, "trainer", is_whole=False)
     sections = {name: {"_target_": target, **plain[name]} for name, target in _SECTIONS.items()}
     check_signatures(plain | sections)
     _check_settings(cfg)
@@ -196,7 +184,8 @@ def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
                 None
             ]
         try:
-            trial = plugin.convert_module(copy.deepcopy(system)).to(device).train()
+            trial = cast(BespokeSystem, plugin.convert_module(copy.deepcopy(system)))
+            trial.to(device).train()
             batch = plugin.convert_input(move_data_to_device(batch, device))
             with plugin.train_step_context():
                 loss = trial.loss_of(batch)
@@ -248,8 +237,9 @@ def _is_there(path: Path) -> bool:
 def changes(cfg: DictConfig, folder: Path) -> list[str]:
     """In what a config differs from that of the run in a folder, setting by setting."""
     written = folder / "config.yaml"
-    before = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
-    before, now = with_current_names(before), _plain(cfg)
+    then = OmegaConf.load(written) if written.is_file() else OmegaConf.create()
+    before = as_now(as_dict(then, resolve=False))  # what it refers to is filled in already
+    now = _plain(cfg)
     for plain in (before, now):
         plain.get("trainer", {}).pop("max_time", None)  # more time, as more is wanted
         plain.get("logger", {}).pop("project", None)  # the results are the same
@@ -300,6 +290,20 @@ def write_config(cfg: DictConfig, folder: Path, hashes: Mapping[str, str]) -> No
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(_plain(cfg))), encoding="utf-8")
 
 
+def _check_callbacks(callbacks: Any) -> None:
+    """Find what is no callback. (What they may be made of is checked with everything else.)"""
+    if callbacks is not None and not isinstance(callbacks, Mapping):
+        raise BespokeError(
+            f"callbacks={shown(callbacks)} is not possible: choose callbacks=default or callbacks=none."
+        )
+    for name, callback in (callbacks or {}).items():
+        target = callback.get("_target_") if isinstance(callback, Mapping) else None
+        if callback is not None and not re.fullmatch(_CALLBACK, str(target)):
+            raise BespokeError(
+                f"callbacks.{name} is no callback: give null, or a _target_ of bespoke.training.callbacks."
+            )
+
+
 def _check_numbers(value: Any, name: str = "") -> None:
     """Find what no setting can be; only blocks may be as long as they like."""
     if isinstance(value, Mapping | list):
@@ -315,36 +319,6 @@ def _check_numbers(value: Any, name: str = "") -> None:
 
 def _check_settings(cfg: DictConfig) -> None:
     """Find what no run can use before anything is rendered."""
-    for name, (lowest, highest) in _WHOLE.items():
-        value = OmegaConf.select(cfg, name, default=lowest if name in _OPTIONAL else None)
-        if (name, value) == ("data.workers", "auto") or (name in _OPTIONAL and value is None):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-            wanted = (
-                f"{'auto or ' * (name == 'data.workers')}a whole number from {lowest}"
-                + f" to {highest}" * (highest < _ANY)
-            )
-            raise BespokeError(f"{name}={shown(value)} is not possible: give {wanted}.")
-    if cfg.threads != "auto" and (
-        isinstance(cfg.threads, bool) or not isinstance(cfg.threads, int) or cfg.threads < 1
-    ):
-        raise BespokeError(
-            f"threads={cfg.threads} is not possible: give auto or a whole number from 1."
-        )
-    for name, lowest, highest in (
-        ("data.segment_seconds", 0.05, 600),
-        ("data.listen_seconds", 20, 3600),
-        ("data.silent_share", 0, 1),
-    ):
-        value = OmegaConf.select(cfg, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not lowest <= value <= highest
-        ):
-            raise BespokeError(
-                f"{name}={shown(value)} is not possible: give a number from {lowest} to {highest}."
-            )
     defaults = inspect.signature(pl.Trainer).parameters
     for name, remedy in _UNUSED.items():
         value = cfg.trainer.get(name)
@@ -359,40 +333,23 @@ def _check_settings(cfg: DictConfig) -> None:
             f" data.validation_batches={cfg.data.validation_batches} are {hours:.0f} hours, which are held at once: set them lower,"
             f" to {_MOST_HOURS} hours at most."
         )
-    unknown = sorted(set(cfg.data) - _DATA)
-    if unknown:
-        raise BespokeError(
-            f"There is no setting data.{unknown[0]}: it takes {', '.join(sorted(_DATA))}."
-        )
-    clip = cfg.trainer.get("gradient_clip_val")
-    if clip is not None and clip < 0:
-        raise BespokeError(
-            f"trainer.gradient_clip_val={clip} is not possible: give a number from 0, or null."
-        )
     interval, batches = (
         cfg.trainer.get("val_check_interval"),
         cfg.trainer.max_steps * cfg.trainer.get("accumulate_grad_batches", 1),
     )
     if isinstance(interval, int) and not 1 <= interval <= (
-        batches if cfg.trainer.get("check_val_every_n_epoch") else _ANY
+        batches if cfg.trainer.get("check_val_every_n_epoch") else math.inf
     ):
         raise BespokeError(
             f"trainer.val_check_interval={interval} is not possible: give a whole number from 1, and with"
             f" trainer.check_val_every_n_epoch to the {batches} batches of the run."
         )
-    for name in ("align", "report", "data.self_training"):
-        if not isinstance(OmegaConf.select(cfg, name), bool):
-            raise BespokeError(
-                f"{name}={shown(OmegaConf.select(cfg, name))} is not possible: give true or false."
-            )
-    if cfg.keep not in ("last", "best"):
-        raise BespokeError(f"keep={cfg.keep} is not known: it is last or best.")
     if cfg.keep == "best" and not 1 <= cfg.curve_steps <= cfg.trainer.max_steps:
         raise BespokeError(
             "keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps."
         )
-    if cfg.data.label not in ("wet", "dry"):
-        raise BespokeError(f"data.label={cfg.data.label} is not known: it is wet or dry.")
+    if cfg.keep == "best" and not (cfg.get("callbacks") or {}).get("quality_curve"):
+        raise BespokeError("keep=best needs the quality curve: set callbacks=default.")
     if cfg.stft.window_seconds > LONGEST_WINDOW_SECONDS:
         raise BespokeError(
             f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most {LONGEST_WINDOW_SECONDS}."
@@ -401,7 +358,7 @@ def _check_settings(cfg: DictConfig) -> None:
         Separator(
             STFT(cfg.data.sample_rate, **cfg.stft),
             _AnyNetwork(),
-            **OmegaConf.to_container(cfg.separate),
+            **as_dict(cfg.separate),
         )
     except (TypeError, ValueError) as error:
         raise BespokeError(f"stft or separate: {one_sentence(error)}.") from error
@@ -419,9 +376,15 @@ class _AnyNetwork(MaskNetwork):
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config without what may differ when a run is continued."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    for name in ("ckpt", "log_audio_steps", "report", "threads"):
-        plain.pop(name)
+    plain = as_dict(cfg)
+    for name in ("callbacks", "ckpt", "log_audio_steps", "report", "threads"):
+        plain.pop(name, None)
+    chosen = plain["song"].pop("background", None) or "mixture"
+    if plain["background"]["_target_"] == "bespoke.data.background.song_background":
+        # Written as what it stands for, as if it had been named.
+        if chosen == "mixture":
+            plain["background"].pop("in_time", None)
+        plain["background"]["_target_"] = f"bespoke.data.background.{chosen.capitalize()}Background"
     if plain["keep"] == "last":  # as runs did before there was a choice
         plain.pop("keep")
     return plain

@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import bespoke
 from bespoke.data.background import check_background
@@ -23,7 +23,6 @@ from bespoke.data.song import Song
 from bespoke.evaluation.agreement import Agreement, judge
 from bespoke.evaluation.metrics import evaluate
 from bespoke.evaluation.report.summary import collect_warnings, summary, write_page
-from bespoke.evaluation.timbre import choose_patches
 from bespoke.models.separator import Separator, load_separator
 from bespoke.score.midi import Note
 from bespoke.training import logs, preflight
@@ -31,6 +30,7 @@ from bespoke.training.alignment import Aligned, align_song, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
 from bespoke.training.callbacks import peak_memory_mb
 from bespoke.utils import processor, progress
+from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, Interrupted
 from bespoke.utils.files import read_json, write_json
 from bespoke.utils.memory import give_back
@@ -103,7 +103,6 @@ def train(cfg: DictConfig) -> float | None:
         aligned = align(run, song, parts)
         agreement = find_judge(run, aligned)
         heard = listen(run, aligned, parts)
-        aligned, heard = choose_sounds(run, aligned, heard)
         with open_loggers(run) as loggers:
             trainer = build_trainer(run, aligned, parts, agreement, loggers)
             fit(run, trainer, heard, parts, loggers)
@@ -141,9 +140,7 @@ def load(run: Run, parts: Parts) -> Song:
         BespokeError: a file is missing or unusable, or a resumed run's file has changed.
     """
     with run.stage("load"):
-        song = Song.load(
-            OmegaConf.to_container(run.cfg.song, resolve=True), max(22050, run.cfg.data.sample_rate)
-        )
+        song = Song.load(as_dict(run.cfg.song), max(22050, run.cfg.data.sample_rate))
         preflight.check_space(run.folder, song.source)
     check_background(parts.make_background, bool(song.others), parts.system.model.uses_score)
     if run.is_resumed:
@@ -166,7 +163,7 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
     if parts.system.model.uses_score:
         note_coverage(aligned)
         settings = aligned.settings(aligned.song)
-        parts.system.hparams.separate |= settings | {
+        parts.system.hparams["separate"] |= settings | {
             "notes": _plain(aligned.notes),
             "others": [_plain(part) for part in settings["others"]],
         }
@@ -197,7 +194,7 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
                 "is told: leave it out."
             )
         settings = {
-            **OmegaConf.to_container(cfg.separate),
+            **as_dict(cfg.separate),
             **aligned.settings(heard),
             "strength": 1.0,
         }
@@ -218,19 +215,6 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     if heard.seconds < song.seconds:
         log.info("Training listens to %.1f s of it.", heard.seconds)
     return heard
-
-
-def choose_sounds(run: Run, aligned: Aligned, heard: Song) -> tuple[Aligned, Song]:
-    """Choose patches that resemble the target if the song names none (`patches: auto`)."""
-    song = aligned.song
-    if song.target is None or song.target.patches:
-        return aligned, heard
-    notes = heard.target.part.notes if aligned.is_used else ()
-    with run.stage("patches"):
-        heard, run.facts["patches"] = choose_patches(heard, notes if run.cfg.align else None)
-    return replace(
-        aligned, song=replace(song, target=replace(heard.target, part=song.target.part))
-    ), heard
 
 
 def _plain(notes: Iterable[Note]) -> list[list]:
@@ -259,10 +243,7 @@ def build_trainer(
     run: Run, aligned: Aligned, parts: Parts, agreement: Agreement | None, loggers: list
 ) -> pl.Trainer:
     """Lightning's trainer, with callbacks and loggers."""
-    separate = {
-        **OmegaConf.to_container(run.cfg.separate),
-        **aligned.settings(aligned.song),
-    }
+    separate = {**as_dict(run.cfg.separate), **aligned.settings(aligned.song)}
     callbacks = make_callbacks(run.cfg, run.folder, loggers, aligned.song, separate, agreement)
     return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)
 
@@ -284,9 +265,7 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         log.warning("song.others is not used: background=synth or recipe=auto would use it.")
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
-    logs.log_config(
-        loggers, OmegaConf.to_container(cfg, resolve=True), HydraConfig.get().runtime.choices
-    )
+    logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices)
     checkpoint = run.checkpoint if run.is_resumed else None
     first_step = (
         torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]

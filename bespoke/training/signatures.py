@@ -3,11 +3,13 @@
 import difflib
 import importlib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from bespoke.utils.errors import BespokeError
 
@@ -21,6 +23,46 @@ _WORDS = {
     Path: "a path",
     type(None): "null",
 }
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be, the ends among them: `Annotated[int, Range(1)]`."""
+
+    lowest: float
+    highest: float = math.inf
+
+    def __str__(self) -> str:
+        return f"from {self.lowest}" + f" to {self.highest}" * (self.highest < math.inf)
+
+
+def check_section(section: Mapping[str, Any], schema: type, place: str, is_whole: bool) -> None:
+    """Find settings that a section of the config, or the config itself, cannot have.
+
+    Args:
+        section: plain and resolved.
+        schema: a dataclass with a field for each setting.
+        place: of the section in the config; "" is the config itself.
+        is_whole: whether the section has no settings but these.
+
+    Raises:
+        BespokeError: one is unknown, missing, of another kind or out of range.
+
+    >>> @dataclass
+    ... class Data:
+    ...     workers: typing.Literal["auto"] | Annotated[int, Range(0, 256)]
+    >>> check_section({"workers": 300}, Data, "data", is_whole=True)
+    Traceback (most recent call last):
+    bespoke.utils.errors.BespokeError: data.workers=300 is not possible: give auto or a whole number from 0 to 256.
+    """
+    parameters = inspect.signature(schema).parameters
+    required = {
+        name: None
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in section
+    }
+    known = {key: section[key] for key in section if is_whole or key in parameters}
+    _check(place, place, known | required, parameters, _hints(schema), takes_any=False)
 
 
 def check_signatures(config: Mapping[str, Any]) -> None:
@@ -46,35 +88,47 @@ def check_signatures(config: Mapping[str, Any]) -> None:
             raise BespokeError(
                 f"{place}._target_={target} is not known: there is no {name} in {module}."
             )
-        parameters = inspect.signature(made).parameters
+        parameters: Mapping[str, inspect.Parameter] = inspect.signature(made).parameters
         takes_any = any(
             parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
         )
-        hints = _hints(made)
-        for key, value in node.items():
-            setting = f"{place}.{key}"
-            if key in ("_target_", "_partial_") or (setting, value) in _OWN_VALUES:
-                continue
-            if key not in parameters:
-                if takes_any:
-                    continue
-                near = difflib.get_close_matches(key, parameters, 1)
-                known = near or [
-                    one
-                    for one, parameter in parameters.items()
-                    if parameter.default is not parameter.empty
-                ]
-                more = ", …" * (len(known) > _MOST_NAMES)
-                raise BespokeError(
-                    f"There is no setting {setting}: "
-                    f"{name} takes {', '.join(known[:_MOST_NAMES]) or 'none'}{more}."
-                )
-            hint = hints.get(key, Any)
-            default = parameters[key].default  # valid even if its type is not the annotated one
-            if not (value == default and type(value) is type(default)) and not _fits(value, hint):
-                raise BespokeError(
-                    f"{setting}={shown(value)} is not possible: give {' or '.join(_wanted(hint))}."
-                )
+        # What a run gives itself has no default.
+        parameters = {
+            key: parameter
+            for key, parameter in parameters.items()
+            if key in node or parameter.default is not parameter.empty
+        }
+        values = {key: node[key] for key in node if key not in ("_target_", "_partial_")}
+        _check(place, name, values, parameters, _hints(made), takes_any)
+
+
+def _check(
+    place: str,
+    name: str,
+    values: Mapping[str, Any],
+    parameters: Mapping[str, inspect.Parameter],
+    hints: Mapping[str, Any],
+    takes_any: bool,
+) -> None:
+    """Find a setting that is not among the parameters of what is called `name`, or does not fit its
+    parameter's type."""
+    for key, value in values.items():
+        setting = f"{place}.{key}" if place else key
+        if (setting, value) in _OWN_VALUES or (key not in parameters and takes_any):
+            continue
+        if key not in parameters:
+            known = difflib.get_close_matches(key, parameters, 1) or list(parameters)
+            more = ", …" * (len(known) > _MOST_NAMES)
+            raise BespokeError(
+                f"There is no setting {setting}:"
+                f" {name} takes {', '.join(known[:_MOST_NAMES]) or 'none'}{more}."
+            )
+        hint = hints.get(key, Any)
+        default = parameters[key].default  # valid even if its type is not the annotated one
+        if not (value == default and type(value) is type(default)) and not _fits(value, hint):
+            raise BespokeError(
+                f"{setting}={shown(value)} is not possible: give {' or '.join(_wanted(hint))}."
+            )
 
 
 def shown(value: Any) -> str:
@@ -100,7 +154,9 @@ def _nodes(value: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]
 
 def _hints(made: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+        return typing.get_type_hints(
+            made.__init__ if inspect.isclass(made) else made, include_extras=True
+        )
     except (NameError, TypeError):  # some libraries' annotations are for type checkers only
         return {}
 
@@ -112,6 +168,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if kind in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
+    if kind is Annotated:
+        ranges = [extra for extra in arguments[1:] if isinstance(extra, Range)]
+        return _fits(value, arguments[0]) and all(
+            one.lowest <= value <= one.highest for one in ranges
+        )
     if kind is typing.Literal:
         return any(value == argument and type(value) is type(argument) for argument in arguments)
     if isinstance(value, Mapping) and "_target_" in value:
@@ -139,6 +200,9 @@ def _wanted(hint: Any) -> list[str]:
     kind, arguments = typing.get_origin(hint), typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
         return list(dict.fromkeys(words for argument in arguments for words in _wanted(argument)))
+    if kind is Annotated:
+        ranges = [f" {extra}" for extra in arguments[1:] if isinstance(extra, Range)]
+        return [f"{words}{''.join(ranges)}" for words in _wanted(arguments[0])]
     if kind is typing.Literal:
         return [str(argument) for argument in arguments]
     plain = kind or hint

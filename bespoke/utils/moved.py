@@ -12,6 +12,7 @@ _MODULES = {
     "bespoke.loss": "bespoke.models.losses",
     "bespoke.model": "bespoke.models.networks",
 }
+_GONE = (("song", "target", "equalize"),)  # settings that no longer do anything
 
 
 def current_name(target: Any) -> Any:
@@ -24,11 +25,22 @@ def current_name(target: Any) -> Any:
     return f"{_MODULES[module]}.{name}" if module in _MODULES else target
 
 
-def with_current_names(config: Any) -> Any:
-    """Copy of a plain config in which every `_target_` has its current name."""
+def as_now(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of a plain config of a run, with current names and without settings that are gone."""
+    now: dict[str, Any] = _with_current_names(config)
+    for *path, gone in _GONE:
+        section: Any = now
+        for key in path:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(gone, None)
+    return now
+
+
+def _with_current_names(config: Any) -> Any:
     if isinstance(config, Mapping):
         return {
-            key: current_name(value) if key == "_target_" else with_current_names(value)
+            key: current_name(value) if key == "_target_" else _with_current_names(value)
             for key, value in config.items()
         }
-    return [with_current_names(item) for item in config] if isinstance(config, list) else config
+    return [_with_current_names(item) for item in config] if isinstance(config, list) else config

@@ -44,7 +44,7 @@ def free_cores() -> int:
     elapsed, busy, own = (after - before for after, before in zip(now, _before, strict=True))
     _before = now
     others = max(0.0, busy - own) / elapsed
-    return max(1, min(cores(), round(os.cpu_count() - others)))
+    return max(1, min(cores(), round((os.cpu_count() or 1) - others)))
 
 
 def use_free_cores(threads: int | None = None) -> int:

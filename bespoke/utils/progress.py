@@ -24,7 +24,6 @@ STAGES = {
     "align": "Aligning the score",
     "place": "Finding the notes",
     "estimate": "First estimate",
-    "patches": "Choosing patches",
     "agreement": "Factorizing, to judge by",
     "render": "Synthesizing",
     "train": "Training",

@@ -42,3 +42,15 @@ def test_it_is_linear_and_has_no_weights():
 def test_a_hop_without_overlap_is_refused():
     with pytest.raises(ValueError, match="hop"):
         STFT(16000, 0.032, 0.03)
+
+
+def test_a_mask_applied_in_blocks_gives_what_it_gives_to_the_whole():
+    stft, signal = STFT(16000), torch.randn(1, 2, 20_000, generator=torch.manual_seed(0))
+
+    def masked(waveform):
+        spectrogram = stft(waveform)
+        return stft.inverse(spectrogram * (spectrogram.abs() > 2), waveform.shape[-1])
+
+    parts = [masked(signal[..., block])[..., kept] for block, kept in stft.blocks(20_000, 3000)]
+    assert len(parts) == 7
+    assert torch.allclose(torch.cat(parts, dim=-1), masked(signal), atol=1e-6)

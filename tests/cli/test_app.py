@@ -29,6 +29,9 @@ from bespoke.score.midi import Note, Part, write_midi
 from bespoke.utils import progress
 from conftest import MELODY, ROOT, SMALL
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 FAST = [f"--set={one}" for one in SMALL if not one.startswith("logger")]
 LOW = (Note(0.1, 0.8, 40), Note(0.9, 1.6, 43), Note(1.7, 2.5, 36))
 

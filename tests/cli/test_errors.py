@@ -226,7 +226,7 @@ WRONG = {
     "unknown policy": (["aug=nosuch"], ["aug=nosuch", "heavy"]),
     "half an override": (["trainer.max_steps"], ["trainer.max_steps"]),
     "no steps": (["trainer.max_steps=0"], ["trainer.max_steps=0"]),
-    "keep what is not known": (["keep=first"], ["keep=first is not known", "last", "best"]),
+    "keep what is not known": (["keep=first"], ["keep=first is not possible", "last or best"]),
     "keep the best of no curve": (["keep=best"], ["keep=best", "set curve_steps"]),
     "keep the best without a score": (
         ["keep=best", "curve_steps=1", "song.target.score=null", "song.target.audio=short.wav"],
@@ -253,6 +253,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_one_sentence_names_the_thing_and_the_remedy(wrong, command, files):
     overrides, words = WRONG[wrong]
@@ -262,7 +263,7 @@ def test_one_sentence_names_the_thing_and_the_remedy(wrong, command, files):
 
 
 QUICK, AUTO = ["recipe=quick", "model.hidden_size=8"], ["recipe=auto"]
-MIXED = [*QUICK, "background=mixed", "background.weights.synth=0"]
+MIXED = [*QUICK, "background=mixed", "background.weights.synth=0", "song.others=null"]
 NOISE = "+aug.target.x._target_=audiomentations.AddBackgroundNoise"
 LOW = "+aug.target.x._target_=audiomentations.LowPassFilter"
 # What no run can be made of, by what it is set on; the first is what the sentence has to name.
@@ -551,6 +552,18 @@ SETTINGS = [
             "logger.artifacts=maybe",
         ],
     ),
+    (
+        QUICK,
+        [
+            "callbacks=1",
+            "callbacks.step_log=1",
+            "callbacks.step_log.every_seconds=abc",
+            "+callbacks.step_log.nosuch=1",
+            "callbacks.step_log._target_=bespoke.training.callbacks.LossCurve",
+            "callbacks.step_log._target_=torch.optim.Adam",
+        ],
+    ),
+    (QUICK, ["callbacks=null curve_steps=1 keep=best", "curve_steps=true", "threads=0"]),
 ]
 
 
@@ -730,6 +743,7 @@ def test_folder_of_a_run_that_failed_before_it_trained_can_be_used_again(command
     assert "already has results" in command("seed=1").error
 
 
+@pytest.mark.slow
 def test_put_right_command_works_in_the_same_folder(command, tiny_song):
     assert command("song.mixture=nosuch.wav").returncode == 2
     result = command()
@@ -739,6 +753,7 @@ def test_put_right_command_works_in_the_same_folder(command, tiny_song):
     }
 
 
+@pytest.mark.slow
 def test_results_are_never_overwritten(command):
     first = command()
     assert first.returncode == 0, first.stderr
@@ -751,6 +766,7 @@ def test_results_are_never_overwritten(command):
     assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_no_fluidsynth_is_explained_and_a_rendered_target_needs_none(
     command, tiny_song, monkeypatch
 ):
@@ -782,6 +798,7 @@ def without_cuda(monkeypatch):
         monkeypatch.setattr(torch._C, name, False, raising=False)
 
 
+@pytest.mark.slow
 def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compose_config):
     assert not torch.cuda.is_available()
     with pytest.raises(AssertionError, match="not compiled with CUDA"):
@@ -809,6 +826,7 @@ def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compos
     assert dsp.resample(np.ones((1, 441), np.float32), 44100, 22050).shape == (1, 221)
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_half_stem(command, monkeypatch):
     def full(separator, recording, *_):
         part = next(iter(recording))
@@ -832,6 +850,7 @@ def test_stems_that_the_disk_cannot_hold_are_not_begun(command, monkeypatch):
     assert result.results == []
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_half_checkpoint(command):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     command(
@@ -882,6 +901,7 @@ def test_user_sees_one_sentence_about_a_folder(run_train, tiny_song, tmp_path):
     assert (tmp_path / "file").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_user_sees_one_sentence_about_a_missing_library(run_train, tiny_song, tmp_path):
     library = tmp_path / "library"
     library.mkdir()

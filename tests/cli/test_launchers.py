@@ -8,6 +8,8 @@ from hydra import compose, initialize_config_dir
 from bespoke.utils.files import read_csv
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.mark.parametrize(
     ("name", "package", "launcher"),

@@ -32,6 +32,9 @@ from bespoke.training.system import BespokeSystem
 from bespoke.utils.files import write_json
 from conftest import MELODY
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 LOW = (Note(0.1, 0.8, 40), Note(0.9, 1.6, 43), Note(1.7, 2.5, 36))
 WAV = ["song.target.wav", "song.residual.wav", "song.report.html"]
 

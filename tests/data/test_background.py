@@ -16,6 +16,7 @@ from bespoke.data.background import (
     SynthBackground,
     cut,
     draw_start,
+    song_background,
 )
 from bespoke.data.song import Song, Voice
 from bespoke.score.midi import Note, Part
@@ -36,7 +37,7 @@ def song():
         for name, pitch, program in (("bass", 40, 33), ("piano", 60, 0))
     )
     mixture = rng.normal(size=(2, 44100 * 2)).astype(np.float32) * 0.01
-    return Song("test", mixture, 44100, None, None, voices, None, False, {})
+    return Song("test", mixture, 44100, None, None, voices, None, False, {}, None)
 
 
 def test_cutting_pads_with_zeros_beyond_both_ends():
@@ -150,3 +151,23 @@ def test_weights_that_make_no_sense_are_refused(song):
     for weights in ({"nosuch": 1}, {"mixture": -1}, {"mixture": 0}, {}):
         with pytest.raises(BespokeError, match="weights"):
             MixedBackground(song, RATE, weights, mixture=MixtureBackground)
+
+
+@pytest.mark.parametrize(
+    ("named", "kind"), [(None, "mixture"), ("mixture", "mixture"), ("synth", "synth")]
+)
+def test_the_songs_own_background_is_the_one_that_it_names(make_song, tmp_path, named, kind):
+    files = make_song(tmp_path, programs=(80, 33))
+    config = {
+        "mixture": str(files.mixture),
+        "target": {"score": str(files.score), "instrument": "Part 0"},
+        "others": "rest",
+        "background": named,
+    }
+    background = song_background(Song.load(config), RATE, in_time=True)
+    assert background.uses_others == (kind == "synth")
+    assert background.sample(np.random.default_rng(0), 0, 100).source == kind
+    with pytest.raises(BespokeError, match=r"song\.background=rest is not possible"):
+        Song.load({**config, "background": "rest"})
+    with pytest.raises(BespokeError, match=r"song\.background=synth .*song\.others"):
+        Song.load({**config, "background": "synth", "others": None})

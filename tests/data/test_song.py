@@ -2,11 +2,11 @@
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from bespoke.audio.io import read_audio, write_wav
 from bespoke.data import song as song_module
@@ -154,38 +154,13 @@ def test_patch_that_is_none_is_refused(config, patches, complaint):
         Song.load(config)
 
 
-def test_auto_leaves_the_patches_to_be_chosen(config):
-    config["target"]["patches"] = "auto"
-    voice = Song.load(config).target
-    assert (voice.patches, voice.soundfonts, voice.equalized) == ((), (SoundFont.find(),), True)
-    with pytest.raises(BespokeError, match=r"song\.target\.equalize=3 .*true or false"):
-        Song.load({**config, "target": {**config["target"], "equalize": 3}})
-
-
-def test_auto_is_for_pitched_targets(band):
-    band["target"] |= {"patches": "auto", "instrument": "drums"}
-    with pytest.raises(BespokeError, match=r"patches=auto knows pitched instruments only: give"):
-        Song.load(band)
-    with pytest.raises(
-        BespokeError, match=r"others\[0\]\.patches: 'auto' is not a General MIDI instrument"
-    ):
-        Song.load(
-            {
-                **band,
-                "target": {**band["target"], "patches": None},
-                "others": [{"instrument": "bass", "patches": "auto"}],
-            }
-        )
-
-
-def test_equalized_patches_keep_their_length(config):
-    voice = Song.load(config).target
-    plain, equalized = (
-        voice.render(RATE),
-        replace(voice, gains_db=((0, 0, 0, 0, 0, -20, -20, -20),)).render(RATE),
-    )
-    assert equalized[0].shape == plain[0].shape
-    assert np.abs(np.diff(equalized[0])).max() < 0.5 * np.abs(np.diff(plain[0])).max()  # duller
+@pytest.mark.parametrize("instrument", ["lead", "kit"])
+def test_auto_of_before_is_the_scores_own_patch_and_says_so(band, caplog, instrument):
+    band["target"] |= {"patches": "auto", "equalize": False, "instrument": instrument}
+    song = Song.load(band)
+    assert programs(song.target) == [(0, 81) if instrument == "lead" else (DRUM_BANK, 0)]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("song.target.patches=auto is no longer a choice: program")
 
 
 def test_patch_missing_in_the_soundfont_is_refused(config):
@@ -389,3 +364,57 @@ def test_name_that_looks_like_a_number_is_a_path(tiny_song, tmp_path, monkeypatc
 def test_keys_are_checked(config, change, complaint):
     with pytest.raises(BespokeError, match=complaint):
         Song.load({**config, **change})
+
+
+@pytest.fixture
+def unshipped(tiny_song, tmp_path, monkeypatch):
+    """The config of a song that may not be shipped, with a stand-in."""
+    monkeypatch.chdir(tmp_path)
+    folder = "data/songs/theirs"
+    (tmp_path / folder).mkdir(parents=True)
+    files = {"mixture": str(tiny_song.mixture), "score": str(tiny_song.score)}
+    return {
+        "name": "theirs",
+        "mixture": f"{folder}/mix.wav",
+        "target": {"score": f"{folder}/target.mid", "patches": [80]},
+        "reference": f"{folder}/target.wav",
+        "standin": {"replaces": folder, **files, "reference": str(tiny_song.reference)},
+    }
+
+
+def test_stand_in_is_used_where_there_is_neither_recording_nor_score(unshipped, tiny_song):
+    song = Song.load(unshipped)
+    assert song.is_standin
+    assert song.hashes["mixture"] == file_hash(tiny_song.mixture)
+    assert np.array_equal(song.reference, read_audio(tiny_song.reference)[0])
+
+
+@pytest.mark.parametrize("names", [("mix.flac", "score.mid"), ("mix.wav", "target.mid")])
+def test_own_recording_is_used_in_place_of_the_stand_in(unshipped, tmp_path, names):
+    folder = tmp_path / "data" / "songs" / "theirs"
+    noise = np.random.default_rng(1).normal(0, 0.1, (2, RATE)).astype(np.float32)
+    soundfile.write(folder / names[0], noise.T, RATE)
+    write_midi(folder / names[1], BAND[:1])
+    song = Song.load(unshipped)
+    assert not song.is_standin
+    assert (song.mixture.shape, song.reference) == ((2, RATE), None)
+    assert song.target.part == read_score(folder / names[1])[0]
+    assert song.hashes["mixture"] == file_hash(folder / names[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("target.mid", "theirs/mix.wav"), ("mix.wav", "theirs/target.mid")]
+)
+def test_half_of_an_own_song_is_an_error_that_names_the_other_half(
+    unshipped, tiny_song, tmp_path, name, missing
+):
+    source = tiny_song.score if name.endswith("mid") else tiny_song.mixture
+    shutil.copy(source, tmp_path / "data" / "songs" / "theirs" / name)
+    with pytest.raises(BespokeError, match=f"{missing} does not exist"):
+        Song.load(unshipped)
+
+
+@pytest.mark.parametrize("standin", ["take_on_me", {"mixture": "a.wav", "score": "a.mid"}])
+def test_stand_in_that_lacks_something_is_an_error_that_says_what_is_wanted(unshipped, standin):
+    with pytest.raises(BespokeError, match=r"song\.standin.*replaces, mixture, score"):
+        Song.load({**unshipped, "standin": standin})

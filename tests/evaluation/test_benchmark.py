@@ -26,6 +26,8 @@ from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_csv
 from conftest import ROOT, SMALL
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(scope="module")
 def cases(make_song, tmp_path_factory):
@@ -316,21 +318,25 @@ def composed(cells, out):
     with initialize_config_dir(str(benchmark.CONF), version_base="1.3"):
         overrides = [f"hydra.searchpath=[file://{out / 'conf'}]", "song=custom"]
         return [
-            OmegaConf.to_container(compose("config", [*overrides, f"+cell={number:05d}"]))
+            OmegaConf.to_container(
+                compose("config", [*overrides, f"+cell={number:05d}"]), resolve=True
+            )
             for number in range(len(cells))
         ]
 
 
 def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path):
     methods, names = benchmark.read_experiment("aug_screen")
-    assert len(methods) == 11
-    assert methods["aug_screen_paper_eq"] == ("+experiment=aug_screen", "aug=paper_eq")
+    assert len(methods) == 5
+    assert methods["aug_screen_none"] == ("experiment=aug_screen", "aug=none")
+    factors, _ = benchmark.read_experiment("aug_factors")
+    assert factors["aug_factors_eq"] == ("experiment=aug_factors", "factor=eq")
     assert len(names) == len({name.partition("_")[0] for name in names}) == 6
     case = benchmark.read_cases(cases, ["toy_one"])[0][0]
     one, other = composed(
         [
-            benchmark.Cell(case, name, methods[name], 3)
-            for name in ("aug_screen_none", "aug_screen_paper_eq")
+            benchmark.Cell(case, name, (methods | factors)[name], 3)
+            for name in ("aug_screen_none", "aug_factors_eq")
         ],
         tmp_path,
     )
@@ -344,7 +350,8 @@ def test_an_experiment_is_a_method_for_each_choice_of_its_sweep(cases, tmp_path)
         "segment_4.0_4",
     ]
     with pytest.raises(
-        BespokeError, match=r"There is no experiment nosuch: choose aug_optuna, aug_screen"
+        BespokeError,
+        match=r"There is no experiment nosuch: choose aug_factors, aug_optuna, aug_screen",
     ):
         benchmark.read_experiment("nosuch")
     with pytest.raises(

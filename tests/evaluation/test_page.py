@@ -18,6 +18,9 @@ from bespoke.evaluation.report.song_page import write_song_page
 from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
 
+pytestmark = pytest.mark.slow
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 

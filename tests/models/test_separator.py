@@ -124,6 +124,7 @@ def test_above_the_models_band_the_top_octave_goes_on_weighted_by_magnitude():
     assert torch.allclose(carried[above], torch.tensor(0.6), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_blocks_join_without_a_seam():
     recording = RNG.normal(size=(1, 16000 * 7)).astype(np.float32)
     whole, _ = Separator(STFT(16000), Constant(0.5)).separate(recording, 16000)

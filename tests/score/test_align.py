@@ -160,6 +160,7 @@ def test_the_path_is_the_notes_onsets(truth, mixture):
     assert seconds.tolist() == [note.start_seconds for note in found.notes]
 
 
+@pytest.mark.slow
 def test_level_rate_and_channels_do_not_matter(truth, mixture):
     from bespoke.audio.dsp import resample
 
@@ -222,6 +223,7 @@ def test_quantized_wrong_missing_and_extra_notes_are_borne(truth, mixture):
     assert errors["within_100_ms"] > 0.85
 
 
+@pytest.mark.slow
 def test_a_score_may_be_longer_than_the_recording(truth, mixture):
     before = [
         Note(second, second + 0.4, 60 + int(second) % 5) for second in np.arange(0.0, 8.0, 0.5)
@@ -253,6 +255,7 @@ def test_notes_at_the_same_time_stay_together(truth):
     assert len({note.start_seconds for note in found.notes}) == len(truth)
 
 
+@pytest.mark.slow
 def test_wrong_scores_have_a_low_confidence(truth, mixture):
     right = align(unaligned(truth, 1.1), mixture, RATE).confidence
     wrong = [align(melody(seed, 25), mixture, RATE).confidence for seed in range(5, 11)]
@@ -266,6 +269,7 @@ def test_noise_gives_no_confidence(truth):
     assert align(truth, noise, RATE).confidence < LOW_CONFIDENCE
 
 
+@pytest.mark.slow
 def test_notes_out_of_range_go_along(truth, mixture):
     score = unaligned(truth, 1.1)
     low = replace(score[5], pitch=20)
@@ -367,6 +371,7 @@ def test_an_excerpt_is_found_in_the_whole(truth, mixture):
     assert find_offset(shift(part, -8.0), mixture, RATE) == pytest.approx(8, abs=0.04)
 
 
+@pytest.mark.slow
 def test_notes_of_another_song_or_key_fit_nowhere(truth, mixture):
     for wrong in (
         melody(7),

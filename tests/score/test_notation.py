@@ -274,6 +274,7 @@ def test_library_that_is_not_there_is_named(tmp_path, monkeypatch):
         read_score(tmp_path / "score.musicxml")
 
 
+@pytest.mark.slow
 def test_endless_piece_is_left(tmp_path, monkeypatch):
     pytest.importorskip("music21", reason="an extra")
     monkeypatch.setattr(notation, "MAX_SECONDS", 4)

@@ -76,6 +76,7 @@ def test_note_that_was_struck_again_outlasts_the_end_of_the_first():
     assert np.abs(again[0, end]).max(initial=0) < 0.01 * np.abs(once).max()
 
 
+@pytest.mark.slow
 def test_dense_loud_chord_is_the_sum_of_its_notes():
     notes = [Note(0.0, 0.3, pitch, 127) for pitch in range(36, 84)]
     chord = render(notes, Patch(BASS_LEAD), RATE)

@@ -16,6 +16,9 @@ from bespoke.score.midi import Note, Part, read_score, write_midi
 from bespoke.score.synth import SYNTH_RATE, Patch, render
 from conftest import MELODY
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 AUTO = [
     "recipe=auto",
     "data.batch_size=1",
@@ -137,7 +140,7 @@ def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(
     [
         (["song.target.score=null", "song.target.audio=target.wav"], "needs a score"),
         (["align=false"], "align=true"),
-        (["align=false", "model=blstm"], "separate.resolutions"),
+        (["align=false", "model=blstm", "separate.resolutions=[1.0,1.25]"], "separate.resolutions"),
         (["align=false", "model=blstm", "separate.resolutions=[1.0]"], "align=true"),
     ],
 )

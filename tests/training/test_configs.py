@@ -2,6 +2,9 @@
 
 import inspect
 import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +46,7 @@ def composed(compose_config, *overrides):
 def test_choice_composes_and_names_only_settings_that_exist(compose_config, group, choice):
     if choice == "aug_optuna":
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
-    cfg = compose_config(f"{'+' if group == 'experiment' else ''}{group}={choice}")
+    cfg = compose_config(f"{group}={choice}")
     preflight.check(cfg)
     for place, node in nodes(OmegaConf.to_container(cfg, resolve=True)):
         parameters = inspect.signature(get_object(node["_target_"])).parameters
@@ -107,10 +110,14 @@ def test_quick_is_the_papers_network_and_mixes_in_few_steps(compose_config):
 
 
 def background(compose_config, *overrides):
-    target = composed(compose_config, *overrides)["background"]["_target_"]
+    """The background that a run writes into its config.yaml."""
+    with tempfile.TemporaryDirectory() as folder:
+        preflight.write_config(compose_config(*overrides), Path(folder), {})
+        target = OmegaConf.load(Path(folder) / "config.yaml").background._target_
     return target.removeprefix("bespoke.data.background.").removesuffix("Background")
 
 
+@pytest.mark.slow
 def test_song_beats_the_default_and_the_command_line_beats_the_song(compose_config):
     reelin = "song=reelin_in_the_years"
     quick = "recipe=quick"
@@ -205,10 +212,8 @@ def test_light_and_heavy_add_effects_to_the_papers_draws(compose_config, name):
 
 @pytest.mark.parametrize("factor", ["eq", "pitch", "time", "reverb", "distortion", "noise"])
 def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config, factor):
-    paper, heavy, own = (
-        composed(compose_config, f"aug={name}")["aug"]
-        for name in ("paper", "heavy", f"paper_{factor}")
-    )
+    choices = ("aug=paper",), ("aug=heavy",), ("experiment=aug_factors", f"factor={factor}")
+    paper, heavy, own = (composed(compose_config, *choice)["aug"] for choice in choices)
     role = "mix" if factor == "noise" else "target"
     assert own == {**paper, role: {factor: heavy[role][factor]}}
 
@@ -216,6 +221,36 @@ def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config,
 def test_gains_alone_are_the_papers_without_its_compression(compose_config):
     paper, gains = (composed(compose_config, f"aug={name}")["aug"] for name in ("paper", "gains"))
     assert gains == {**paper, "compressor": None}
+
+
+def test_callbacks_are_those_that_the_config_names(compose_config, tmp_path):
+    song = SimpleNamespace(reference=None)
+
+    def made(*overrides):
+        cfg = compose_config(*overrides)
+        return build.make_callbacks(cfg, tmp_path, [], song, {"notes": ()}, None)
+
+    always = ["LossCurve", "ModelCheckpoint"]
+    kinds = [type(callback).__name__ for callback in made("log_audio_steps=7", "curve_steps=5")]
+    assert kinds == [*always, "StepLog", "TrainingFigures", "Listening", "QualityCurve"]
+    listening, curve = made("log_audio_steps=7", "curve_steps=5")[-2:]
+    assert (listening.every_steps, listening.song, listening.settings) == (7, song, {"notes": ()})
+    assert (curve.every_steps, curve.path, curve.best) == (5, tmp_path / "curve.csv", None)
+    assert [type(one).__name__ for one in made("callbacks=none")] == always
+    fewer = made("callbacks.figures=null", "callbacks.step_log.every_seconds=5")
+    assert [type(one).__name__ for one in fewer] == [
+        *always,
+        "StepLog",
+        "Listening",
+        "QualityCurve",
+    ]
+    assert fewer[2].every_seconds == 5
+    # A file's place is the run's to say, not a config's.
+    other = made("+callbacks.quality_curve.path=/elsewhere.csv", "keep=best")[-1]
+    assert (other.path, other.best) == (
+        tmp_path / "curve.csv",
+        tmp_path / "checkpoints" / "best.ckpt",
+    )
 
 
 def test_stft_experiment_keeps_the_overlap():
@@ -235,6 +270,7 @@ def distance_db(one, other):
     return np.sqrt(np.square(levels[0] - levels[1]).mean(axis=0)).mean()
 
 
+@pytest.mark.slow
 def test_heavy_is_recognizably_stronger_than_light(compose_config):
     melody = render([Note(0.0, 0.5, 60), Note(0.5, 1.0, 67), Note(1.0, 1.5, 64)], Patch(81), RATE)[
         :, : 3 * RATE // 2

@@ -23,6 +23,9 @@ from bespoke.training.system import BespokeSystem
 from bespoke.utils.errors import BespokeError
 from conftest import read_wandb
 
+pytestmark = pytest.mark.slow  # whole runs
+
+
 RATE = 16000
 SIGNALS = {
     name: np.random.default_rng(0).normal(size=(2, RATE)).astype(np.float32) * 0.1

@@ -118,3 +118,30 @@ def test_a_run_of_before_goes_on_and_is_compared_by_what_differs(compose_config,
         [SimpleNamespace(folder=folder) for folder in folders]
     )
     assert differing == {"seed": ["1", "0"]}
+
+
+def test_a_setting_that_is_gone_does_not_make_another_config(compose_config, tmp_path):
+    cfg = compose_config("recipe=paper")
+    preflight.write_config(cfg, tmp_path, {})
+    written = tmp_path / "config.yaml"
+    before = OmegaConf.load(written)
+    before.song.target.equalize = True  # as every run wrote it
+    OmegaConf.save(before, written)
+    assert preflight.changes(cfg, tmp_path) == []
+    assert preflight.changes(cfg, tmp_path / "nowhere") != []
+
+
+@pytest.mark.parametrize("name", ["feelings", "reelin_in_the_years"])
+def test_a_run_whose_song_chose_the_background_itself_goes_on(compose_config, tmp_path, name):
+    """Songs overrode the group `background`; now they name it, and the default looks there."""
+    cfg = compose_config(f"song={name}", "recipe=quick")
+    before = compose_config(
+        f"song={name}",
+        "recipe=quick",
+        f"background={'synth' if name == 'reelin_in_the_years' else 'mixture'}",
+        "~song.background",
+    )
+    OmegaConf.save(before, tmp_path / "config.yaml", resolve=True)
+    assert [line for line in preflight.changes(cfg, tmp_path) if "background" in line] == []
+    other = compose_config(f"song={name}", "recipe=quick", "background=residual")
+    assert preflight.changes(other, tmp_path)[0].startswith("background._target_:")

@@ -111,6 +111,7 @@ def test_the_last_step_promises_no_time_as_there_is_more_to_come(caplog):
     assert ["left" in line for line in lines] == [True, True, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_terminal_shows_its_stages_and_ends_with_a_summary(tiny_song, tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))

@@ -20,7 +20,7 @@ from bespoke.evaluation.metrics import gap_closed
 from bespoke.evaluation.report import page, summary
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_json
-from bespoke.utils.moved import with_current_names
+from bespoke.utils.moved import as_now
 
 MAX_LABEL = 32  # characters of the differing settings in a run's label
 MAX_HEARD = 40  # most targets that a page plays
@@ -211,7 +211,8 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
 
 
 def _best(runs: Sequence[Run], column: Column) -> float | None:
-    values = [run.figures[column.key] for run in runs if run.figures.get(column.key) is not None]
+    found = [run.figures.get(column.key) for run in runs]
+    values = [value for value in found if value is not None]
     return (max(values) if column.best > 0 else min(values)) if values and column.best else None
 
 
@@ -329,11 +330,10 @@ def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
         return None
     same = all(song.hashes.get(role) == hashes.get(role) for role in ("mixture", "reference"))
     stem = soundfile.info(folder / "target.wav")
-    fits = same and (*song.reference.shape, song.sample_rate) == (
-        stem.channels,
-        stem.frames,
-        stem.samplerate,
-    )
+    if song.reference is None or not same:
+        return None
+    held = (*song.reference.shape, song.sample_rate)
+    fits = held == (stem.channels, stem.frames, stem.samplerate)
     return song.reference[:, : target.shape[1]] if fits else None
 
 
@@ -343,7 +343,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     for run in runs:
         path = run.folder / "config.yaml"
         config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        configs.append(dict(_flat(with_current_names(config or {}))))
+        configs.append(dict(_flat(as_now(config or {}))))
     known = [config for config in configs if config]
     keys = dict.fromkeys(key for config in known for key in config)
     return {

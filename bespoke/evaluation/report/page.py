@@ -97,65 +97,67 @@ def player(
         powers = [pictures.power(waveform) for waveform in waveforms]
         encoded = list(encoding)
     top = max(powers[0].max(), 1e-12)
-    lanes = []
-    for number, (track, waveform, sound, power) in enumerate(
-        zip(tracks, waveforms, encoded, powers, strict=True), 1
-    ):
-        lanes.append(
-            {
-                "name": track.name,
-                "note": track.note,
-                "file": track.file,
-                "run": track.run,
-                "number": number if number <= 9 else None,
-                "audio": media.data_uri(sound, "audio/ogg"),
-                "outline": media.outline(waveform),
-                "picture": pictures.spectrogram(power, top),
-                "alt": f"Spectrogram of {track.name}",
-                "score": None
-                if track.notes is None
-                else score_path(track.notes, pictures, seconds),
-                "together": track.together,
-            }
-        )
-    if mask is not None:
-        picture = pictures.mask(*(pictures.power(_for_ears(signal)) for signal in mask))
-        lanes.insert(
-            3,
-            {
-                "name": "Mask",
-                "note": "the share of the recording that went into the target: "
-                "none is dark, all is yellow",
-                "picture": picture,
-                "alt": "The mask over time and frequency",
-            }
-            | dict.fromkeys(("audio", "outline", "run", "number")),
-        )
-    score = score_path(notes, pictures, seconds)
-    ticks = [
-        (text, round(100 * pictures.height(hz), 1))
-        for hz, text in TICKS_HZ.items()
-        if hz < 0.9 * pictures.highest_hz
+    made = zip(tracks, waveforms, encoded, powers, strict=True)
+    lanes = [
+        _lane(number, track, seconds, pictures)
+        | {
+            "audio": media.data_uri(sound, "audio/ogg"),
+            "outline": media.outline(waveform),
+            "picture": pictures.spectrogram(power, top),
+        }
+        for number, (track, waveform, sound, power) in enumerate(made, 1)
     ]
+    if mask is not None:
+        powers = [pictures.power(_for_ears(signal)) for signal in mask]
+        lanes.insert(3, _mask_lane(pictures.mask(*powers)))
+    score = score_path(notes, pictures, seconds)
     shown = ("name", "file", "audio", "outline", "run", "score", "together")
-    for_script = {
-        "duration": seconds,
-        "score": score,
-        "wave_height": wave_height,
-        "highest": max((abs(value) for lane in lanes for value in lane["outline"] or ()), default=1)
-        or 1,
-        "lanes": [{name: lane.get(name) for name in shown} for lane in lanes],
-    }
+    heights = (abs(value) for lane in lanes for value in lane["outline"] or ())
     return {
         "duration": seconds,
         "score": score or any(lane.get("score") for lane in lanes),
         "lanes": lanes,
-        "ticks": ticks,
+        "ticks": [
+            (text, round(100 * pictures.height(hz), 1))
+            for hz, text in TICKS_HZ.items()
+            if hz < 0.9 * pictures.highest_hz
+        ],
         "highest": f"{pictures.highest_hz / 1000:g}",
         "wave_height": wave_height,
         "picture_height": picture_height,
-        "for_script": for_script,
+        "for_script": {
+            "duration": seconds,
+            "score": score,
+            "wave_height": wave_height,
+            "highest": max(heights, default=1) or 1,
+            "lanes": [{name: lane.get(name) for name in shown} for lane in lanes],
+        },
     }
+
+
+def _lane(number: int, track: Track, seconds: float, pictures: media.Pictures) -> dict[str, Any]:
+    """What the template wants of a track, but for its sound and pictures."""
+    notes = track.notes
+    return {
+        "name": track.name,
+        "note": track.note,
+        "file": track.file,
+        "run": track.run,
+        "number": number if number <= 9 else None,
+        "alt": f"Spectrogram of {track.name}",
+        "score": None if notes is None else score_path(notes, pictures, seconds),
+        "together": track.together,
+    }
+
+
+def _mask_lane(picture: str) -> dict[str, Any]:
+    """A lane that only shows: the mask."""
+    return {
+        "name": "Mask",
+        "note": "the share of the recording that went into the target: none is dark, all is yellow",
+        "picture": picture,
+        "alt": "The mask over time and frequency",
+    } | dict.fromkeys(("audio", "outline", "run", "number"))
 
 
 def address(path: Path, place: Path) -> str:
@@ -195,7 +197,8 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     One chart shows the loss. The other shows what was measured during training: SI-SDR on
     validation mixes and on the recording or, without a reference, the agreement.
     """
-    losses, qualities = [], []
+    losses: list[dict[str, Any]] = []
+    qualities: list[dict[str, Any]] = []
     for index, (name, folder) in enumerate(folders.items()):
         training, curve = _losses(folder), read_csv(folder / "curve.csv")
         series = functools.partial(_series, colour=index if name else None)
@@ -224,13 +227,13 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
             if name and points["si_sdr"]
             else series(f"{name} agreement with the score".strip(), points["agreement"])
         )
-    found = []
+    charts: list[dict[str, Any]] = []
     if losses:
-        found.append(
+        charts.append(
             {"title": "Loss", "note": "lower is better", "x": "step", "y": "loss", "series": losses}
         )
     if qualities:
-        found.append(
+        charts.append(
             {
                 "title": "SI-SDR during training",
                 "note": "higher is better",
@@ -239,13 +242,13 @@ def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
                 "series": qualities,
             }
         )
-    for chart in found:
+    for chart in charts:
         ends = "; ".join(
-            f"{series['name']}: from {series['y'][0]:.3g} to {series['y'][-1]:.3g}"
-            for series in chart["series"]
+            f"{line['name']}: from {line['y'][0]:.3g} to {line['y'][-1]:.3g}"
+            for line in chart["series"]
         )
         chart["description"] = f"{chart['title']} over {chart['x']}s. {ends}"
-    return found
+    return charts
 
 
 def write(path: Path, template: str, **content: Any) -> Path:

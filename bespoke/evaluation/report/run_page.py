@@ -25,7 +25,7 @@ STAGES = {
     "load": "read the song",
     "align": "align the score",
     "estimate": "first estimate",
-    "patches": "choose patches",
+    "patches": "choose patches",  # of runs of before
     "render": "synthesize",
     "train": "train",
     "separate": "separate",

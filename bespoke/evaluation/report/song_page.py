@@ -73,60 +73,21 @@ def write_song_page(
     parts = {label: _part(folder) for label, folder in runs.items()}
     metrics = {label: read_json(folder / "metrics.json") for label, folder in runs.items()}
     levels = {label: level_db(stems[label], mixture) for label in runs}
-
-    rows: list[dict[str, Any]] = []
-    warned: list[str] = []
-    for label in runs:
-        told = [
-            reword(warning)
-            for warning in (
-                *metrics[label].get("warnings", []),
-                *doubts(metrics[label], levels[label]),
-            )
-        ]
-        warned += told if single else [f"{label}: {warning}" for warning in told]
-        rows.append(_row(label, metrics[label], parts[label], levels[label]))
+    warned = [
+        reword(warning) if single else f"{label}: {reword(warning)}"
+        for label in runs
+        for warning in (
+            *metrics[label].get("warnings", []),
+            *doubts(metrics[label], levels[label]),
+        )
+    ]
     if info.duration > length + 0.1:
         warned.append(f"This page plays the song up to {clock(length)}; the stems are complete.")
-
-    tracks = [Track("Recording", "the whole song", "recording", mixture, notes=())]
-    for label, stem in stems.items():
-        part = parts.get(label)
-        note = (
-            "what none of the parts took"
-            if label not in runs
-            else describe(part)
-            if part
-            else "separated"
-        )
-        name = label.capitalize() if single or label not in runs else label
-        tracks.append(
-            Track(name, note, f"{song}.{label}", stem, notes=_pitched(part), together=True)
-        )
-    if single and (part := next(iter(parts.values()))) and part.notes[0].start_seconds < length:
-        played = take_notes(part.notes, [(0.0, length)])
-        piano = beside(
-            mixture, render(played, Patch(0, DRUM_BANK if part.is_drum else 0), info.samplerate)
-        )
-        tracks.append(
-            Track(
-                "Score",
-                "the notes as they were found, as a piano plays them",
-                "score",
-                piano,
-                notes=_pitched(part),
-            )
-        )
     label = next(iter(runs))
-    links = [
-        *finals.values(),
-        *(
-            folder / name
-            for folder in runs.values()
-            for name in DETAILS
-            if (folder / name).is_file()
-        ),
-    ]
+    part = parts[label]
+    tracks = _tracks(song, mixture, stems, parts)
+    if single and part and part.notes[0].start_seconds < length:
+        tracks.append(_score_track(part, mixture, info.samplerate))
     write(
         path,
         "song.html.j2",
@@ -134,10 +95,8 @@ def write_song_page(
         date=datetime.now().strftime("%Y-%m-%d %H:%M"),
         lead=f"{clock(info.duration)} of audio, in {len(sources)} stems, which add up to it.",
         warnings=warned,
-        tiles=tiles(metrics[label], parts[label].notes if parts[label] else (), levels[label])
-        if single
-        else [],
-        rows=rows,
+        tiles=tiles(metrics[label], part.notes if part else (), levels[label]) if single else [],
+        rows=[_row(label, metrics[label], parts[label], levels[label]) for label in runs],
         player=player(
             tracks,
             info.samplerate,
@@ -145,27 +104,61 @@ def write_song_page(
             seconds=length,
         ),
         stems=[
-            {
-                "name": file.name,
-                "address": address(file, path.parent),
-                "size": size(file),
-                "what": label,
-            }
+            {"what": label, **_link(file, file.name, path), "size": size(file)}
             for label, file in finals.items()
         ],
         details=[
             {
                 "part": label,
                 "files": [
-                    {"name": name, "what": what, "address": address(folder / name, path.parent)}
-                    for name, what in DETAILS.items()
-                    if (folder / name).is_file()
+                    {"what": DETAILS[name], **_link(folder / name, name, path)}
+                    for name in _details(folder)
                 ],
             }
             for label, folder in runs.items()
         ],
     )
-    return links
+    return [
+        *finals.values(),
+        *(folder / name for folder in runs.values() for name in _details(folder)),
+    ]
+
+
+def _tracks(
+    song: str,
+    mixture: np.ndarray,
+    stems: Mapping[str, np.ndarray],
+    parts: Mapping[str, Part | None],
+) -> list[Track]:
+    """The recording and its stems."""
+    tracks = [Track("Recording", "the whole song", "recording", mixture, notes=())]
+    for label, stem in stems.items():
+        part = parts.get(label)
+        note = describe(part) if part else "separated"
+        if label not in parts:
+            note = "what none of the parts took"
+        name = label.capitalize() if len(parts) == 1 or label not in parts else label
+        tracks.append(
+            Track(name, note, f"{song}.{label}", stem, notes=_pitched(part), together=True)
+        )
+    return tracks
+
+
+def _score_track(part: Part, mixture: np.ndarray, sample_rate: int) -> Track:
+    """The notes as they were found, as a piano plays them beside the recording."""
+    played = take_notes(part.notes, [(0.0, mixture.shape[-1] / sample_rate)])
+    piano = render(played, Patch(0, DRUM_BANK if part.is_drum else 0), sample_rate)
+    note = "the notes as they were found, as a piano plays them"
+    return Track("Score", note, "score", beside(mixture, piano), notes=_pitched(part))
+
+
+def _details(folder: Path) -> list[str]:
+    """Which of the files that tell more are in a run's folder."""
+    return [name for name in DETAILS if (folder / name).is_file()]
+
+
+def _link(file: Path, name: str, page: Path) -> dict[str, str]:
+    return {"name": name, "address": address(file, page.parent)}
 
 
 def _read(path: Path, seconds: float, mono: bool) -> np.ndarray:

@@ -33,10 +33,13 @@ COLUMNS = (
 def collect_warnings() -> Iterator[list[str]]:
     """Collect the distinct warnings that Bespoke logs inside the block."""
     warnings: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: (
-        warnings.append(record.getMessage()) if record.getMessage() not in warnings else None
-    )
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() not in warnings:
+                warnings.append(record.getMessage())
+
+    handler = Collector(logging.WARNING)
     logger = logging.getLogger("bespoke")
     logger.addHandler(handler)
     try:

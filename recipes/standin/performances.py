@@ -1,47 +1,40 @@
-"""Recordings that stand in for the two songs of the paper: its arrangements, performed on the spot from our own compositions.
+"""Recordings that stand in for the two songs of the paper: its arrangements, performed from our own
+compositions. From the project's folder:
 
-What is separated has to differ from what is trained on, as a recording differs from a synthesized score. So the performance
-has other patches than those given for training, effects on every stem, another tempo that drifts, a lead-in, and a
-human's inaccuracy; and the score that the method gets has mistakes, as a transcription has.
+    python -m recipes.standin.performances      # writes data/standins/
+
+What is separated has to differ from what is trained on, as a recording differs from a synthesized
+score. So the performance has other patches than those given for training, effects on every stem,
+another tempo that drifts, a lead-in, and a human's inaccuracy; and the score that the method gets has
+mistakes, as a transcription has.
+
+What ships was performed with TimGM6mb and FluidSynth 2.3.1 (Debian 12).
 """
 
-import hashlib
+import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from scipy.signal import oaconvolve
 
 from bespoke.audio.dsp import active_rms, import_torchaudio, peak
-from bespoke.audio.io import write_wav
-from bespoke.data.compositions import Composition, compose
 from bespoke.score.midi import Note, Part, write_midi
-from bespoke.score.synth import DRUM_BANK, Patch, SoundFont, cache_folder, render
+from bespoke.score.synth import DRUM_BANK, Patch, render
+from bespoke.utils.files import atomic_path
+from recipes.standin.compositions import Composition, compose
 
 torchaudio = import_torchaudio()
 
-VERSION = 2  # part of the cache's key: raise it when the code below changes what is heard
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "standins"
 SAMPLE_RATE = 44100
-TARGET_DB = (
-    -8.0
-)  # the target below the sum of the rest, RMS of the channel mean over the whole stem
+TARGET_DB = -8.0  # the target re the sum of the rest, RMS of the channel mean over the whole stem
 MIX_PEAK = 0.9
 TAIL_SECONDS, FADE_SECONDS = 2.0, 0.5
-DRIFT_SECONDS, DRIFT_PERIOD_SECONDS = (
-    0.04,
-    17.0,
-)  # the tempo swings by about 1.5 % in a phrase of several bars
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """The files of a performance: stereo 44.1 kHz float32 WAV, the MIDI of all parts that a user would have, and the target's name."""
-
-    mixture: Path
-    reference: Path
-    score: Path
-    instrument: str
+# The tempo swings by about 1.5 % in a phrase of several bars.
+DRIFT_SECONDS, DRIFT_PERIOD_SECONDS = 0.04, 17.0
 
 
 @dataclass(frozen=True)
@@ -119,29 +112,39 @@ PERFORMANCES = {
 }
 
 
-def perform(name: str) -> StandIn:
-    """The recording, its true target and a user's score for a song of the paper, performed unless the cache has them.
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    folder = parser.parse_args().folder
+    for name in PERFORMANCES:
+        write(name, folder / name)
+
+
+def write(name: str, folder: Path) -> None:
+    """Perform a stand-in into a folder: `mix.flac` and `target.flac`, stereo of 16 bits at 44.1 kHz,
+    and `score.mid`, the score of all parts that a user would have."""
+    mixture, target, score = perform(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_midi(folder / "score.mid", score)
+    for stem, waveform in (("mix", mixture), ("target", target)):
+        with atomic_path(folder / f"{stem}.flac") as temporary:
+            soundfile.write(temporary, in_16_bits(waveform).T, SAMPLE_RATE, format="FLAC")
+
+
+def perform(name: str) -> tuple[np.ndarray, np.ndarray, tuple[Part, ...]]:
+    """Perform a stand-in: mixture and target, float32 `[2, time]` at `SAMPLE_RATE`, and the score.
 
     Raises:
-        BespokeError: there is no such stand-in, FluidSynth is not installed, or the cache cannot be written.
+        BespokeError: there is no such stand-in, or FluidSynth is not installed.
     """
     composition, performance = compose(name), PERFORMANCES[name]
-    settings = (VERSION, composition, performance, SoundFont.find().hash)
-    folder = (
-        cache_folder()
-        / "standins"
-        / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
-    )
-    standin = StandIn(
-        folder / "mix.wav", folder / "target.wav", folder / "score.mid", composition.target
-    )
-    # Each file appears only when it is whole and is the same every time, so a folder that has all three is complete.
-    if not all(file.is_file() for file in (standin.mixture, standin.reference, standin.score)):
-        mixture, target = mix_down(play(composition, performance), composition.target, performance)
-        write_midi(standin.score, transcribe(composition, performance.seed))
-        write_wav(standin.reference, target, SAMPLE_RATE)
-        write_wav(standin.mixture, mixture, SAMPLE_RATE)
-    return standin
+    mixture, target = mix_down(play(composition, performance), composition.target, performance)
+    return mixture, target, transcribe(composition, performance.seed)
+
+
+def in_16_bits(waveform: np.ndarray) -> np.ndarray:
+    """The nearest 16-bit values, as a reader scales them: 32768 is 1."""
+    return np.round(32768 * waveform).astype(np.int16)
 
 
 def play(composition: Composition, performance: Performance) -> tuple[Part, ...]:
@@ -276,3 +279,7 @@ def _reverberate(stereo: np.ndarray, reverb_db: float) -> np.ndarray:
         [np.ones((2, 1)), np.zeros((2, late - 1)), room], axis=-1
     )  # the dry signal is its first sample
     return oaconvolve(stereo, response, axes=-1)[:, : stereo.shape[-1]]
+
+
+if __name__ == "__main__":
+    main()
