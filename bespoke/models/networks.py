@@ -1,4 +1,4 @@
-"""Mask networks, from magnitude (and what the score tells, where a network wants it) to mask; plain PyTorch."""
+"""Networks that estimate a mask from a magnitude and, where they use it, the score."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -38,8 +38,9 @@ class MaskNetwork(nn.Module):
 class MaskBLSTM(MaskNetwork):
     """The paper's network: BLSTM layers and a fully connected layer with a sigmoid (section 2).
 
-    The input is the log magnitude in dB, batch-normalized over frequency, as in nussl, the authors' library. The
-    30 % dropout "applied to the second layer" is `nn.LSTM`'s between the two layers, nussl's convention.
+    The input is the log magnitude in dB, batch-normalized over frequency, as in nussl, the authors'
+    library. The 30 % dropout "applied to the second layer" is that of `nn.LSTM` between the two
+    layers, nussl's convention.
 
     Args:
         bins: number of frequencies.
@@ -88,7 +89,8 @@ class MaskBLSTM(MaskNetwork):
 
     def forward(self, magnitude: Tensor) -> Tensor:
         level_db = 20 * torch.log10(magnitude.float().clamp(min=self.floor))
-        # Under autocast cuDNN's LSTM computes in float16 even where bfloat16 is asked for, whose gradients nobody scales.
+        # Under autocast cuDNN's LSTM computes in float16 even where bfloat16 is asked for, and
+        # nothing scales the gradients then.
         is_bfloat16 = level_db.is_cuda and torch.get_autocast_dtype("cuda") == torch.bfloat16
         with torch.autocast("cuda", enabled=False) if is_bfloat16 else nullcontext():
             hidden, _ = self.lstm(self.norm(level_db).transpose(1, 2))
@@ -96,17 +98,21 @@ class MaskBLSTM(MaskNetwork):
 
 
 class ScoreUNet(MaskNetwork):
-    """A small U-Net over frequency and time that corrects the masks of score-informed factorizations.
+    """A small U-Net over frequency and time that corrects score-informed factorizations.
 
-    It sees neither a partial's number nor the frequency itself: what it learns from synthesized instruments about masks has to hold for
-    timbres it never heard. What it knows of this song's timbre and dynamics comes from `_Context`. Its output is added to the log-odds of
-    the factorizations' mean mask, so that it starts from them.
+    The network sees neither frequencies nor the numbers of partials: what it learns of masks from
+    synthesized instruments has to hold for timbres that it never heard. The timbre and dynamics of
+    the song come in through `_Context`. The output is added to the log-odds of the factorizations'
+    mean mask, so that an untrained network gives that mask.
 
     Args:
         bins: any number; the network works for all.
         channels: of each level; every level has half the frequencies and frames of the one before.
-        doubt_db: where it separates (not in training) the mask goes over to the factorizations' own as the network's doubt (see `doubt`)
-            rises from the first value to the second: it knows when a song is like nothing that it has heard.
+        doubt_db: in evaluation the mask goes over to the factorizations' mean as the network's
+            doubt (see `doubt`) rises from the first value to the second. It is high for songs that
+            are like nothing in the training.
+        factorization_share: in evaluation the factorizations' mean has at least this share of the
+            mask, 0 to 1.
 
     Shape:
         - magnitude: `[batch, freq, frames]`, from 0
@@ -128,6 +134,7 @@ class ScoreUNet(MaskNetwork):
         bins: int | None = None,
         channels: Sequence[int] = (16, 32, 48, 64),
         doubt_db: Sequence[float] = (-4.0, 0.0),
+        factorization_share: float = 0.0,
     ):
         super().__init__()
         channels, doubt_db = list(channels), list(doubt_db)
@@ -135,8 +142,14 @@ class ScoreUNet(MaskNetwork):
             raise ValueError(f"doubt_db must be two numbers, the lower first, not {doubt_db}")
         if not channels or min(channels) < 1:
             raise ValueError(f"channels must be whole numbers from 1, not {channels}")
-        self.hyperparameters = {"channels": channels, "doubt_db": doubt_db}
-        self.doubt_db = doubt_db
+        if not 0 <= factorization_share <= 1:
+            raise ValueError(f"factorization_share must be from 0 to 1, not {factorization_share}")
+        self.hyperparameters = {
+            "channels": channels,
+            "doubt_db": doubt_db,
+            "factorization_share": factorization_share,
+        }
+        self.doubt_db, self.factorization_share = doubt_db, factorization_share
         pairs = list(pairwise(channels))
         self.first = _Convolution(2 + CHANNELS, channels[0])
         self.down = nn.ModuleList(
@@ -217,18 +230,21 @@ class ScoreUNet(MaskNetwork):
         if self.training:
             return mask
         trusted_db, mistrusted_db = self.doubt_db
-        weight = ((doubt(mask, magnitude) - trusted_db) / (mistrusted_db - trusted_db)).clamp(0, 1)
+        weight = (doubt(mask, magnitude) - trusted_db) / (mistrusted_db - trusted_db)
+        weight = weight.clamp(self.factorization_share, 1)
         return torch.lerp(mask, mean, weight[:, None, None])
 
 
 def doubt(mask: Tensor, magnitude: Tensor) -> Tensor:
-    """How unsure a mask is: the energy that it neither keeps nor leaves, `mask (1 - mask) |X|^2`, re the energy that it keeps, in dB.
+    """How unsure a mask is, in dB: the energy that it neither keeps nor leaves,
+    `mask (1 - mask) |X|^2`, relative to the energy that it keeps.
 
     Shape:
         - mask, magnitude: `[batch, freq, frames]`
         - output: `[batch]`; near minus infinity for masks of zeros and ones
 
-    >>> [round(float(doubt(torch.full((1, 1, 1), value), torch.ones(1, 1, 1)))) for value in (0.5, 0.9)]
+    >>> magnitude = torch.ones(1, 1, 1)
+    >>> [round(float(doubt(value * magnitude, magnitude))) for value in (0.5, 0.9)]
     [0, -10]
     """
     energy = magnitude.float().square()
@@ -239,8 +255,11 @@ def doubt(mask: Tensor, magnitude: Tensor) -> Tensor:
 
 
 class _Context(nn.Module):
-    """Lets every place know what its frequency is like at other times, and its frame at other frequencies, where the score's notes sound
-    and where they do not: the one tells of the target's timbre, the other of its dynamics."""
+    """Pools over time at each frequency, and over frequency at each frame.
+
+    Places where the score's notes sound and places where they do not are pooled apart. The pools
+    over time tell of the target's timbre, those over frequency of its dynamics.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -254,7 +273,12 @@ class _Context(nn.Module):
         )
 
     def forward(self, hidden: Tensor, sounding: Tensor) -> Tensor:
-        """Hidden `[batch, channel, freq, frames]` and how far each place belongs to the notes `[batch, 1, freq, frames]`, 0 to 1."""
+        """Add the pools to `hidden`.
+
+        Args:
+            hidden: `[batch, channel, freq, frames]`.
+            sounding: how far each place belongs to the notes, `[batch, 1, freq, frames]`, 0 to 1.
+        """
         shares = (sounding[:, 0].to(hidden.dtype), 1 - sounding[:, 0].to(hidden.dtype))
         frequencies, frames = (
             torch.cat(
@@ -275,22 +299,24 @@ class _Context(nn.Module):
 
 
 def _level(magnitude: Tensor) -> Tensor:
-    """Magnitudes as orders of magnitude re their RMS over each example, not below a thousandth of it."""
+    """Base-10 logarithm of magnitudes relative to the RMS of each example, limited to -3."""
     return torch.log10(
         magnitude / magnitude.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-9) + 1e-3
     )
 
 
 def pretrained_score_unet(
-    bins: int | None = None, doubt_db: tuple[float, float] = (-4.0, 0.0)
+    bins: int | None = None,
+    doubt_db: tuple[float, float] = (-4.0, 0.0),
+    factorization_share: float = 0.2,
 ) -> ScoreUNet:
     """`ScoreUNet` as recipes/prior/train_prior.py left it, trained on synthesized ensembles.
 
     Args:
-        bins, doubt_db: as of `ScoreUNet`.
+        bins, doubt_db, factorization_share: as of `ScoreUNet`.
     """
     prior = torch.load(PRIOR, weights_only=True, map_location="cpu")
-    model = ScoreUNet(bins, prior["channels"], doubt_db)
+    model = ScoreUNet(bins, prior["channels"], doubt_db, factorization_share)
     model.load_state_dict(
         {
             name: value.float() if value.is_floating_point() else value
@@ -304,8 +330,8 @@ def pretrained_score_unet(
 class _Convolution(nn.Sequential):
     """3 by 3, normalized over the batch, or where the statistics are fixed by them.
 
-    Fixed statistics are a factor and an offset for each channel: they go into the convolution, which saves several passes over all
-    frequencies and frames, forward and backward.
+    Fixed statistics are a factor and an offset for each channel. They are multiplied into the
+    convolution, which saves several passes over all frequencies and frames, forward and backward.
     """
 
     def __init__(self, channels_in: int, channels_out: int, dilation: tuple[int, int] = (1, 1)):

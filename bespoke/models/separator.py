@@ -38,26 +38,30 @@ _MOST_PLACED = (
 class Separator:
     """Applies a trained network to recordings of any rate, length and number of channels.
 
-    The mask is estimated from the channel mean at the model's rate and applied to every channel at the recording's rate, carried
-    there by linear interpolation in Hz and seconds. Above the model's band it goes on as the mean mask of the band's top octave,
-    weighted by magnitude. With `panning` it is first made one for each place between the channels, see `bespoke.models.wiener`.
+    The mask is estimated from the channel mean at the model's rate and applied to every channel at
+    the recording's rate, to which linear interpolation in Hz and seconds carries it. Above the
+    model's band it is the mean mask of the band's top octave, weighted by magnitude. With `panning`
+    a mask is made for each place between the channels, see `bespoke.models.wiener`.
 
     Args:
         stft: the transform of the training.
         model: the network.
         block_seconds: recordings longer than this are separated in blocks of this length,
         overlap_seconds: which overlap by this much and are cross-faded.
-        notes: the target's, in seconds of the recording, for a network that uses the score. Half a second before the first and two after
-            the last of those that follow each other closely the estimate fades to silence.
+        notes: the target's, in seconds of the recording, for a network that uses the score. The
+            estimate fades to silence half a second before the first and two seconds after the last
+            of notes that follow each other closely.
         others: the notes of each other part, likewise, where they are known.
         tuning_cents: how much sharper than A4 = 440 Hz the recording is.
         view: a weight for each channel: the mask is estimated from their weighted sum, instead of
             the channel mean, in which a target with opposite channels is silent.
-        strength: the mask is raised to this power: more than 1 leaves less of the other instruments in the target and makes more
-            artefacts, less than 1 the reverse.
-        resolutions: the mask is made with windows of so many times the training's, and the estimates averaged: a long one tells close
-            partials apart, a short one strokes. Other than 1 only for a network that takes any number of bins.
-        panning: of 2 to 8 channels that are not all the same, use where the target is between them, as it is in each block.
+        strength: the mask is raised to this power. More than 1 leaves less of the other
+            instruments in the target and makes more artefacts, less than 1 the reverse.
+        resolutions: the mask is made with windows of so many times the training's, and the
+            estimates are averaged. A long window tells close partials apart, a short one shows
+            when a note is struck. Other than 1 only for a network that takes any number of bins.
+        panning: use where the target is between the channels, of which there are 2 to 8 that
+            differ.
 
     Raises:
         BespokeError: a setting is not possible.
@@ -85,17 +89,20 @@ class Separator:
             raise BespokeError(f"The strength ({strength}) must be more than 0 and at most 10.")
         if not 0 < overlap_seconds <= block_seconds / 2:
             raise BespokeError(
-                f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block ({block_seconds} s)."
+                f"The overlap ({overlap_seconds} s) must be more than 0 and at most half a block"
+                f" ({block_seconds} s)."
             )
         if not resolutions or not all(
             isinstance(factor, int | float) and 0.1 <= factor <= 10 for factor in resolutions
         ):
             raise BespokeError(
-                f"separate.resolutions={resolutions} is not possible: give a list of numbers from 0.1 to 10."
+                f"separate.resolutions={resolutions} is not possible:"
+                " give a list of numbers from 0.1 to 10."
             )
         if any(factor != 1 for factor in resolutions) and not model.takes_any_bins:
             raise BespokeError(
-                "separate.resolutions: this network knows the window that it was trained with alone: set it to [1.0]."
+                "separate.resolutions: this network knows the window that it was trained with"
+                " alone: set it to [1.0]."
             )
         if not isinstance(panning, bool):
             raise BespokeError(
@@ -186,7 +193,8 @@ class Separator:
                 part = next(parts, None)
                 if part is None:
                     raise BespokeError(
-                        "The recording is shorter than when it was opened: was it changed meanwhile?"
+                        "The recording is shorter than when it was opened:"
+                        " was it changed meanwhile?"
                     )
                 held = part if held is None else np.concatenate([held, part], axis=1)
             current = held[:, : end - start]
@@ -202,7 +210,7 @@ class Separator:
             held = held[:, end - start - overlap :]
 
     def write_stems(self, recording: Recording, target: Path, residual: Path) -> None:
-        """Separate an audio file of any length into two float32 WAVs of its rate, length and channels.
+        """Separate an audio file into two float32 WAVs of its rate, length and channels.
 
         Args:
             recording: the file.
@@ -315,7 +323,8 @@ def _near(notes: Sequence[Note], start_seconds: float, end_seconds: float) -> tu
 
 
 def silent_elsewhere(notes: Sequence[Note], seconds: float) -> str | None:
-    """A sentence that says where a score lies in a recording, if more than ten seconds before and after it have no target.
+    """A sentence that says where a score lies in a recording, if more than ten seconds before and
+    after it have no target.
 
     >>> silent_elsewhere([Note(152.0, 153.0, 60), Note(170.0, 172.4, 62)], 175.0)
     'The score covers 2:32 to 2:52 of 2:55; the target is silent elsewhere.'
@@ -345,7 +354,8 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def uses_bfloat16(model: MaskNetwork) -> bool:
-    """Whether a network is better computed in bfloat16 on this CPU: it was trained in it, and the processor multiplies it."""
+    """Whether to compute a network in bfloat16 on this CPU: it was trained in bfloat16, and the
+    processor multiplies such numbers."""
     return model.trained_in_bfloat16 and processor.multiplies_bfloat16()
 
 
@@ -360,7 +370,8 @@ def _sounding(notes: Sequence[Note], times_seconds: Tensor) -> Tensor:
 
 
 def _check_size(path: Path) -> None:
-    """A checkpoint is a ZIP archive without compression: one that is compressed may unpack to anything."""
+    """Refuse a ZIP archive with compression, which a checkpoint never is: it may unpack to
+    anything."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
@@ -371,12 +382,14 @@ def carry(mask: Tensor, magnitude: Tensor, source: STFT, destination: STFT, fram
     """Carry a mask from one sample rate to another, by interpolation in Hz and seconds.
 
     Args:
-        mask, magnitude: `[freq, frames]` at the rate of `source`; the magnitude weights the mean of the top octave.
+        mask, magnitude: `[freq, frames]` at the rate of `source`. The magnitude weights the mean of
+            the top octave.
         source, destination: the transforms of both rates.
         frames: number of frames wanted.
 
     Returns:
-        `[freq, frames]` at the rate of `destination`; above the source's band every bin holds the mean mask of its top octave.
+        `[freq, frames]` at the rate of `destination`. Above the source's band every bin holds the
+        mean mask of its top octave.
     """
     nyquist_hz = source.sample_rate / 2
     frequencies_hz = source.frequencies_hz.to(mask.device)
@@ -395,7 +408,7 @@ def carry(mask: Tensor, magnitude: Tensor, source: STFT, destination: STFT, fram
 
 
 def _interpolate(values: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """Linear interpolation at fractional indices along one dimension; beyond the ends the last value stays."""
+    """Linear interpolation at fractional indices along one dimension, constant beyond the ends."""
     positions = positions.clamp(0, values.shape[dim] - 1)
     low = positions.floor().long()
     high = (low + 1).clamp(max=values.shape[dim] - 1)

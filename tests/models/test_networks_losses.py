@@ -140,6 +140,18 @@ def test_a_u_net_that_doubts_itself_gives_way_to_the_factorizations(doubt_db, sh
     )
 
 
+@pytest.mark.parametrize(("least", "share"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
+def test_a_share_of_the_factorizations_stays(least, share):
+    magnitude, features = torch.rand(2, 65, 21), torch.full((2, CHANNELS, 65, 21), 0.3)
+    model = ScoreUNet(doubt_db=(20.0, 30.0), factorization_share=least)
+    model.last.bias.data.fill_(math.log(7 / 3))
+    expected = torch.full((2, 65, 21), 0.5 - 0.2 * share)
+    torch.testing.assert_close(model.eval()(magnitude, features), expected)
+    assert ScoreUNet(**model.hyperparameters).factorization_share == least
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        ScoreUNet(factorization_share=1.5)
+
+
 def test_doubt_is_the_undecided_energy_re_what_is_kept():
     mask, magnitude = (
         torch.tensor([[[0.5, 1.0]], [[1.0, 0.0]]]),
