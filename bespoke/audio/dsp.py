@@ -167,7 +167,7 @@ def seen(waveform: np.ndarray, view: Sequence[float] | None = None) -> np.ndarra
 
 
 def opposed(waveform: np.ndarray) -> tuple[float, float] | None:
-    """The view in which a recording is heard whose two channels are opposite, as after a wrong plug.
+    """The view for a recording whose two channels are opposite, as after wrong wiring.
 
     Args:
         waveform: `[channel, time]`.

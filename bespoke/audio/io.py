@@ -1,7 +1,7 @@
 """Audio, in from files and out to files.
 
-Reading checks all that can be wrong with a user's file, and goes through it in blocks, so that an hour needs no more memory than a minute.
-Writing is atomic, see `bespoke.utils.files`.
+Reading checks all that can be wrong with a user's file. It goes through the file in blocks, so that
+an hour needs no more memory than a minute. Writing is atomic, see `bespoke.utils.files`.
 """
 
 import contextlib
@@ -26,7 +26,9 @@ LOWEST_RATE, HIGHEST_RATE = (
     768_000,
 )  # Hz; a rate of 1 Hz would turn a second's worth of samples into a day
 MAX_CHANNELS = 64
-MAX_VALUES = 2_000_000_000  # samples of all channels: 6 hours of stereo at 44.1 kHz. A bomb of a few MB may unpack to years.
+# Samples of all channels: 6 hours of stereo at 44.1 kHz. A malicious file of a few MB may unpack to
+# years.
+MAX_VALUES = 2_000_000_000
 BLOCK_VALUES = 1 << 20  # that are read at once
 _BYTES = {
     "PCM_U8": 1,
@@ -36,7 +38,8 @@ _BYTES = {
     "PCM_32": 4,
     "DOUBLE": 8,
 }  # a sample, where that is not 4
-# What libsndfile does not read and FFmpeg does: the bytes that begin the file, from which place on, and FFmpeg's name of the format.
+# What FFmpeg reads and libsndfile does not: the offset and the bytes by which a file is recognized,
+# and FFmpeg's name of the format.
 # Only these are tried: FFmpeg's playlists would open other files and addresses.
 _FFMPEG_FORMATS = (
     (4, b"ftyp", "mov"),
@@ -67,7 +70,9 @@ _FFMPEG_TAGS = {
 
 @dataclass(frozen=True)
 class Recording:
-    """An audio file that was checked from end to end, or a part of it; its samples stay in the file.
+    """An audio file that was checked from end to end, or a part of it.
+
+    The samples stay in the file.
 
     Attributes:
         path: of the file.
@@ -93,7 +98,11 @@ class Recording:
         return replace(self, first=self.first + first, samples=last - first)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Its samples from the first to the last: float32 `[channel, time]`, full scale at 1, in blocks that are short in memory."""
+        """Its samples in order, in blocks that fit in little memory.
+
+        Yields:
+            Float32 `[channel, time]`, full scale at 1.
+        """
         position, last = 0, self.first + self.samples
         for _, block in _decode(self.path):
             part = block[:, max(self.first - position, 0) : max(last - position, 0)]
@@ -115,7 +124,8 @@ class Recording:
     def read_mono(self, sample_rate: int) -> np.ndarray:
         """Its channel mean at `sample_rate`, `[1, time]`."""
         mono = (block.mean(axis=0, keepdims=True) for block in self.blocks())
-        # Into one array: an hour's blocks, and then their sum, would take twice the memory, and leave holes.
+        # Write into one array. A list of an hour's blocks and then their concatenation would take
+        # twice the memory and fragment it.
         waveform, position = (
             np.empty((1, -(-self.samples * sample_rate // self.sample_rate)), np.float32),
             0,
@@ -132,15 +142,18 @@ class Recording:
 
 
 def open_audio(path: str | Path, role: str = "recording") -> Recording:
-    """Check an audio file of any format that libsndfile knows (WAV, FLAC, Ogg, Opus, MP3, AIFF, …), or of M4A/AAC, WebM and WMA where
-    PyAV is installed, from 4 to 768 kHz, of up to 64 channels.
+    """Check an audio file of 4 to 768 kHz with up to 64 channels.
+
+    Any format that libsndfile knows is possible (WAV, FLAC, Ogg, Opus, MP3, AIFF, …). Where PyAV is
+    installed, M4A/AAC, WebM and WMA are possible too.
 
     Args:
         path: the file.
         role: what the file is to the user; named in error messages.
 
     Raises:
-        BespokeError: the file is missing, is no audio, or is incomplete, empty, too long, silent or not finite.
+        BespokeError: the file is missing, is no audio, or is incomplete, empty, too long, silent or
+            not finite.
     """
     path = existing(path, role)
     sample_rate = channels = samples = 0
@@ -150,7 +163,8 @@ def open_audio(path: str | Path, role: str = "recording") -> Recording:
             channels, samples = block.shape[0], samples + block.shape[1]
             if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE or channels > MAX_CHANNELS:
                 raise BespokeError(
-                    f"The {role} {path} has {channels} channels at {sample_rate} Hz: convert it to one or two channels at 44100 Hz."
+                    f"The {role} {path} has {channels} channels at {sample_rate} Hz: convert it to"
+                    " one or two channels at 44100 Hz."
                 )
             if samples * channels > MAX_VALUES:
                 hours = MAX_VALUES / channels / sample_rate / 3600
@@ -169,13 +183,14 @@ def open_audio(path: str | Path, role: str = "recording") -> Recording:
         MemoryError,
     ) as error:  # also what libsndfile and FFmpeg raise
         raise BespokeError(
-            f"The {role} {path} cannot be read as audio: convert it to WAV or FLAC first (ffmpeg -i IN OUT.wav)."
+            f"The {role} {path} cannot be read as audio: convert it to WAV or FLAC first (ffmpeg"
+            " -i IN OUT.wav)."
         ) from error
     missing = _missing_samples(path, samples)
     if missing:
         raise BespokeError(
-            f"The {role} {path} is incomplete, shorter than it says itself by {missing} samples or more: copy it again, or"
-            " use what is there (ffmpeg -i IN OUT.wav)."
+            f"The {role} {path} is incomplete, shorter than it says itself by {missing} samples or"
+            " more: copy it again, or use what is there (ffmpeg -i IN OUT.wav)."
         )
     if not samples:
         raise BespokeError(f"The {role} {path} is empty: it has no samples.")
@@ -201,7 +216,11 @@ def read_audio(path: str | Path, role: str = "recording") -> tuple[np.ndarray, i
 
 
 def _decode(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """The sample rate in Hz with each block of a file's samples `[channel, time]`; at least one, if an empty one."""
+    """Decode a file in blocks, at least one, which may be empty.
+
+    Yields:
+        The sample rate in Hz, and a block of the samples `[channel, time]`.
+    """
     with open(path, "rb") as file:
         head = file.read(16)
     for place, magic, name in _FFMPEG_FORMATS:
@@ -258,7 +277,10 @@ def _decode_by_ffmpeg(path: Path, name: str) -> Iterator[tuple[int, np.ndarray]]
 
 
 def _missing_samples(path: Path, samples: int) -> int:
-    """By how many samples a file is shorter than it says itself; 0 where it says nothing, or is not libsndfile's."""
+    """How many samples fewer a file has than it announces.
+
+    0 if it announces no number, or if libsndfile does not read it.
+    """
     announced = missing = 0
     try:
         pieces = pieces_of(path)
@@ -273,7 +295,12 @@ def _missing_samples(path: Path, samples: int) -> int:
 
 
 def _announced(piece: Path | Piece) -> tuple[int, int]:
-    """How many samples a file says it has, as far as that can be trusted, and how many libsndfile has found missing."""
+    """Read what a file announces.
+
+    Returns:
+        How many samples the file says that it has, as far as this can be trusted, and how many of
+        them libsndfile has found missing.
+    """
     with soundfile.SoundFile(piece) as file:
         announced, log, kind = file.frames, file.extra_info, file.format
         width = file.channels * _BYTES.get(file.subtype, 4)
@@ -293,8 +320,8 @@ def wav_writer(
 ) -> Iterator[Callable[[np.ndarray], object]]:
     """Write a float32 WAV block by block, atomically and reproducibly.
 
-    libsndfile stamps the time of day into float WAVs, and SciPy wants the whole in memory, but for which this is its file, byte for byte.
-    Above 4 GB it is an RF64.
+    The file is that of SciPy, byte for byte, but SciPy needs the whole signal in memory. libsndfile
+    is not used, because it writes the time of day into float WAVs. Above 4 GB the file is an RF64.
 
     Args:
         path: of the file.
@@ -343,11 +370,13 @@ def write_wav(path: str | Path, waveform: np.ndarray, sample_rate: int) -> None:
 
 
 def write_like(path: str | Path, stem: str | Path, like: str | Path) -> None:
-    """Write a stem in the format that the ending of `path` names, with the bit depth and the tags of the recording it comes from.
+    """Write a stem in the format that the ending of `path` names.
 
-    What is lossy in `like` has no bit depth: its stems are 24 bits deep where the new format has one, and at the best quality of the
-    encoder where it hasn't. Samples beyond full scale are clipped, except in a float WAV. Of the tags those are kept that both formats
-    know: title, artist, album, track number, date, genre, comment, copyright, license. Pictures are not.
+    The stem gets the bit depth and the tags of the recording that it comes from. A lossy recording
+    has no bit depth: its stems get 24 bits if the new format has a bit depth, else the best quality
+    of the encoder. Samples beyond full scale are clipped, except in a float WAV. Tags that both
+    formats know are kept: title, artist, album, track number, date, genre, comment, copyright,
+    license. Pictures are not kept.
 
     Args:
         path: ends in wav, flac, aiff, ogg, opus, mp3 or (where PyAV is installed) m4a.
@@ -398,12 +427,18 @@ def write_like(path: str | Path, stem: str | Path, like: str | Path) -> None:
                     destination.write(block)
         except (soundfile.LibsndfileError, ValueError, TypeError) as error:
             raise BespokeError(
-                f"{path} cannot hold {channels} channels at {rate} Hz ({error}): choose wav or flac."
+                f"{path} cannot hold {channels} channels at {rate} Hz ({error}): choose wav or"
+                " flac."
             ) from error
 
 
 def _character(path: Path) -> tuple[str, dict[str, str]]:
-    """An audio file's libsndfile subtype (its bit depth; empty where it has none) and its tags, by libsndfile's names."""
+    """Read what a stem takes over from an audio file.
+
+    Returns:
+        The libsndfile subtype, which is the bit depth (empty if there is none), and the tags, by
+        libsndfile's names.
+    """
     try:
         with soundfile.SoundFile(path) as file:
             tags = {
@@ -464,5 +499,6 @@ def _write_m4a(path: Path, stem: Path, tags: Mapping[str, str]) -> None:
                 container.mux(stream.encode(None))
         except (KeyError, ValueError, av.FFmpegError) as error:
             raise BespokeError(
-                f"{path} cannot hold {source.channels} channels at {source.samplerate} Hz: choose wav or flac."
+                f"{path} cannot hold {source.channels} channels at {source.samplerate} Hz: choose"
+                " wav or flac."
             ) from error

@@ -266,9 +266,10 @@ def _flac(path: Path, data: Bytes, first: int) -> Pieces:
 
 
 def _flac_samples(data: Bytes, start: int, end: int) -> int:
-    """How many samples there are up to the end of a stream's last frame; 0 where none is found.
+    """The number of samples up to the end of a stream's last frame; 0 if no frame is found.
 
-    Other bytes may look like a frame's head: one is believed where the frame before it is found too.
+    Other bytes may look like the head of a frame. A frame is believed only if the frame before it
+    is found too.
     """
     smallest, largest = struct.unpack(">HH", data[start + 8 : start + 12])
     found: dict[int, int] = {}  # the sample with which a frame ends, by that with which it begins
@@ -288,7 +289,12 @@ def _flac_samples(data: Bytes, start: int, end: int) -> int:
 
 
 def _flac_frame(head: bytes) -> tuple[int, int, bool] | None:
-    """A frame's number, its samples, and whether it is numbered by its first one; None for others."""
+    """Parse the head of a FLAC frame.
+
+    Returns:
+        The frame's number, how many samples it has, and whether the number is that of its first
+        sample; None if the bytes are no such head.
+    """
     if len(head) < 6 or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
     size, lead = head[2] >> 4, head[4]

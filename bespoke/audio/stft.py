@@ -81,7 +81,8 @@ class STFT(nn.Module):
         return STFT(sample_rate, self.window_seconds, self.hop_seconds).to(self.window.device)
 
     def blocks(self, samples: int, block_samples: int) -> Iterator[tuple[slice, slice]]:
-        """Cut a long signal so that a mask, applied block by block, gives what it gives to the whole.
+        """Cut a long signal into blocks, so that a mask that is applied to each block gives the
+        same result as a mask that is applied to the whole signal.
 
         Blocks begin on a frame, and have surroundings that are wider than a window.
 

@@ -1,4 +1,6 @@
-"""The `bespoke` command: for musicians, without configs. What takes long to import is imported where it is used, so that --help is quick.
+"""The `bespoke` command: for musicians, without configs.
+
+Modules that are slow to import are imported where they are used, so that --help is quick.
 
 It makes the same runs as train.py, whose settings it writes out of its options (`request.py`).
 """
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from bespoke.score.synth import Patch, SoundFont
 
 SCORE_SUFFIXES = {".mid", ".midi", ".kar", ".rmi", ".smf"}
-FORMAT_HELP = "Of the stems. wav: float, which adds up exactly. The others: of the song's bit depth, with its tags; same: in its format."
+FORMAT_HELP = (
+    "Of the stems. wav: float, which adds up exactly. The others: of the song's bit depth, with its"
+    " tags; same: in its format."
+)
 RESERVED = ("residual", "report", "stems", "target")  # what no part's stem may be called
 MOST_RENDERS = 16
 ALIGNMENT_RATE = 22050
@@ -47,7 +52,8 @@ class Seconds(click.ParamType):
         match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)", value.strip())
         if not match:
             self.fail(
-                f"{value!r} is not a time: write seconds, as in 62.5, or minutes and seconds, as in 1:02.5.",
+                f"{value!r} is not a time: write seconds, as in 62.5, or minutes and seconds, as"
+                " in 1:02.5.",
                 param,
                 ctx,
             )
@@ -56,7 +62,11 @@ class Seconds(click.ParamType):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 2 for what the user can put right, 130 after Ctrl-C."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 2 for errors that the user can correct, 130 after Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):  # a name may have letters that the terminal lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -85,7 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Command(click.Command):
-    """A command that prints its results alone: where CI is set, FluidSynth's binding prints where it found the library."""
+    """A command whose output is its results alone.
+
+    Where the variable CI is set, FluidSynth's binding prints where it found its library. This is
+    kept out of the output.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -96,7 +110,8 @@ class _Command(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def bespoke() -> None:
-    """Take one instrument out of one recording by its MIDI, with a small network that is trained further for this recording."""
+    """Take one instrument out of one recording by its MIDI, with a small network that is trained
+    further for this recording."""
 
 
 bespoke.command_class = _Command
@@ -107,7 +122,8 @@ _instrument = click.option(
     "instruments",
     multiple=True,
     metavar="NAME",
-    help="Which part of the MIDI: its name, number or sound, see inspect. With commas: several as one stem."
+    help="Which part of the MIDI: its name, number or sound, see inspect. With commas: several as"
+    " one stem."
     " Several times, or `all`: a stem for each.",
 )
 _patch = click.option(
@@ -115,7 +131,8 @@ _patch = click.option(
     "patches",
     multiple=True,
     metavar="NAME",
-    help="General MIDI sound like the instrument's, by name or number, see patches. Several make it more robust. Default: the MIDI's.",
+    help="General MIDI sound like the instrument's, by name or number, see patches. Several make"
+    " it more robust. Default: the MIDI's.",
 )
 _soundfont = click.option(
     "--soundfont", metavar="NAME", help="SF2 or SF3 file. Default: one that comes with it."
@@ -227,9 +244,10 @@ def separate(
 ) -> None:
     """Take the part in MELODY.mid out of SONG.
 
-    Writes SONG.target.wav, SONG.residual.wav, which is the rest, and SONG.report.html, where you hear them; with several parts a
-    SONG.PART.wav for each. The MIDI need not be in time with the recording. Whatever else a run makes is in SONG.bespoke. The same
-    command goes on where it was interrupted, and does nothing twice: with another --format it only writes the stems anew.
+    Writes SONG.target.wav, SONG.residual.wav, which is the rest, and SONG.report.html, where you
+    hear them; with several parts a SONG.PART.wav for each. The MIDI need not be in time with the
+    recording. Whatever else a run makes is in SONG.bespoke. The same command goes on where it was
+    interrupted, and does nothing twice: with another --format it only writes the stems anew.
     """
     from bespoke.audio.io import open_audio
     from bespoke.cli import request
@@ -240,7 +258,8 @@ def separate(
     parts = _choose(score, instruments)
     if len(parts) > 1 and (patches or reference):
         raise click.UsageError(
-            "--patch and --reference are for one part: with several, each is played with the sound that the MIDI names."
+            "--patch and --reference are for one part: with several, each is played with the sound"
+            " that the MIDI names."
         )
     _check_device(device)
     recording = open_audio(song)
@@ -325,8 +344,9 @@ def apply(
 ) -> None:
     """Separate SONG with the CHECKPOINT of another run, without training.
 
-    The checkpoint is SONG.bespoke/checkpoints/last.ckpt. It knows where the notes are in the recording that it was trained on. They are
-    looked for in SONG, which may be another mastering of it, begin later, or be longer; for another recording give its MIDI too.
+    The checkpoint is SONG.bespoke/checkpoints/last.ckpt. It knows where the notes are in the
+    recording that it was trained on. They are looked for in SONG, which may be another mastering of
+    it, begin later, or be longer; for another recording give its MIDI too.
     """
     import tempfile
 
@@ -388,13 +408,18 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     if "parts" not in facts:
-        channels = f"{facts['channels']} channel{'s' if facts['channels'] > 1 else ''} at {facts['sample_rate']} Hz"
+        channels = (
+            f"{facts['channels']} channel{'s' if facts['channels'] > 1 else ''} at"
+            f" {facts['sample_rate']} Hz"
+        )
         click.echo(
-            f"{file}: {facts['format']}, {_clock(facts['seconds'])}, {channels}, peak {facts['peak_db']:.1f} dBFS"
+            f"{file}: {facts['format']}, {_clock(facts['seconds'])}, {channels}, peak"
+            f" {facts['peak_db']:.1f} dBFS"
         )
         return
     click.echo(
-        f"{file}: {len(facts['parts'])} part{'s' if len(facts['parts']) > 1 else ''}, {_clock(facts['seconds'])}"
+        f"{file}: {len(facts['parts'])} part{'s' if len(facts['parts']) > 1 else ''},"
+        f" {_clock(facts['seconds'])}"
     )
     lines = [
         (
@@ -435,7 +460,8 @@ def patches(
     force: bool,
     as_json: bool,
 ) -> None:
-    """List patches, all or those with WORD in their name or that number; with --render, hear them before training."""
+    """List patches, all or those with WORD in their name or that number; with --render, hear them
+    before training."""
     found = _find_patches(word, _font(soundfont))
     if not found:
         raise BespokeError(f"No patch has {word!r} in its name: `bespoke patches` lists all.")
@@ -453,7 +479,8 @@ def patches(
         playable = [(patch, name) for patch, name in found if (patch.bank != 0) == part.is_drum]
         if not 1 <= len(playable) <= MOST_RENDERS:
             raise BespokeError(
-                f"{len(playable)} patches fit to render: give a word or number that chooses 1 to {MOST_RENDERS}."
+                f"{len(playable)} patches fit to render: give a word or number that chooses 1 to"
+                f" {MOST_RENDERS}."
             )
         found = playable
         files = [
@@ -507,7 +534,8 @@ def new(
     reference: Path | None,
     force: bool,
 ) -> None:
-    """Write conf/song/NAME.yaml, so that experiments with SONG begin with `bespoke train song=NAME` (or train.py) in this folder."""
+    """Write conf/song/NAME.yaml, so that experiments with SONG begin with `bespoke train song=NAME`
+    (or train.py) in this folder."""
     import yaml
 
     from bespoke.audio.io import open_audio
@@ -517,7 +545,8 @@ def new(
 
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
         raise BespokeError(
-            f"{name!r} cannot be the name of a config: use letters, digits, - and _, a letter first."
+            f"{name!r} cannot be the name of a config: use letters, digits, - and _, a letter"
+            " first."
         )
     if (CONF / "song" / f"{name}.yaml").exists():
         raise BespokeError(f"Bespoke has a song {name} of its own: choose another name.")
@@ -545,7 +574,10 @@ def new(
         **({"excerpt": excerpt} if (excerpt := _excerpt(open_audio(song), start, end)) else {}),
     }
     with atomic_path(file) as temporary:
-        header = f"# {part.name or 'The part'}, played by {_sound(part, programs)}. All keys: song/custom.yaml of Bespoke.\n"
+        header = (
+            f"# {part.name or 'The part'}, played by {_sound(part, programs)}."
+            " All keys: song/custom.yaml of Bespoke.\n"
+        )
         temporary.write_text(
             header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -559,7 +591,8 @@ def new(
 )
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def train(overrides: tuple[str, ...]) -> int:
-    """What train.py does, for experiments: OVERRIDES are those of Hydra, see `bespoke train --help`."""
+    """What train.py does, for experiments: OVERRIDES are those of Hydra, see `bespoke train
+    --help`."""
     from bespoke.cli.train import main
 
     return main(overrides)
@@ -581,7 +614,12 @@ def part(overrides: tuple[str, ...]) -> None:
 
 
 def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[str, "Part"]]:
-    """The parts wanted, with what chooses each in the score, by the label of their stem; a single one's is `target`."""
+    """The parts to separate, by the label of their stem.
+
+    Returns:
+        For each label, the setting that chooses the part in the score, and the part. The label of a
+        single part is `target`.
+    """
     from bespoke.score.midi import choose_parts, merged, program_name, read_score
 
     parts = read_score(score)
@@ -700,7 +738,12 @@ def _font(name: str | None) -> "SoundFont":
 
 
 def _find_patches(word: str | None, font: "SoundFont") -> list[tuple["Patch", str]]:
-    """The patches that a word or a number means, with their names: General MIDI's, and the soundfont's own where it is another."""
+    """The patches with `word` in their name or as their program number; all without `word`.
+
+    Returns:
+        The patches, each with its General MIDI name, and in brackets the soundfont's own name where
+        it is another. Kits have the soundfont's name alone.
+    """
     import pretty_midi
 
     from bespoke.score.synth import DRUM_BANK, Patch
@@ -756,7 +799,10 @@ def _sound(part: "Part", programs: Sequence[int] | None) -> str:
 
     if part.is_drum or not programs:
         return f"{describe(part)}, synthesized with that sound; --patch chooses another"
-    return f"{describe(part)}, synthesized as {' and '.join(map(pretty_midi.program_to_instrument_name, programs))}"
+    return (
+        f"{describe(part)}, synthesized as"
+        f" {' and '.join(map(pretty_midi.program_to_instrument_name, programs))}"
+    )
 
 
 def _score_facts(file: Path) -> dict[str, Any]:
@@ -826,7 +872,8 @@ def _check_device(device: str) -> None:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device, True):
         raise BespokeError(
-            f"There is no device {device} here, or this PyTorch was built without it: use --device auto or cpu."
+            f"There is no device {device} here, or this PyTorch was built without it: use --device"
+            " auto or cpu."
         )
 
 
@@ -842,14 +889,18 @@ def _excerpt(recording: "Recording", start: float | None, end: float | None) -> 
     start, end = start or 0.0, recording.seconds if end is None else min(end, recording.seconds)
     if not start < end:
         raise BespokeError(
-            f"Nothing of {recording.path} is between --start and --end: it ends at {_clock(recording.seconds)}, --start must be before it"
+            f"Nothing of {recording.path} is between --start and --end: it ends at"
+            f" {_clock(recording.seconds)}, --start must be before it"
             " and --end."
         )
     return [start, end]
 
 
 def _portable(file: Path) -> str:
-    """A path for a config: from this folder where the file is in it, so that the folder can be moved."""
+    """A path for a config: relative to this folder if the file is in it, else absolute.
+
+    A folder whose configs have relative paths can be moved.
+    """
     from bespoke.cli.launch import literal
 
     file, here = file.resolve(), Path.cwd()
@@ -893,5 +944,6 @@ def _say(text: str) -> None:
 def _say_softer(gain: float, suffix: str) -> None:
     if gain < 1:
         _say(
-            f"The stems are softer by {-20 * _log10(gain):.1f} dB, as {suffix[1:].upper()} holds nothing above full scale."
+            f"The stems are softer by {-20 * _log10(gain):.1f} dB, as {suffix[1:].upper()} holds"
+            " nothing above full scale."
         )

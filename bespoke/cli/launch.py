@@ -33,18 +33,31 @@ from bespoke.utils.files import write_json
 
 # Hydra's and its plugins' own ValueErrors, and what they mean.
 _OF_VALUES = {
-    "Only one of --run, --multirun, --cfg": "--cfg and --info show one run's config, without running it: leave -m out, or leave them out.",
-    "Config group override must be": "A group is chosen by name, as in aug=none, not by a number or null: see train.py --help.",
-    "No trials are completed yet": "No trial of the search gave a result: see the table for the reasons.",  # Optuna's, at its end
+    "Only one of --run, --multirun, --cfg": (
+        "--cfg and --info show one run's config, without running it: leave -m out, or leave them"
+        " out."
+    ),
+    "Config group override must be": (
+        "A group is chosen by name, as in aug=none, not by a number or null: see train.py --help."
+    ),
+    # Optuna's, at its end.
+    "No trials are completed yet": (
+        "No trial of the search gave a result: see the table for the reasons."
+    ),
 }
 # What Hydra's own mkdir of the run's folder can end with.
-TOO_LONG = "a name may have 255 bytes: set hydra.run.dir, or in a sweep hydra.sweep.subdir, to a shorter one, such as ${hydra.job.num}"
+TOO_LONG = (
+    "a name may have 255 bytes: set hydra.run.dir, or in a sweep hydra.sweep.subdir, to a shorter"
+    " one, such as ${hydra.job.num}"
+)
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 _GUARDED = "is_guarded"
 
 
 def as_folder(name: Any) -> str:
-    """A song's name as a folder's: whatever a config from elsewhere calls a song, it stays below the folder of all results.
+    """Make a song's name the name of a folder.
+
+    Whatever a config from elsewhere calls a song, its folder stays below that of all results.
 
     >>> as_folder("../../home"), as_folder("Für Elise 🎹"), as_folder("..")
     ('.._.._home', 'Für Elise 🎹', '_')
@@ -60,7 +73,10 @@ OmegaConf.register_new_resolver("as_folder", as_folder, replace=True)
 
 
 def guard() -> None:
-    """Let Hydra look at no config, from now on, before `check_hydra` has; names from before are put right in it."""
+    """Let `check_hydra` check every config from now on before Hydra uses it.
+
+    Former names in `_target_` settings are replaced before this check.
+    """
     load = ConfigLoaderImpl.load_configuration
     if hasattr(load, _GUARDED):
         return
@@ -97,13 +113,16 @@ def _plain(override: Override) -> Any:
 
 
 def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
-    """Call a Hydra entry point; print errors that are for the user as one sentence. Returns the exit code: 2 for those.
+    """Call a Hydra entry point, and print errors that are for the user as one sentence.
 
     A multirun ends with its table, also when some of its jobs failed.
 
     Args:
         main: the entry point.
         argv: its command line, the program's name first.
+
+    Returns:
+        The exit code: 2 for errors that are for the user, 130 after Ctrl-C.
     """
     try:
         execute(main, argv)
@@ -167,7 +186,8 @@ def explained() -> Iterator[None]:
             raise
         place = error.filename or "The run's folder"
         raise BespokeError(
-            f"{place} cannot be written ({error.strerror}): free some space or choose another hydra.run.dir."
+            f"{place} cannot be written ({error.strerror}): free some space or choose another"
+            " hydra.run.dir."
         ) from error
 
 
@@ -200,12 +220,21 @@ def literal(text: str) -> str:
 
 
 def _explain(error: Exception) -> str:
-    """One sentence for the user; Hydra's own speak of grammars and search paths, and advise to add what was misspelt."""
+    """One sentence for the user.
+
+    Hydra's own messages speak of grammars and search paths, and advise to add what was misspelt.
+    """
     if isinstance(error, OverrideParseException):
         name = error.override.partition("=")[0]
-        return f"{error.override} cannot be read: put its value in quotes of its own, as in \"{name}='My Song (live).wav'\"."
+        return (
+            f"{error.override} cannot be read: put its value in quotes of its own, as in"
+            f" \"{name}='My Song (live).wav'\"."
+        )
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        return f"There is no {'='.join(error.missing_cfg_file.rsplit('/', 1))}: choose {', '.join(error.options)}."
+        return (
+            f"There is no {'='.join(error.missing_cfg_file.rsplit('/', 1))}: choose"
+            f" {', '.join(error.options)}."
+        )
     misspelt = re.match(r"Could not override '([^']+)'\.", str(error))
     if misspelt and "To append" in str(error):
         return f"There is no setting {misspelt[1]}: train.py --cfg job lists all that there are."
@@ -221,7 +250,10 @@ def _explain(error: Exception) -> str:
 
 
 class _WithoutHydrasPreface:
-    """A stream without the line that Hydra writes before it hands on a job's exception: ours says all."""
+    """A stream without the line that Hydra writes before it passes on a job's exception.
+
+    Our own message says everything.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -238,7 +270,9 @@ class _WithoutHydrasPreface:
 
 
 class SweepTable(Callback):
-    """Hydra callback that notes where a multirun puts its jobs, and for the table what each was to do and why it failed.
+    """Hydra callback that notes where a multirun puts its jobs.
+
+    For the table it also notes what each job was to do, and why it failed.
 
     (Hydra calls no callback at the end of a sweep in which a job failed.)
     """

@@ -1,9 +1,10 @@
-"""What a musician asks for: a recording, a score and the parts wanted, carried out by runs like train.py's.
+"""What a musician asks for: a recording, a score, and the parts to separate.
 
-The runs keep their folders beside the stems (`SONG.bespoke`, or `SONG.bespoke-parts/PART`), so that
-the same request goes on where it was interrupted, and stems appear under their final names only when
-all is done. What a request has written it knows again: it does nothing twice, and replaces nothing
-that somebody else wrote or changed.
+A request is carried out by runs like those of train.py. The runs keep their folders beside the
+stems (`SONG.bespoke`, or `SONG.bespoke-parts/PART`), so that the same request continues after an
+interruption. Stems appear under their final names only when all is done. A request recognizes the
+files that it has written: it does nothing twice, and replaces nothing that somebody else wrote or
+changed.
 """
 
 import concurrent.futures
@@ -80,14 +81,15 @@ class Job:
         known = read_json(self.folder / _INPUTS)
         if not known:
             raise BespokeError(
-                f"{self.folder} has results that `bespoke separate` did not make, and will not replace: choose another --out."
+                f"{self.folder} has results that `bespoke separate` did not make, and will not"
+                " replace: choose another --out."
             )
         changed = [f"the {role} is another" for role in inputs if inputs[role] != known.get(role)]
         changed += changes_in_options(preflight.changes(self.config, self.folder))
         if changed and not force:
             raise BespokeError(
-                f"{self.folder} has results of other settings ({'; '.join(changed[:5])}): repeat those, choose another --out, or start"
-                " over with --force."
+                f"{self.folder} has results of other settings ({'; '.join(changed[:5])}): repeat"
+                " those, choose another --out, or start over with --force."
             )
         if changed:
             return fresh, True
@@ -105,8 +107,10 @@ class Job:
         return self.folder / "checkpoints" / name
 
     def stems(self) -> dict[str, Path]:
-        """The finished run's stems as it made them. Those that were changed since, or are gone, are
-        made anew by its checkpoint: a stem that is edited under its final name may be the run's own.
+        """The finished run's stems, as the run made them.
+
+        Stems that were changed since, or are gone, are made again from the run's checkpoint. (A
+        stem that is edited under its final name may be the same file as the run's own.)
 
         Raises:
             BespokeError: they cannot be.
@@ -117,7 +121,8 @@ class Job:
             from bespoke.models.separator import load_separator
 
             _say(
-                f"The stems in {self.folder} were changed since they were made: they are made anew, without training."
+                f"The stems in {self.folder} were changed since they were made: they are made"
+                " anew, without training."
             )
             song = Song.load(
                 as_dict(self.config.song),
@@ -214,7 +219,10 @@ def separate(
 
 
 def processes_at_once(parts: int) -> int:
-    """How many runs this machine has free cores and memory for; one where there is a GPU, which one run fills."""
+    """How many runs this machine has free cores and memory for.
+
+    One where there is a GPU, because one run uses all of it.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -227,7 +235,9 @@ def processes_at_once(parts: int) -> int:
 
 
 def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None:
-    """A process for each run, so many at once; their output line by line, with the part's name before it.
+    """Run the jobs in a process each, `processes` at once.
+
+    Their output is printed line by line, after the name of the part.
 
     Raises:
         BespokeError: some failed, and said why.
@@ -275,7 +285,8 @@ def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None
             raise
     if failed:
         raise BespokeError(
-            f"No stems were written, as {' and '.join(failed)} failed, see above: the same command does what is left."
+            f"No stems were written, as {' and '.join(failed)} failed, see above: the same command"
+            " does what is left."
         )
 
 
@@ -313,8 +324,11 @@ def _are_whole(folder: Path) -> bool:
 def _adopt(
     folder: Path, finals: Mapping[str, Path], page: Path | None, published: Published, of: str
 ) -> None:
-    """Know as our own what is the same as in the run's folder: it was put there by a request that was
-    killed before it could note that, or by one of a version that noted nothing."""
+    """Recognize files that are the same as in the run's folder as our own.
+
+    Such a file was put there by a request that was killed before it could note this, or by a
+    version that noted nothing.
+    """
     made = read_json(folder / _STEMS)
     for final, made_hash in zip(finals.values(), (made["target"], made["residual"]), strict=False):
         if final.name not in published.files and final.is_file() and file_hash(final) == made_hash:
@@ -343,8 +357,11 @@ def _is_up_to_date(page: Path, published: Published, of: str | None) -> bool:
 
 @contextlib.contextmanager
 def _sources(jobs: Sequence[Job], shared: Path) -> Iterator[dict[str, Path]]:
-    """The stems as float WAV, by label: a single part's are the run's own, those of several are made
-    from their runs' for the time being, in a folder for that."""
+    """The stems as float WAV, by label.
+
+    The stems of a single part are the run's own. Those of several parts are made from the stems of
+    their runs, in a folder that is removed at the end.
+    """
     if len(jobs) == 1:
         stems = jobs[0].stems()
         yield {jobs[0].label: stems["target"], "residual": stems["residual"]}
@@ -381,7 +398,8 @@ def _write_page(
         )
     except Exception as error:
         _say(
-            f"{page} could not be made ({type(error).__name__}: {one_sentence(error)}); the stems are whole."
+            f"{page} could not be made ({type(error).__name__}: {one_sentence(error)}); the stems"
+            " are whole."
         )
     else:
         published.note(

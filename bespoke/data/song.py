@@ -1,4 +1,7 @@
-"""A song: the recording, what is known of the target, and what else plays; everything a user can get wrong is checked here."""
+"""A song: the recording, what is known of the target, and what else plays.
+
+Everything that a user can get wrong in a song is checked here.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,7 +38,8 @@ STANDIN_KEYS = {"replaces", "mixture", "score", "instrument", "reference"}
 MIN_SECONDS = 0.1
 MAX_HELD_VALUES = 60_000_000  # samples of all channels: 11 minutes of stereo at 44.1 kHz
 _FORMATS = ("wav", "flac", "aiff", "aif", "ogg", "opus", "mp3", "m4a")  # of a user's own files
-# A part that brings no patches gets its own program and this neighbour: two of each family of eight, as in section 3.2.
+# A part that brings no patches gets its own program and this neighbour: two of each family of
+# eight, as in section 3.2.
 _NEIGHBOUR = 1
 
 
@@ -65,8 +69,8 @@ class Voice:
         for patch, waveform in zip(self.patches, renders, strict=True):
             if is_silent(waveform):
                 raise BespokeError(
-                    f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes of"
-                    f" {self.part.name or 'the score'}: choose another of song's patches."
+                    f"Patch {patch.program} of {patch.soundfont.path.name} is silent for the notes"
+                    f" of {self.part.name or 'the score'}: choose another of song's patches."
                 )
         longest = max(waveform.shape[-1] for waveform in renders)
         return [
@@ -80,14 +84,17 @@ class Song:
 
     Attributes:
         name: of the song.
-        mixture: the recording, float32 `[channel, time]`; of one that is longer than about ten minutes the channel mean, `[1, time]`.
+        mixture: the recording, float32 `[channel, time]`. If it is longer than about ten minutes,
+            its channel mean, `[1, time]`.
         sample_rate: of the mixture, in Hz.
         target: the part to separate, or None where `target_audio` is given.
         target_audio: a rendered target `[channel, time]` and its sample rate in Hz, or None.
         others: the other parts, where they are known. Only the pitched ones where a run chose them
             itself (`others: auto`).
-        reference: the true target `[channel, time]` of the recording's shape, for metrics only, or None.
-        estimate: a first estimate of the target `[channel, time]` of the recording's shape, handed back by a run in rounds, or None.
+        reference: the true target `[channel, time]` of the recording's shape, for metrics only, or
+            None.
+        estimate: a first estimate of the target `[channel, time]` of the recording's shape, which
+            the run makes before training a network that uses the score, or None.
         is_standin: whether the recording is our stand-in for one that may not be shipped.
         hashes: SHA-256 of every input file, by role.
         source: the recording's file.
@@ -128,7 +135,8 @@ class Song:
         target = config["target"]
         if (target.get("score") is None) == (target.get("audio") is None):
             raise BespokeError(
-                "Give exactly one of song.target.score (a MIDI file) and song.target.audio (a rendered target)."
+                "Give exactly one of song.target.score (a MIDI file) and song.target.audio (a"
+                " rendered target)."
             )
         files: dict[str, Path] = {}
         source, reference_file = _open_recording(config, files)
@@ -164,12 +172,14 @@ class Song:
         return self.mixture.shape[-1] / self.sample_rate
 
     def to_train_on(self, limit_seconds: float, is_aligned: bool) -> "Song":
-        """The song as training hears it: of a long one some minutes at most, one after the other, where the target plays.
+        """The song as training hears it.
+
+        Of a long song, training hears only some minutes in which the target plays, joined together.
 
         Args:
             limit_seconds: of recording and score.
-            is_aligned: whether the target's notes are in seconds of the recording, so that both are cut alike. The other parts' are
-                cut as the target's score is.
+            is_aligned: whether the target's notes are in seconds of the recording, so that score
+                and recording are cut alike. The other parts are cut as the target's score is.
 
         Returns:
             The song itself, if it is short enough; without estimate and reference if it is not.
@@ -204,7 +214,12 @@ class Song:
         return replace(song, target=song.target and cut(song.target), others=others)
 
     def read_stem(self, path: Path, limit_seconds: float | None = None) -> np.ndarray:
-        """A stem of the recording, as long as it, from a file, in the form of `mixture`: all of it, or its first seconds."""
+        """Read a stem of the recording from a file, in the form and with the length of `mixture`.
+
+        Args:
+            path: of the stem's file.
+            limit_seconds: read only the first seconds, up to this limit; None: read all.
+        """
         stem = replace(self.source, path=path, first=0)
         if limit_seconds is None or limit_seconds >= self.seconds:
             return hold(stem, self.sample_rate)[0]
@@ -214,7 +229,10 @@ class Song:
         return waveform[:, : round(limit_seconds * self.sample_rate)]
 
     def render_target(self, sample_rate: int) -> list[np.ndarray]:
-        """The target's waveforms at `sample_rate`, mono `[1, time]`, one for each patch (or the one that was given)."""
+        """The target's waveforms at `sample_rate` in Hz, mono `[1, time]`.
+
+        There is one for each patch, or only the one that was given as audio.
+        """
         if self.target is not None:
             return self.target.render(sample_rate)
         assert self.target_audio is not None
@@ -222,7 +240,7 @@ class Song:
         return [resample(waveform.mean(axis=0, keepdims=True), rate, sample_rate)]
 
     def render_estimate(self, sample_rate: int) -> np.ndarray:
-        """The first estimate's channels as one, in the song's view, at `sample_rate`, `[1, time]`."""
+        """The channels of `estimate` as one, in the song's view, at `sample_rate`, `[1, time]`."""
         assert self.estimate is not None
         return resample(seen(self.estimate, self.view), self.sample_rate, sample_rate)
 
@@ -232,7 +250,10 @@ class Song:
 
 
 def hold(recording: Recording, working_rate: int) -> tuple[np.ndarray, int]:
-    """A recording in memory and its rate in Hz: all of it, or, if that is too much, its channel mean at the working rate."""
+    """A recording in memory and its rate in Hz.
+
+    Of a recording that is too large, only the channel mean at `working_rate` is held.
+    """
     if _is_held(recording):
         return recording.read(), recording.sample_rate
     return recording.read_mono(working_rate), working_rate
@@ -243,7 +264,10 @@ def _is_held(recording: Recording) -> bool:
 
 
 def locate(path: str | Path) -> Path:
-    """Take a path from where the command started, or, if nothing is there, from the project's folder (the shipped songs)."""
+    """Resolve a path against the folder in which the command started.
+
+    If nothing is there, resolve it against the project's folder, which holds the shipped songs.
+    """
     path = Path(str(path)).expanduser()  # YAML takes a name such as 1999 for a number
     try:
         return path if path.exists() or not (ROOT / path).exists() else ROOT / path
@@ -255,7 +279,8 @@ def _check_keys(config: Mapping[str, Any]) -> None:
     target = config.get("target")
     if not isinstance(target, Mapping):
         raise BespokeError(
-            "The song needs a target: set song.target.score to a MIDI file or song.target.audio to a rendered target."
+            "The song needs a target: set song.target.score to a MIDI file or song.target.audio to"
+            " a rendered target."
         )
     background = config.get("background")
     if background not in (None, *BACKGROUNDS):
@@ -293,7 +318,7 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 
 
 def _with_own_files(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Of a song that may not be shipped, the user's own files where there are any, else its stand-in.
+    """Of a song that may not be shipped: the user's own files if there are any, else the stand-in.
 
     In the folder that the stand-in replaces a recording may have any format and the score either
     name; a path to elsewhere is taken as it is.
@@ -326,7 +351,7 @@ def _with_own_files(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 def _open_recording(
     config: Mapping[str, Any], files: dict[str, Path]
 ) -> tuple[Recording, Recording | None]:
-    """The excerpt of the recording and that of its reference, if there is one; their files are noted."""
+    """Open the excerpt of the recording, and of its reference if there is one. Note their files."""
     files["mixture"] = locate(config["mixture"])
     source = open_audio(files["mixture"])
     reference = None
@@ -364,12 +389,15 @@ def _open_reference(path: Path, source: Recording) -> Recording:
     reference = open_audio(path, "reference")
     if (reference.sample_rate, reference.samples) != (source.sample_rate, source.samples):
         raise BespokeError(
-            f"The reference {path} ({reference.samples} samples at {reference.sample_rate} Hz) does not fit the recording"
-            f" ({source.samples} samples at {source.sample_rate} Hz): export both with the same start, length and sample rate."
+            f"The reference {path} ({reference.samples} samples at {reference.sample_rate} Hz)"
+            " does not fit the recording"
+            f" ({source.samples} samples at {source.sample_rate} Hz): export both with the same"
+            " start, length and sample rate."
         )
     if reference.channels not in (1, source.channels):
         raise BespokeError(
-            f"The reference {path} has {reference.channels} channels, the recording {source.channels}: export both alike."
+            f"The reference {path} has {reference.channels} channels, the recording"
+            f" {source.channels}: export both alike."
         )
     return reference
 
@@ -381,7 +409,8 @@ def _read_reference(
     waveform = reference.read() if _is_held(source) else reference.read_mono(sample_rate)
     if not waveform.any():
         raise BespokeError(
-            "The reference is silent in song.excerpt: choose another part of it, or leave song.reference out."
+            "The reference is silent in song.excerpt: choose another part of it, or leave"
+            " song.reference out."
         )
     return np.repeat(waveform, len(mixture), axis=0) if len(waveform) == 1 else waveform
 
@@ -401,7 +430,8 @@ def _load_target(
         part = replace(part, notes=without_key_switches(part.notes))
         if dropped := len(whole.notes) - len(part.notes):
             log.info(
-                "%d notes of the score are so low that they must be key switches: they are left out.",
+                "%d notes of the score are so low that they must be key switches: they are left"
+                " out.",
                 dropped,
             )
     patches = target.get("patches")
@@ -425,7 +455,8 @@ def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> 
     end = min(end, length)
     if not 0 <= start < end:
         raise BespokeError(
-            f"song.excerpt {list(excerpt)} is no part of the recording of {length / sample_rate:.1f} seconds: give [start, end] within it."
+            f"song.excerpt {list(excerpt)} is no part of the recording of"
+            f" {length / sample_rate:.1f} seconds: give [start, end] within it."
         )
     return start, end
 
@@ -435,7 +466,10 @@ def _fonts(soundfonts: Any) -> list[SoundFont]:
 
 
 def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patch, ...]:
-    """The patches of a part: every number in every soundfont listed; without numbers, the program that the score names."""
+    """The patches of a part: every number that was given, in every soundfont that is listed.
+
+    Without numbers, the patch is the program that the score names.
+    """
     fonts = _fonts(soundfonts)
     bank = DRUM_BANK if part.is_drum else 0
     patches: list[Patch] = []
@@ -444,12 +478,14 @@ def _patches(choice: Any, soundfonts: Any, part: Part, where: str) -> tuple[Patc
             unknown = set(item) - {"soundfont", "bank", "program"}
             if unknown or "program" not in item:
                 raise BespokeError(
-                    f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not {dict(item)}."
+                    f"{where}.patches: a patch is a number or {{soundfont, bank, program}}, not"
+                    f" {dict(item)}."
                 )
             font = SoundFont.find(item["soundfont"]) if item.get("soundfont") else fonts[0]
             if not isinstance(item.get("bank", bank), int):
                 raise BespokeError(
-                    f"{where}.patches: bank {item['bank']!r} is not a number: give 0, or {DRUM_BANK} for drum kits."
+                    f"{where}.patches: bank {item['bank']!r} is not a number: give 0, or"
+                    f" {DRUM_BANK} for drum kits."
                 )
             patches.append(Patch(_program(item["program"], where), item.get("bank", bank), font))
         else:
@@ -488,11 +524,13 @@ def _others(
     if others == "rest":
         if target is None:
             raise BespokeError(
-                "song.others=rest means the other instruments of song.target.score: without a score, list each with its own."
+                "song.others=rest means the other instruments of song.target.score: without a"
+                " score, list each with its own."
             )
         if not rest:
             raise BespokeError(
-                f"song.others=rest, but {files['score']} has only the target: list the other parts' scores."
+                f"song.others=rest, but {files['score']} has only the target: list the other"
+                " parts' scores."
             )
         return tuple(
             Voice(part, _patches(_pair(part), soundfonts, part, "song.others")) for part in rest
@@ -525,7 +563,11 @@ def _others(
 
 
 def _pair(part: Part) -> list[int]:
-    """Two patches for a part that names only one: its program and the next of the same General MIDI family (16 kits apart for drums)."""
+    """Two patches for a part that names only one.
+
+    The second is the neighbour of its program in the same General MIDI family. For drums, the
+    second is kit 16, or kit 0 if the part names kit 16.
+    """
     if part.is_drum:
         return [part.program, 16 if part.program != 16 else 0]
     return [part.program, part.program ^ _NEIGHBOUR]

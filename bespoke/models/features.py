@@ -1,4 +1,7 @@
-"""What a network that uses the score sees beside the spectrogram: where the notes' partials lie, and what factorizations make of them."""
+"""The input channels, besides the spectrogram, of a network that uses the score.
+
+They tell where the partials of the notes are, and what factorizations make of the notes.
+"""
 
 from collections.abc import Sequence
 
@@ -63,7 +66,8 @@ class ScoreFeatures:
 
         Args:
             mixture: `[1, time]` at the STFT's rate, of any level.
-            notes: the target's, in seconds of the mixture; they may lie partly or wholly outside it.
+            notes: the target's, in seconds of the mixture; they may lie partly or wholly outside
+                it.
             others: the notes of each other part, likewise, where they are known.
 
         Returns:

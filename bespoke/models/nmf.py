@@ -1,4 +1,7 @@
-"""What the score alone can tell of a recording: combs of partials, and a factorization of its spectrogram that keeps to them."""
+"""What the score alone can tell of a recording.
+
+Combs of partials, and a factorization of the spectrogram that is constrained to them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,26 +17,36 @@ _TINY = 1e-9  # keeps quotients finite, on spectrograms whose mean is one
 
 @dataclass(frozen=True)
 class ScoreInformedFactorization:
-    """Non-negative matrix factorization with constraints from the score: Ewert & Müller, "Using score-informed constraints for NMF-based
-    source separation" (ICASSP 2012).
+    """Non-negative matrix factorization with constraints from the score.
 
-    Each pitch of the target has one spectrum, which starts as a comb of partials and stays zero between them, and whose activation stays
-    zero where the score rests: a zero remains one under multiplicative updates. Free components take what else plays. The updates are
-    those of Lee & Seung for the Kullback-Leibler divergence (sklearn's would do but for two things that help on real recordings, see
-    `template_prior` and `smoothing_frames`). The ratio of the target's part to the whole is the mask.
+    Source: Ewert & Müller, "Using score-informed constraints for NMF-based source separation"
+    (ICASSP 2012).
 
-    Ours, and not the article's: the prior, the smoothing and the absence of templates for onsets, which take the drums
-    along. All was chosen by the mean over the benchmark's recordings, so that its figures there flatter this rival a little.
+    Each pitch of the target has one spectrum. It starts as a comb of partials and stays zero
+    between them. Its activation stays zero where the score has no note of the pitch, because a zero
+    remains zero under multiplicative updates. Free components model what else plays. The ratio of
+    the target's part to the whole is the mask.
+
+    The updates are those of Lee & Seung for the Kullback-Leibler divergence. scikit-learn's
+    implementation lacks two things that help on real recordings: see `template_prior` and
+    `smoothing_frames`.
+
+    The prior, the smoothing and the absence of templates for onsets are ours and not in the
+    article. (Templates for onsets pick up the drums.) All settings were chosen by the mean over the
+    benchmark's recordings, so the benchmark's figures flatter this method a little.
 
     Args:
         components: number of free spectra.
         iterations: few: with more, the free components eat into the target.
         width_cents, floor_hz: a partial's band reaches this far on either side, whichever is more.
         decay: partial k starts at `k ** -decay`.
-        before_seconds, after_seconds: how much earlier and later than written a note may sound, reverberation included.
+        before_seconds, after_seconds: how much earlier and later than written a note may sound,
+            reverberation included.
         power: the magnitudes are raised to this before they are factorized.
-        template_prior: pulls the target's spectra towards their start: its weight against the data's.
-        smoothing_frames: standard deviation of a Gaussian that smooths the target's activations at each iteration.
+        template_prior: weight, relative to that of the data, of a prior that pulls the target's
+            spectra towards their start.
+        smoothing_frames: standard deviation of a Gaussian that smooths the target's activations at
+            each iteration.
         seed: of the free components' start.
         tuning_cents: how much sharper than A4 = 440 Hz the recording is.
     """
@@ -57,7 +70,8 @@ class ScoreInformedFactorization:
         Args:
             magnitude: of the recording, `[freq, frames]`, of any level.
             stft: the transform it comes from.
-            notes: the target's, in seconds of the recording; they may lie partly or wholly outside it.
+            notes: the target's, in seconds of the recording; they may lie partly or wholly outside
+                it.
 
         Returns:
             `[freq, frames]`, 0 to 1.
@@ -180,7 +194,10 @@ def piano_roll(
     before_seconds: float,
     after_seconds: float,
 ) -> np.ndarray:
-    """Where each pitch may sound: 1 from `before_seconds` before its notes to `after_seconds` after them, else 0; `[pitch, frames]`."""
+    """Where each pitch may sound, `[pitch, frames]`.
+
+    1 from `before_seconds` before its notes to `after_seconds` after them, else 0.
+    """
     roll = np.zeros((len(pitches), len(times_seconds)), np.float32)
     for note in notes:
         sounds = (times_seconds >= note.start_seconds - before_seconds) & (

@@ -1,10 +1,12 @@
-"""Notes ↔ recording: put the unaligned notes of one instrument in time with the recording it plays in.
+"""Align the notes of one instrument with the recording that it plays in.
 
-`evidence` makes two maps of the recording: how much each pitch sounds, and how much it starts to sound. `_search` lays the score over
-them at every tempo and offset, and the score in wrong keys and with its pitches shuffled as well, which tells what a score that does
-not belong here would reach. `_warp` bends the straight line that was found, onset by onset.
+`evidence` makes two maps of the recording: how much each pitch sounds, and how much each pitch
+starts to sound. `_search` compares the score with these maps at every tempo and offset. It also
+tries the score in wrong keys and with shuffled pitches, which shows how well a score fits that does
+not belong to the recording. `_warp` then bends the straight line that was found, onset by onset.
 
-There is no second round against an estimate of the target: it came out no nearer, with the true stem as the estimate hardly.
+There is no second round against an estimate of the target. Tests showed no gain from one, and
+hardly any even with the true stem as the estimate.
 """
 
 from collections import defaultdict
@@ -28,7 +30,7 @@ LOW_CONFIDENCE = 0.5
 NO_CONFIDENCE = 0.2
 """Below it the place that was found is not to be used."""
 NO_FIT = 3.0
-"""Standard deviations: below it another part is not where the line puts it (see `Alignment.fits`)."""
+"""Standard deviations. Below it, another part is not where the line puts it: `Alignment.fits`."""
 
 _RATE, _HOP = 22050, 256  # 11.6 ms a frame
 _FRAMES = _RATE / _HOP  # a second
@@ -36,7 +38,9 @@ _LOWEST_PITCH, _PITCHES = 24, 84  # C1 to B7: MIDI pitches 24 to 107
 _BINS = 3  # a semitone
 _PARTIALS, _DECAY = 8, 0.7
 _RISE_FRAMES = 6  # 70 ms
-_POOL = 4  # frames that count as one observation: 46 ms, about the grid on which scores are quantized and the length of a window
+# Frames that count as one observation: 46 ms, which is about the length of a window and the grid on
+# which scores are quantized.
+_POOL = 4
 _ONSET_WEIGHT = 0.5  # of an onset's evidence against one observation's
 _WRONG_KEYS = (-6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6)  # semitones
 _SHUFFLES = 6
@@ -52,7 +56,7 @@ _STRAIGHT_SECONDS, _WANDER, _COARSE = (
     8,
 )  # scores longer than this may be off a straight line by this share of their length
 _LATENESS_SECONDS = 0.015  # energy has risen halfway this long after a note begins
-# Of `find_offset`, chosen on every second of 28 recordings; what was measured on the others is said there.
+# Of `find_offset`. Chosen on every second of 28 recordings; its docstring reports the other 14.
 _ENOUGH_HERE = 3.5  # standard deviations above chance, where the notes are already
 _ENOUGH_ELSEWHERE = 2.0  # times the best fit of wrong scores
 _BETTER, _SLACK = (
@@ -60,7 +64,8 @@ _BETTER, _SLACK = (
     0.9,
 )  # what another place must be to be preferred, and how much less the old one may be to be kept
 # Of `_locate_together`.
-_SURE = 0.95  # confidence of all parts together: parts of another song that led the target astray had less
+# Confidence of all parts together. Where parts of another song misled the search, it was lower.
+_SURE = 0.95
 _KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
 _MOST_FITTED = 4000  # notes
 _SAME_ONSET_SECONDS, _DOUBLED_SHARE = 0.05, 0.8
@@ -131,7 +136,10 @@ def within(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
 
 
 def anywhere(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
-    """Each pitch of a score, as long as the recording: what the score still tells where its place is not known."""
+    """Each pitch of a score, held for the whole recording.
+
+    This is what a score still tells when the times of its notes are not known.
+    """
     return tuple(Note(0.0, seconds, pitch) for pitch in sorted({note.pitch for note in notes}))
 
 
@@ -361,15 +369,24 @@ def doubles(notes: Sequence[Note], target: Sequence[Note]) -> bool:
 
 
 def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) -> float | None:
-    """How much later the notes of one recording are in another one of the same performance: another mastering, or more or less of it.
+    """Find how much later the notes of one recording are in another of the same performance.
 
-    Nothing is stretched and no key is tried, as for another performance there is `align`. Wrong notes lie best somewhere too. Where they
-    are already, chance gives no more than anywhere else; the best of all places has to be far better than wrong scores' best ones.
+    The other recording may be another mastering, or hold more or less of the performance. No tempo
+    or key other than the notes' own is tried: for another performance use `align`.
 
-    Measured on 14 recordings of 5 to 25 s that nothing was chosen by: with their own notes 14 of 14 fit as they are, of eight masterings
-    of each (filtered, limited, noisy, soft, in mono, at another rate, as MP3) 112 of 112; of those that begin 0.05, 0.5 and 3.21 s later 41
-    of 42 are found, and in a longer recording 14 of 14. Of 378 pairs of notes with another recording 377 are refused; the one that is
-    not has the same tune.
+    Wrong notes fit best somewhere, too. The notes' current place is therefore compared with chance,
+    which favours no place. The best of all places must be far better than the best places of wrong
+    scores.
+
+    Measured on 14 recordings of 5 to 25 s that were not used to choose the thresholds:
+
+    - The recording's own notes: 14 of 14 fit where they are.
+    - Eight masterings of each recording (filtered, limited, noisy, soft, mono, at another rate, as
+      MP3): 112 of 112 fit where they are.
+    - Recordings that begin 0.05, 0.5 and 3.21 s later: the offset is found in 41 of 42.
+    - A longer recording that holds the performance: the offset is found in 14 of 14.
+    - Notes paired with another recording: 377 of 378 pairs are refused. The other pair has the
+      same tune.
 
     Args:
         notes: in seconds of the one recording.
@@ -411,14 +428,20 @@ def find_offset(notes: Sequence[Note], mixture: np.ndarray, sample_rate: int) ->
 
 
 def _twice(rows: np.ndarray) -> np.ndarray:
-    """Sums from the start up to each frame, going round a second time: a difference of two is the sum between them."""
+    """Cumulative sums over the frames, played twice in a row.
+
+    The difference of two sums is the sum between them, also across the end of the recording.
+    """
     return np.pad(np.cumsum(np.tile(rows, 2), axis=1), ((0, 0), (1, 0)))
 
 
 def _surprise(
     summed: np.ndarray, starting: np.ndarray, notes: Sequence[Note], rate: float
 ) -> float:
-    """How well notes fit where they are: in standard deviations from the mean fit at other places and in other keys."""
+    """How well notes fit where they are.
+
+    In standard deviations above the mean fit at other places and in other keys.
+    """
     frames = starting.shape[1]
     rolls = np.unique(np.linspace(0, frames, min(frames, _ROLLS), endpoint=False).astype(int))
     fits = np.stack([_fits(summed, starting, notes, rate, rolls, key) for key in (0, *_WRONG_KEYS)])
@@ -434,9 +457,10 @@ def _fits(
     rolls: np.ndarray,
     key: int = 0,
 ) -> np.ndarray:
-    """The fit, as of `_search`, of the notes within the recording when they are moved by each of `rolls` frames: `[roll]`.
+    """The fit, as in `_search`, of the notes after a shift by each of `rolls` frames: `[roll]`.
 
-    What leaves the recording at its end comes in at its start, so that as many notes count at every place.
+    Only notes within the recording count. Notes that are shifted past its end come in at its start,
+    so that as many notes count at every place.
 
     Args:
         summed: `_twice` of what sounds.
@@ -507,8 +531,8 @@ def evidence(
         tuning: of the recording, in semitones above A4 = 440 Hz; None: it is estimated.
 
     Returns:
-        Two float64 arrays `[pitch, frames]`: pitches from C1 in semitones, frames 256/22050 s apart,
-        the first one centred at 0.
+        Two float64 arrays `[pitch, frames]`: pitches from C1 in semitones, frames 256/22050 s
+        apart, the first one centred at 0.
 
     Raises:
         BespokeError: the recording is silent.
@@ -571,9 +595,11 @@ def estimate_tuning(mono: np.ndarray) -> float:
 
 
 def _import_librosa() -> ModuleType:
-    """Import what is used of librosa, in a thread: its lazy loader looks up the module of every frame
-    of the stack among all that are imported, which takes a second below Hydra's frames, and a thread's
-    stack is short."""
+    """Import what is used of librosa, in a thread of its own.
+
+    For every frame of the call stack, librosa's lazy loader searches all imported modules for the
+    frame's module. Below Hydra's frames this takes a second. A thread's stack is short.
+    """
 
     def load() -> ModuleType:
         import librosa
@@ -602,7 +628,10 @@ def _pooled(rows: np.ndarray, pool: int) -> np.ndarray:
 
 
 def _anchors(notes: Sequence[Note]) -> list[Sequence[Note]]:
-    """The parts of a score that are searched for: all of it, or, of a long one, two minutes at three places."""
+    """The parts of a score that are searched for.
+
+    A short score is one part. A long score gives two minutes at each of three places.
+    """
     first, last = min(note.start_seconds for note in notes), max(note.end_seconds for note in notes)
     if last - first <= _LONG_SCORE_SECONDS:
         return [notes]
@@ -628,7 +657,9 @@ def _through(
     onsets: np.ndarray,
     tempo_range: tuple[float, float],
 ) -> tuple[float, np.ndarray]:
-    """A line through the places of a long score's parts, those left out that the surest one contradicts.
+    """A line through the places of a long score's parts.
+
+    Parts that contradict the part with the highest confidence are left out.
 
     Returns:
         Its tempo factor on the whole, and where each onset is on it, in seconds of the recording.
@@ -660,13 +691,16 @@ def _search(
     tempo_range: tuple[float, float],
     pool: int,
 ) -> tuple[float, float, float, tuple[float, float]]:
-    """The best straight line: every tempo factor on a grid, and for each every offset at once, as a correlation.
+    """Find the best straight line: every tempo factor on a grid, with all offsets at once.
 
-    A note's evidence is the mean of `sounding` over it times the square root of its length, which is how standard deviations add up, plus
-    that of its onset. What lies outside the recording counts nothing, which is what chance would give.
+    The offsets of one factor are compared by a correlation. A note's evidence is the mean of
+    `sounding` over the note times the square root of its length, because standard deviations add up
+    in this way. The evidence of its onset is added. What lies outside the recording counts as 0,
+    which is the mean of chance.
 
     Returns:
-        Tempo factor, offset in seconds, the fit, and two means of the best fits of wrong scores: in other keys, and with shuffled pitches.
+        Tempo factor, offset in seconds, the fit, and two means of the best fits of wrong scores:
+        in other keys, and with shuffled pitches.
     """
     frames = sounding.shape[1] // pool + 1
     rate = _FRAMES / pool
@@ -678,8 +712,8 @@ def _search(
     )
     pitches, row = np.unique([note.pitch - _LOWEST_PITCH for note in notes], return_inverse=True)
 
-    # Halfway between two factors the ends of the score are out by 1.5 observations, which `_warp` puts right; of scores longer than
-    # two minutes by more, to save time.
+    # Halfway between two factors, the ends of the score are off by 1.5 observations, which `_warp`
+    # corrects. For scores longer than two minutes they are off by more, to save time.
     low, high = np.log(tempo_range)
     step = np.clip(6 / (ends.max() - starts.min()), 0.002, 0.01)
     factors = np.exp(np.linspace(low, high, int(np.ceil((high - low) / step)) + 1))
@@ -689,7 +723,8 @@ def _search(
     summed_spectrum, rising_spectrum = (
         np.fft.rfft(rows, size).astype(np.complex64) for rows in (summed, rising)
     )
-    # Scores that do not belong here, but have the rhythm and, shuffled, the pitches of the one that does.
+    # Wrong scores: they have the rhythm of the score that is searched for, and its pitches, which
+    # are shuffled.
     rng = np.random.default_rng(0)
     orders = [row, *(rng.permutation(row) for _ in range(_SHUFFLES))]
 
@@ -748,13 +783,17 @@ def _warp(
     drift: float = 0.035,
     rate: float = _FRAMES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bend a line: the likeliest deviation of each onset (Viterbi), with the same evidence as `_search`.
+    """Bend a line: find the likeliest deviation of each onset (Viterbi).
+
+    The evidence is that of `_search`.
 
     Args:
         expected_seconds: where each distinct onset is on the line, in seconds of the recording.
-        jitter_seconds, drift: standard deviation of the change from one onset to the next: `jitter_seconds` in any case (a grid of
-            62.5 ms gives 18 ms), and this share of the time between them.
-        window_seconds, step_seconds: the largest deviation from the line, and the largest change from one onset to the next.
+        jitter_seconds, drift: standard deviation of the change of the deviation from one onset to
+            the next: `jitter_seconds` in any case (a grid of 62.5 ms gives 18 ms), and the share
+            `drift` of the time between them.
+        window_seconds, step_seconds: the largest deviation from the line, and the largest change of
+            the deviation from one onset to the next.
         rate: frames of the evidence in a second.
 
     Returns:
@@ -797,24 +836,30 @@ def _warp(
 
 
 def _confidence(fit: float, wrong_fits: tuple[float, float]) -> float:
-    """The share of right scores among those that fit so much better than their own wrong variants do on the average.
+    """The share of right scores among those whose fit beats their wrong variants by the same ratio.
 
-    A logistic curve in the logarithm of that ratio, fitted to 254 right and 312 wrong scores in 13 recordings, half the weight each.
+    The ratio is that of the score's fit to the mean fit of its own wrong variants. The share is a
+    logistic curve in the logarithm of this ratio, fitted to 254 right and 312 wrong scores in 13
+    recordings, with half the weight on each.
     """
     ratio = fit / max(sum(wrong_fits) / 2, 1e-9)
     return float(1 / (1 + (_EVEN_RATIO / max(ratio, 1e-9)) ** _STEEPNESS))
 
 
 def onset_errors(aligned: Sequence[Note], truth: Sequence[Note]) -> dict[str, float]:
-    """How far the onsets are from the true ones. Notes of one pitch are matched in the way that makes the sum of their errors least.
+    """How far the onsets are from the true ones.
+
+    The notes of each pitch are matched so that the sum of their errors is least.
 
     Args:
-        aligned, truth: in seconds of the recording; what one has and the other has not is left out.
+        aligned, truth: in seconds of the recording. Notes that only one of them has are left out.
 
     Returns:
-        `median_seconds`, `p90_seconds` (90th percentile), and the shares `within_50_ms` and `within_100_ms`, 0 to 1; NaN without a match.
+        `median_seconds`, `p90_seconds` (90th percentile), and the shares `within_50_ms` and
+        `within_100_ms`, 0 to 1; NaN without a match.
 
-    >>> onset_errors([Note(1.0, 2.0, 60), Note(2.0, 3.0, 62)], [Note(1.02, 2.0, 60), Note(2.08, 3.0, 62)])
+    >>> aligned = [Note(1.0, 2.0, 60), Note(2.0, 3.0, 62)]
+    >>> onset_errors(aligned, [Note(1.02, 2.0, 60), Note(2.08, 3.0, 62)])
     {'median_seconds': 0.05, 'p90_seconds': 0.074, 'within_50_ms': 0.5, 'within_100_ms': 1.0}
     """
     errors = []

@@ -39,7 +39,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Part:
-    """What one instrument plays: its General MIDI program (the kit, for drums) and its notes in order of time."""
+    """What one instrument plays.
+
+    `program` is its General MIDI program, or the kit of drums. `notes` are in order of time.
+    """
 
     name: str
     program: int
@@ -48,7 +51,10 @@ class Part:
 
 
 def read_score(path: str | Path) -> list[Part]:
-    """Read every instrument that has notes of a MIDI file (type 0, 1 or 2), or of a score that `bespoke.score.notation` plays out to MIDI.
+    """Read every instrument of a score that has notes.
+
+    The score is a MIDI file of type 0, 1 or 2, or a score that `bespoke.score.notation` converts to
+    MIDI.
 
     An instrument is what a track plays on a channel, whatever programs it goes through, or on
     several channels, where each is a string of a guitar or (MPE) a note that is bent by itself. A
@@ -59,10 +65,12 @@ def read_score(path: str | Path) -> list[Part]:
     lasts to the track's end. Pitch bends and other controllers are not read.
 
     Returns:
-        The parts, in the order in which their first notes end. A part's program is the one that most of its notes have.
+        The parts, in the order in which their first notes end. A part's program is the one that
+        most of its notes have.
 
     Raises:
-        BespokeError: the file is missing, is no readable score, has no notes, or is larger than any song.
+        BespokeError: the file is missing, is no readable score, has no notes, or is larger than any
+            song.
     """
     path = existing(path, "score")
     size = path.stat().st_size
@@ -71,7 +79,8 @@ def read_score(path: str | Path) -> list[Part]:
     content = smf.unwrapped(content)
     if played is None and (len(content) or size) > MAX_BYTES:
         raise BespokeError(
-            f"The score {path} has {size / 1e6:.1f} MB, which no MIDI file of a song has: give a .mid file below {MAX_BYTES / 1e6:g} MB."
+            f"The score {path} has {size / 1e6:.1f} MB, which no MIDI file of a song has: give a"
+            f" .mid file below {MAX_BYTES / 1e6:g} MB."
         )
     try:
         midi = smf.read(content if played is None else played)
@@ -89,12 +98,14 @@ def read_score(path: str | Path) -> list[Part]:
     count = sum(len(part.notes) for part in parts)
     if count > MAX_NOTES:
         raise BespokeError(
-            f"The score {path} has {count} notes, {MAX_NOTES} are possible: export only the part you want."
+            f"The score {path} has {count} notes, {MAX_NOTES} are possible: export only the part"
+            " you want."
         )
     hours = max(note.end_seconds for part in parts for note in part.notes) / 3600
     if hours > MAX_HOURS:
         raise BespokeError(
-            f"The score {path} lasts {hours:.0f} hours, {MAX_HOURS} are possible: is a note or a rest in it too long?"
+            f"The score {path} lasts {hours:.0f} hours, {MAX_HOURS} are possible: is a note or a"
+            " rest in it too long?"
         )
     return parts
 
@@ -335,7 +346,11 @@ def _are_strings(voices: Sequence[_Voice], is_tracks: bool) -> bool:
 
 
 def _clock(midi: smf.MidiFile) -> Callable[[int], float]:
-    """Ticks to seconds, by the tempo map, which is that of all tracks; a division in frames of film time has none."""
+    """A function from ticks to seconds.
+
+    It follows the tempo map, which is that of all tracks. A division in frames of film time has no
+    tempo map.
+    """
     if midi.division < 0:
         frames, parts = -(midi.division >> 8), midi.division & 0xFF
         return lambda tick: tick / (frames * parts)
@@ -354,10 +369,11 @@ def _clock(midi: smf.MidiFile) -> Callable[[int], float]:
 
 
 def without_key_switches(notes: Sequence[Note]) -> tuple[Note, ...]:
-    """The notes without those that tell a sampler how to play: a few very low ones, far below all others.
+    """The notes without key switches, which tell a sampler how to play.
 
-    Such are notes below C2 with at least 17 semitones between them and the next higher pitch, if they are at most a fifth of all. A bass
-    keeps its notes.
+    Key switches are a few very low notes, far below all others: notes below C2, with at least 17
+    semitones between them and the next higher pitch, and at most a fifth of all notes. The low
+    notes of a bass are therefore kept.
 
     >>> melody = [Note(0.5 * index, 0.5 * index + 0.4, 60 + index % 5) for index in range(20)]
     >>> without_key_switches([Note(0.0, 0.1, 24), *melody]) == tuple(melody)
@@ -412,9 +428,10 @@ def choose_parts(
 
     Args:
         parts: as `read_score` gives them.
-        instrument: None where there is only one; a name or the beginning or middle of one, in any case; a number, which is
-            an index or a program (where that is ambiguous write `index:2` or `program:29`). Several that are one
-            target: a list, or with commas.
+        instrument: a name, or the beginning or middle of one, in any case; a number, which is an
+            index or a program (write `index:2` or `program:29` where that is ambiguous); or None,
+            which is possible where there is only one part. Give several that are one target as a
+            list, or separated by commas.
         path: the score's file, for messages.
         setting: where `instrument` comes from, for messages.
 
@@ -435,13 +452,17 @@ def choose_parts(
     if len({part.is_drum for part in chosen}) > 1:
         names = " and ".join(part.name or program_name(part) for part in chosen)
         raise BespokeError(
-            f"{path}: {names} cannot be one target, as drums have no pitches: set {setting} to either."
+            f"{path}: {names} cannot be one target, as drums have no pitches: set {setting} to"
+            " either."
         )
     return chosen
 
 
 def merged(parts: Sequence[Part]) -> Part:
-    """Parts as one, with the program that most notes have; what two of them play at once is one note."""
+    """Parts as one, with the program that most notes have.
+
+    Notes that two parts play at once become one note.
+    """
     if len(parts) == 1:
         return parts[0]
     notes: dict[tuple[float, int], Note] = {}
@@ -523,7 +544,9 @@ def pitch_hz(pitch: float) -> float: ...
 @overload
 def pitch_hz(pitch: np.ndarray) -> np.ndarray: ...
 def pitch_hz(pitch: float | np.ndarray) -> float | np.ndarray:
-    """The frequency of a MIDI pitch, or of an array of them, in equal temperament with A4 at 440 Hz.
+    """The frequency in Hz of a MIDI pitch or of an array of them.
+
+    The tuning is equal temperament with A4 at 440 Hz.
 
     >>> pitch_hz(69), round(pitch_hz(60), 1)
     (440.0, 261.6)
@@ -544,9 +567,14 @@ def shift(notes: Iterable[Note], seconds: float) -> tuple[Note, ...]:
 def perturb(notes: Sequence[Note], rng: np.random.Generator) -> tuple[Note, ...]:
     """Give notes the errors of a transcription that was aligned automatically.
 
-    All are shifted together and each by itself (standard deviations of 12 ms and, on the mean, as much), ends are early or late by up
-    to a quarter of the note, one in a hundred has a wrong pitch, in half of the draws a few are missing or too many, and in one
-    of twelve all are an octave low, as pitch trackers have it.
+    The errors are:
+
+    - All notes are shifted together (standard deviation 12 ms), and each by itself (standard
+      deviation 12 ms on average over the draws).
+    - Ends are early or late by up to a quarter of the note.
+    - One pitch in a hundred is wrong.
+    - In half of the draws, a few notes are missing or added.
+    - In one draw of twelve, all notes are an octave too low, as pitch trackers may place them.
     """
     together, apart, length = (
         rng.normal(0, 0.012),

@@ -1,7 +1,10 @@
-"""Scores as notation programs write them, played out to MIDI: repeats unfolded, ties joined, at sounding pitch, with the tempo marks.
+"""Scores from notation programs, converted to the MIDI of a performance.
 
-MusicXML is read by music21, Guitar Pro 3 to 5 by PyGuitarPro, which are an extra. They run in a process of their own, as
-`python -m bespoke.score.notation`, with bounded time and memory, as a short file can ask for an endless piece.
+Repeats are unfolded, ties are joined, notes are at sounding pitch, and tempo marks are kept.
+
+music21 reads MusicXML, and PyGuitarPro reads Guitar Pro 3 to 5; both are in an extra. They run in a
+process of their own, `python -m bespoke.score.notation`, whose time and memory are limited, because
+a short file can ask for an endless piece.
 """
 
 import contextlib
@@ -82,7 +85,8 @@ def to_midi(path: Path, content: bytes) -> bytes | None:
     code, midi, reason = _converted(kind, inside)
     if code == _MISSING:
         raise BespokeError(
-            f"The score {path} is of {kind}: open it there, or in MuseScore, and export it as MIDI, or have Bespoke read it"
+            f"The score {path} is of {kind}: open it there, or in MuseScore, and export it as"
+            " MIDI, or have Bespoke read it"
             " (pip install 'bespoke-separation[scores]')."
         )
     if code:
@@ -91,7 +95,10 @@ def to_midi(path: Path, content: bytes) -> bytes | None:
 
 
 def _unreadable(path: Path, kind: str, reason: str) -> str:
-    return f"The score {path} cannot be read as {kind} ({reason}): open it in its own program, or in MuseScore, and export it as MIDI."
+    return (
+        f"The score {path} cannot be read as {kind} ({reason}): open it in its own program, or in"
+        " MuseScore, and export it as MIDI."
+    )
 
 
 def _recognized(content: bytes) -> tuple[str, bytes | None] | None:
@@ -141,7 +148,10 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _parser() -> expat.XMLParserType:
-    """An XML parser that knows no entities but XML's own: others may grow without end. It opens no other files in any case."""
+    """An XML parser that refuses all entities that a file defines, which may grow without end.
+
+    It opens no other files in any case.
+    """
 
     def refuse(*_: Any) -> None:
         raise ValueError("it defines entities")
@@ -152,7 +162,11 @@ def _parser() -> expat.XMLParserType:
 
 
 def _check_xml(content: bytes) -> None:
-    """Find in an instant what would take the library long, or what it would take for an empty score."""
+    """Find what would take the library long to read, or what it would read as an empty score.
+
+    Raises:
+        ValueError: the score has such a fault.
+    """
     depth = notes = 0
     root = None
 
@@ -183,7 +197,11 @@ def _check_xml(content: bytes) -> None:
 
 @functools.lru_cache(maxsize=8)  # a command reads its score more than once
 def _converted(kind: str, content: bytes) -> tuple[int, bytes, str]:
-    """The exit code of the process that reads the score, the MIDI file, and the reason why there is none."""
+    """Read a score in a process of its own.
+
+    Returns:
+        The exit code of the process, the MIDI file, and the reason if there is no MIDI file.
+    """
     root = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,
@@ -231,7 +249,8 @@ def _play_musicxml(content: bytes) -> bytes:
     importer.readFile(io.BytesIO(content))
     score = importer.stream.toSoundingPitch()
     for note in list(score.recurse().notes):
-        # A grace note has no length: in MIDI it would end before it begins, and so never. Chord symbols are not played.
+        # A grace note has no length: in MIDI it would end before it begins, and so never end. Chord
+        # symbols are not played.
         if note.duration.isGrace or isinstance(note, Harmony):
             note.activeSite.remove(note)
     return streamToMidiFile(score).writestr()
@@ -284,7 +303,10 @@ def _add(notes: list[list[int]], beat: Any, start: int, capo: int) -> None:
 
 
 def _order(headers: Sequence[Any]) -> list[int]:
-    """The measures as they are played: those between repeat signs again, each ending in its turn."""
+    """The measures in the order in which they are played.
+
+    Measures between repeat signs are played again, with the ending of each turn.
+    """
     order: list[int] = []
     index = first = turn = ending = 0
     furthest = -1

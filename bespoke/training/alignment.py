@@ -33,8 +33,8 @@ class Aligned:
     Attributes:
         song: its parts play in time, where the alignment is used; other parts that do not fit the
             recording are gone.
-        notes: for a network that uses the score; where the alignment is not used each pitch may sound
-            at any time. Empty where no alignment was asked for.
+        notes: for a network that uses the score. Where the alignment is not used, each pitch may
+            sound at any time. Empty where no alignment was asked for.
         is_used: whether the times that were found are used.
         tuning_cents: how much sharper than A4 = 440 Hz the recording is.
         facts: what metrics.json says of it.
@@ -101,15 +101,15 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
     notes = within(alignment.notes, seconds)
     if not notes or alignment.confidence < NO_CONFIDENCE:
         log.warning(
-            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its key?"
-            " Only its pitches are used, not its times, and the result is not to be trusted.",
+            "THE SCORE DOES NOT FIT THE RECORDING (confidence %.2f): is it of this song, in its"
+            " key? Only its pitches are used, not its times, and the result is not to be trusted.",
             alignment.confidence,
         )
         return Aligned(song, anywhere(part.notes, seconds), facts={**facts, "used": False})
     if alignment.confidence < LOW_CONFIDENCE:
         log.warning(
-            "The score fits the recording badly (confidence %.2f): look at alignment.png, and listen"
-            " before you trust it.",
+            "The score fits the recording badly (confidence %.2f): look at alignment.png, and"
+            " listen before you trust it.",
             alignment.confidence,
         )
     if alignment.view is not None:

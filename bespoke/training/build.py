@@ -190,7 +190,10 @@ def make_callbacks(
 
 
 def _callbacks(cfg: DictConfig) -> dict[str, Callback | partial]:
-    """What the config names, but for what is null; of what wants something of the run, how to make it."""
+    """The callbacks that the config names, without those that are null.
+
+    A callback that needs something of the run is given as a partial, which still has to be called.
+    """
     made = make(cfg, "callbacks") if cfg.get("callbacks") else {}
     return {name: callback for name, callback in made.items() if callback is not None}
 

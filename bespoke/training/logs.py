@@ -1,4 +1,4 @@
-"""Loggers: which one a run gets, what goes there beside the training's figures, and how each is closed."""
+"""Loggers: which logger a run gets, what it is sent besides the training's figures, how it ends."""
 
 import configparser
 import importlib.util
@@ -93,7 +93,8 @@ def check(_target_: str, project: str | None = None, timeout_seconds: float = 60
             )
     if timeout_seconds <= 0:
         raise BespokeError(
-            f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds above 0."
+            f"logger.timeout_seconds={timeout_seconds} is not possible: give a number of seconds"
+            " above 0."
         )
 
 
@@ -110,11 +111,13 @@ def wandb(
     timeout_seconds: float = 60,
     artifacts: bool = True,
 ) -> list[Logger]:
-    """A W&B run of its own, in the sweep's group; offline without a key, or when the server does not answer in time.
+    """A W&B run of its own, in the sweep's group.
 
-    The run's id is kept in the folder, so that a resumed run continues it, online or off. What W&B's
-    own variables and settings files say (WANDB_PROJECT, WANDB_NAME, `wandb offline`, …) is heeded
-    before what is chosen here. The id of W&B's sweep agent is the run's.
+    It is offline without a key, or when the server does not answer in time.
+
+    The id of the W&B run is kept in the folder, so that a resumed run continues it, online or
+    offline. W&B's own variables and settings files (WANDB_PROJECT, WANDB_NAME, `wandb offline`, …)
+    take precedence over what is chosen here. An id that W&B's sweep agent gives is used.
 
     Args:
         folder: of the run.
@@ -171,7 +174,10 @@ def wandb(
 
 
 class _WandbLogger(WandbLogger):
-    """Uploads files when the run is over: Lightning would upload every checkpoint while it trains, and not at all offline."""
+    """A W&B logger that uploads files when the run is over.
+
+    Lightning's own would upload every checkpoint during training, and none at all offline.
+    """
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         pass
@@ -218,8 +224,10 @@ def log_config(
 
     Args:
         loggers: of this run.
-        config: nested, of plain values; `{"aug": {"compressor": {"knee_db": 9}}}` is sent as `aug/compressor/knee_db`.
-        choices: what was chosen of each group, such as `{"aug": "heavy"}`, sent under the group's name.
+        config: nested, of plain values; `{"aug": {"compressor": {"knee_db": 9}}}` is sent as
+            `aug/compressor/knee_db`.
+        choices: what was chosen of each group, such as `{"aug": "heavy"}`, sent under the group's
+            name.
     """
     values = {
         name: choice for name, choice in choices.items() if not name.startswith("hydra/")
@@ -256,11 +264,11 @@ def log_separation(
     reference: np.ndarray | None = None,
     again: bool = False,
 ) -> None:
-    """Send the first two minutes of a separation, to be heard and seen, to the loggers that can show them.
+    """Send the first two minutes of a separation to the loggers that can play and show them.
 
     Args:
         loggers: of this run.
-        mixture, estimate, reference: `[channel, time]`; the residual is what is left of the mixture.
+        mixture, estimate, reference: `[channel, time]`; the residual is the rest of the mixture.
         sample_rate: in Hz.
         step: of the training.
         again: mixture and reference, which stay the same, were sent before, and are left out.
@@ -311,7 +319,8 @@ def log_results(
     Args:
         loggers: of this run.
         folder: of the run.
-        metrics: of metrics.json; the separation's, the time it took and the alignment's confidence are sent.
+        metrics: of metrics.json. Those of the separation, the time that it took, and the
+            alignment's confidence are sent.
         step: of the training.
     """
     known = {
@@ -350,7 +359,9 @@ def spectrogram_image(waveform: np.ndarray, sample_rate: int, range_db: float = 
 
 
 def mask_image(estimate: np.ndarray, mixture: np.ndarray, sample_rate: int) -> np.ndarray:
-    """How much of the mixture's magnitude the estimate keeps, from 0 (black) to 1: the mask as it was applied.
+    """How much of the mixture's magnitude the estimate keeps, from 0 (black) to 1.
+
+    This is the mask as it was applied.
 
     Args:
         estimate, mixture: `[channel, time]`.
@@ -379,7 +390,11 @@ def _coloured(values: np.ndarray) -> np.ndarray:
 
 
 def finish(loggers: Sequence[Logger], failed: bool) -> None:
-    """Close every logger; W&B's run ends here, so that the next job of a sweep gets its own, and it is said where it is."""
+    """Close every logger.
+
+    W&B's run ends here, so that the next job of a sweep gets a run of its own. The log says where
+    the run is.
+    """
     for logger in loggers:
         logger.finalize("failed" if failed else "success")
         if isinstance(logger, WandbLogger):

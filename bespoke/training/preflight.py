@@ -80,7 +80,8 @@ def check(cfg: DictConfig) -> None:
     """Find what no run can use, or should not be asked to make.
 
     Raises:
-        BespokeError: a setting is unknown, of the wrong kind or out of range, or a `_target_` is not on the list.
+        BespokeError: a setting is unknown, of the wrong kind or out of range, or a `_target_` is
+            not on the list.
     """
     check_targets(cfg)
     plain = as_dict(cfg)
@@ -89,12 +90,14 @@ def check(cfg: DictConfig) -> None:
     for name in (*_GROUPS, *_SECTIONS, "data", "song"):
         if not isinstance(plain.get(name), Mapping):
             raise BespokeError(
-                f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py --cfg job."
+                f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py"
+                " --cfg job."
             )
     for group, possible in _GROUPS.items():
         if not re.fullmatch(possible, target := str(plain[group].get("_target_"))):
             raise BespokeError(
-                f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see train.py --help."
+                f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see"
+                " train.py --help."
             )
     _check_callbacks(plain.get("callbacks"))
     _check_numbers(plain)
@@ -107,7 +110,9 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_device(trainer: DictConfig) -> None:
-    """Find that the trainer's devices are not there. (What else they cannot do, the trainer says when it is made.)
+    """Find that the trainer's devices do not exist here.
+
+    All other faults of the devices are reported by the trainer when it is made.
 
     Args:
         trainer: its part of the config.
@@ -120,19 +125,23 @@ def check_device(trainer: DictConfig) -> None:
     is_there = {"gpu": has_cuda or has_mps, "cuda": has_cuda, "mps": has_mps}
     if not is_there.get(accelerator, True):
         raise BespokeError(
-            f"trainer.accelerator={accelerator} is not possible: PyTorch finds no such device here: set trainer=auto, or trainer=cpu."
+            f"trainer.accelerator={accelerator} is not possible: PyTorch finds no such device"
+            " here: set trainer=auto, or trainer=cpu."
         )
     if accelerator == "cpu" or (accelerator == "auto" and not (has_cuda or has_mps)):
         cores = processor.cores()
         if isinstance(devices, int) and not isinstance(devices, bool) and devices > cores:
             raise BespokeError(
-                f"trainer.devices={devices} is not possible: give at most {cores}, as many as this machine has cores."
+                f"trainer.devices={devices} is not possible: give at most {cores}, as many as this"
+                " machine has cores."
             )
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep a run's folder from other processes until the block, or this process, has ended. The lock lies in the cache, not in the folder.
+    """Keep other processes from a run's folder until the block, or this process, has ended.
+
+    The lock is in the cache, not in the folder.
 
     Raises:
         BespokeError: another process has it.
@@ -164,7 +173,9 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
-    """Try one training step on noise: not every processor computes every network in less than 32 bits.
+    """Try one training step on noise.
+
+    Not every processor can compute every network in less than 32 bits.
 
     Args:
         system: what is to be trained; it is not changed.
@@ -192,29 +203,36 @@ def check_precision(system: BespokeSystem, trainer: pl.Trainer) -> None:
             loss.backward()
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise BespokeError(
-                f"trainer.precision={trainer.precision} is not possible: {type(system.model).__name__} cannot be trained in it on this"
-                f" {device.type.upper()} ({one_sentence(error)}). Leave trainer.precision out, or set it to 32-true."
+                f"trainer.precision={trainer.precision} is not possible:"
+                f" {type(system.model).__name__} cannot be trained in it on this"
+                f" {device.type.upper()} ({one_sentence(error)}). Leave trainer.precision out, or"
+                " set it to 32-true."
             ) from error
 
 
 def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> bool:
-    """Refuse to overwrite results, or to continue what is not there. Returns whether to go on from a checkpoint.
+    """Refuse to overwrite results, or to continue a run that does not exist.
 
     A sweep that is continued may have jobs that never began.
+
+    Returns:
+        Whether to continue from a checkpoint.
     """
     if processor.local_rank() > 0:
         return (folder / "checkpoints" / "last.ckpt").exists() and cfg.ckpt == "last"
     written = folder / "config.yaml"
     if cfg.ckpt not in (None, "last"):
         raise BespokeError(
-            f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke apply uses a checkpoint."
+            f"ckpt={cfg.ckpt} is not known: ckpt=last continues the run in hydra.run.dir; bespoke"
+            " apply uses a checkpoint."
         )
     if cfg.ckpt == "last":
         if not written.is_file():
             if in_sweep:
                 return False
             raise BespokeError(
-                f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one, or leave ckpt=last out."
+                f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one,"
+                " or leave ckpt=last out."
             )
         changed = changes(cfg, folder)
         if changed:
@@ -224,7 +242,8 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
     present = [name for name in RESULTS if _is_there(folder / name)]
     if set(present) - {"config.yaml"}:
         raise BespokeError(
-            f"{folder} already has results ({', '.join(present)}): choose another hydra.run.dir, or continue with ckpt=last."
+            f"{folder} already has results ({', '.join(present)}): choose another hydra.run.dir,"
+            " or continue with ckpt=last."
         )
     return False
 
@@ -247,7 +266,9 @@ def changes(cfg: DictConfig, folder: Path) -> list[str]:
 
 
 def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Find that a run would go on with other files than it began with. What measures the result may change.
+    """Find that a run would continue with other input files than it began with.
+
+    Files that only measure the result may change.
 
     Args:
         folder: of a run that goes on.
@@ -276,14 +297,17 @@ def check_space(folder: Path, recording: Recording) -> None:
     needed, free = 2 * 4 * recording.channels * recording.samples, shutil.disk_usage(folder).free
     if needed > free:
         raise BespokeError(
-            f"The stems need {needed / 1e6:.1f} MB, and {folder} has room for {free / 1e6:.1f} MB: free some space or choose another"
-            " folder."
+            f"The stems need {needed / 1e6:.1f} MB, and {folder} has room for {free / 1e6:.1f} MB:"
+            " free some space or choose another folder."
         )
 
 
 def write_config(cfg: DictConfig, folder: Path, hashes: Mapping[str, str]) -> None:
-    """Write config.yaml, and the hashes of the files that it names, once all that the user may have got wrong is checked: a command that is
-    put right works in the same folder."""
+    """Write config.yaml, and the hashes of the files that it names.
+
+    This comes after all checks of what the user may have got wrong, so that a command that is
+    corrected works in the same folder.
+    """
     if processor.local_rank() == 0:
         write_json(folder / _INPUTS, hashes)
         with atomic_path(folder / "config.yaml") as temporary:
@@ -294,13 +318,15 @@ def _check_callbacks(callbacks: Any) -> None:
     """Find what is no callback. (What they may be made of is checked with everything else.)"""
     if callbacks is not None and not isinstance(callbacks, Mapping):
         raise BespokeError(
-            f"callbacks={shown(callbacks)} is not possible: choose callbacks=default or callbacks=none."
+            f"callbacks={shown(callbacks)} is not possible: choose callbacks=default or"
+            " callbacks=none."
         )
     for name, callback in (callbacks or {}).items():
         target = callback.get("_target_") if isinstance(callback, Mapping) else None
         if callback is not None and not re.fullmatch(_CALLBACK, str(target)):
             raise BespokeError(
-                f"callbacks.{name} is no callback: give null, or a _target_ of bespoke.training.callbacks."
+                f"callbacks.{name} is no callback: give null, or a _target_ of"
+                " bespoke.training.callbacks."
             )
 
 
@@ -329,9 +355,10 @@ def _check_settings(cfg: DictConfig) -> None:
     )
     if hours > _MOST_HOURS:
         raise BespokeError(
-            f"data.batch_size={cfg.data.batch_size} mixes of data.segment_seconds={cfg.data.segment_seconds} in"
-            f" data.validation_batches={cfg.data.validation_batches} are {hours:.0f} hours, which are held at once: set them lower,"
-            f" to {_MOST_HOURS} hours at most."
+            f"data.batch_size={cfg.data.batch_size} mixes of"
+            f" data.segment_seconds={cfg.data.segment_seconds} in"
+            f" data.validation_batches={cfg.data.validation_batches} are {hours:.0f} hours, which"
+            f" are held at once: set them lower, to {_MOST_HOURS} hours at most."
         )
     interval, batches = (
         cfg.trainer.get("val_check_interval"),
@@ -341,18 +368,20 @@ def _check_settings(cfg: DictConfig) -> None:
         batches if cfg.trainer.get("check_val_every_n_epoch") else math.inf
     ):
         raise BespokeError(
-            f"trainer.val_check_interval={interval} is not possible: give a whole number from 1, and with"
-            f" trainer.check_val_every_n_epoch to the {batches} batches of the run."
+            f"trainer.val_check_interval={interval} is not possible: give a whole number from 1,"
+            f" and with trainer.check_val_every_n_epoch to the {batches} batches of the run."
         )
     if cfg.keep == "best" and not 1 <= cfg.curve_steps <= cfg.trainer.max_steps:
         raise BespokeError(
-            "keep=best chooses among the steps of the quality curve: set curve_steps, to at most trainer.max_steps."
+            "keep=best chooses among the steps of the quality curve: set curve_steps, to at most"
+            " trainer.max_steps."
         )
     if cfg.keep == "best" and not (cfg.get("callbacks") or {}).get("quality_curve"):
         raise BespokeError("keep=best needs the quality curve: set callbacks=default.")
     if cfg.stft.window_seconds > LONGEST_WINDOW_SECONDS:
         raise BespokeError(
-            f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most {LONGEST_WINDOW_SECONDS}."
+            f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most"
+            f" {LONGEST_WINDOW_SECONDS}."
         )
     try:
         Separator(
@@ -391,7 +420,10 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _another(folder: Path, changed: Sequence[str]) -> str:
-    return f"The run in {folder} has another config ({', '.join(changed[:5])}): repeat its overrides, or start a new run."
+    return (
+        f"The run in {folder} has another config ({', '.join(changed[:5])}): repeat its overrides,"
+        " or start a new run."
+    )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -1,8 +1,8 @@
 """What the settings of a run may be that no class of their own describes: names, kinds, ranges.
 
-`bespoke.training.signatures` holds a config to these classes, as it holds the groups to the classes
-that they name. (OmegaConf's structured configs know no ranges and no choices, and take 3 for true and
-"2" for 2.) The values are in conf/config.yaml, with what each is for.
+`bespoke.training.signatures` checks a config against these classes, as it checks each group against
+the class that the group names. (OmegaConf's structured configs know no ranges and no choices, and
+take 3 for true and "2" for 2.) The values are in conf/config.yaml, with what each is for.
 """
 
 from dataclasses import dataclass

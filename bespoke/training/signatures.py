@@ -53,7 +53,8 @@ def check_section(section: Mapping[str, Any], schema: type, place: str, is_whole
     ...     workers: typing.Literal["auto"] | Annotated[int, Range(0, 256)]
     >>> check_section({"workers": 300}, Data, "data", is_whole=True)
     Traceback (most recent call last):
-    bespoke.utils.errors.BespokeError: data.workers=300 is not possible: give auto or a whole number from 0 to 256.
+    bespoke.utils.errors.BespokeError: data.workers=300 is not possible: give auto or a whole number
+        from 0 to 256.
     """
     parameters = inspect.signature(schema).parameters
     required = {
