@@ -254,7 +254,10 @@ def _run_here(overrides, cwd):
 
 @pytest.fixture(scope="session")
 def compose_config():
-    """Compose the config of a command line; each is composed once, which takes a third of a second."""
+    """Compose the config of a command line.
+
+    Each config is composed once, because this takes a third of a second.
+    """
 
     @functools.cache
     def composed(overrides):

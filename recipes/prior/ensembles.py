@@ -1,8 +1,9 @@
-"""Random synthesized ensembles: what the network that ships with recipe=auto is trained on beforehand.
+"""Random synthesized ensembles, on which the network that ships with recipe=auto is pretrained.
 
-No existing piece and no recording of one goes in: harmony, lines and rhythms are drawn, played by the soundfonts and the recorded notes
-that are given, by oscillators and a synthetic voice, and changed in timbre beyond what any instrument does, so that nothing but the
-relation of a score to a mixture can be learned.
+No existing piece and no recording of one is used. Harmony, lines and rhythms are drawn at random.
+They are played by the soundfonts and the recorded notes that are given, by oscillators, and by a
+synthetic voice. Their timbre is changed beyond what any instrument does, so that nothing can be
+learned but the relation of a score to a mixture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,8 @@ CHORDS, PADS = (
 ARPEGGIOS, BASSES = (0, 4, 11, 12, 24, 25, 45, 46, 80, 81, 82, 84, 87), tuple(range(32, 40))
 RIFFS, KITS = (26, 27, 28, 29, 30, 30), (0, 0, 8, 16, 24, 25, 32, 40)
 CLEAN = (25, 26, 27, 27, 28)  # guitars before their amplifier
-# The recorded instruments that may take the place of a role's programs. An instrument may have several folders: `cello`, `cello.loud`.
+# The recorded instruments that may take the place of a role's programs. An instrument may have
+# several folders: `cello`, `cello.loud`.
 WINDS_AND_STRINGS = (
     "bass-clarinet",
     "bassoon",
@@ -102,7 +104,8 @@ RECORDED = {
 AMPLIFIED = {RIFFS: 0.8, BASSES: 0.25}  # shares, of parts that go through an amplifier as a whole
 STYLES = ("band", "band", "rock", "rock", "chorale", "chip", "tracker", "sparse")
 TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.7, "riff": 0.7, "bass": 0.35, "drums": 0.0}
-# What sounds where the score has one note: voices in parallel, or the partials that a pitch tracker took for one low note.
+# What sounds where the score has one note: voices in parallel, or the partials that a pitch tracker
+# took for one low note.
 DOUBLED = ((0, 12), (0, 7), (0, -12), (0, 7, 12), (0, 4), (0, 3), (0, -5))
 SUBHARMONIC = ((12,), (12,), (12, 19), (19,), (24, 28, 31), (24,), (12, 24), (19, 24))
 _OCTAVE_STEP = 0.34  # of the random equalizers, above 30 Hz
@@ -321,7 +324,10 @@ class Ensembles:
         beat_seconds: float,
         rng: np.random.Generator,
     ) -> np.ndarray | None:
-        """A part's waveform with an RMS of 1 while it sounds; None if no patch that is drawn can play it."""
+        """A part's waveform with an RMS of 1 while it sounds.
+
+        None if no patch that is drawn can play it.
+        """
         for _ in range(4):
             rig = self._rig(programs, rng)
             waveform = self._take(notes, programs, style, rng, rig)
@@ -468,7 +474,11 @@ class Ensembles:
         return waveform * 10 ** (gains_db / 20)
 
     def _overdrive(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A clipping amplifier, mostly with the lows cut before it and through a loudspeaker that passes the middle only."""
+        """A clipping amplifier.
+
+        In half of the draws the lows are cut before it. In most draws it plays through a
+        loudspeaker, which passes the middle frequencies only.
+        """
         if rng.random() < 0.5:
             cut = butter(1, rng.uniform(100, 800), "high", fs=self.sample_rate, output="sos")
             waveform = sosfilt(cut, waveform) + rng.uniform(0, 0.3) * waveform
@@ -491,7 +501,10 @@ class Ensembles:
         return self._equalize(waveform, np.arange(9.0), gains_db)
 
     def _formants(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Another timbre: a tilt and random resonances, so that no envelope over the partials is typical."""
+        """Another timbre: a tilt and random resonances.
+
+        After this change, no envelope over the partials is typical.
+        """
         octaves = _OCTAVE_STEP * np.arange(25)
         gains_db = 1.3 * np.convolve(rng.normal(0, 8, 25), [0.25, 0.5, 0.25], "same") + rng.uniform(
             -3, 6
@@ -545,13 +558,18 @@ class Ensembles:
 
 
 def one_voice(notes: Sequence[Note], lowest: int = 36) -> list[Note]:
-    """What a tracker of single pitches takes chords for: one note at a time, the highest of which their notes are partials, roughly.
+    """What a tracker of single pitches takes chords for.
+
+    It hears one note at a time: the highest pitch of which the notes of the chord are roughly
+    partials.
 
     Args:
         notes: of chords.
         lowest: pitch that it can find.
 
-    >>> [note.pitch for note in one_voice([Note(0, 1, 60), Note(0, 1, 67)])]    # a fifth: the second and third partial
+    A fifth is heard as the second and third partial of a lower note:
+
+    >>> [note.pitch for note in one_voice([Note(0, 1, 60), Note(0, 1, 67)])]
     [48]
     """
     edges = sorted(

@@ -1,4 +1,7 @@
-"""Random pieces of music, as notes: harmony, lines, chords, basses and drums that keep to one key and tempo."""
+"""Random pieces of music, as notes.
+
+Their harmony, lines, chords, basses and drums keep to one key and tempo.
+"""
 
 from collections.abc import Sequence
 
@@ -44,7 +47,10 @@ class Piece:
         self.repeats = rng.random() < 0.6
 
     def line(self, centre: int, lengths: Sequence[float], rest: float) -> list[Note]:
-        """A melody within nine semitones of a pitch, which comes back over the same chords if the piece repeats."""
+        """A melody within nine semitones of a pitch.
+
+        If the piece repeats, the melody comes back over the same chords.
+        """
         rng, notes, remembered, pitch = self.rng, [], {}, int(centre)
         articulation = rng.choice([0.5, 0.8, 0.95, 1.0])
         for beat, beats, _ in self._rhythm(lengths):
@@ -77,7 +83,10 @@ class Piece:
         return _present(notes)
 
     def riff(self) -> list[Note]:
-        """Power chords, as of a distorted guitar: a low root that is struck again and again, its fifth and sometimes its octave."""
+        """Power chords, as of a distorted guitar.
+
+        A low root that is struck again and again, its fifth, and sometimes its octave.
+        """
         rng, notes, octave = self.rng, [], self.rng.random() < 0.4
         muted, lengths = rng.choice([0.4, 0.8, 1.0]), (FAST, MEDIUM, LONG)[rng.integers(3)]
         for beat, beats, _ in self._rhythm(lengths):
@@ -168,7 +177,10 @@ class Piece:
         return [_present(part) for part in parts]
 
     def _rhythm(self, lengths: Sequence[float]) -> list[tuple[float, float, int]]:
-        """Beats and lengths of a pattern of one, two or four bars, over and over; now and then a new one."""
+        """The beats and lengths of a pattern of one, two or four bars, again and again.
+
+        Now and then a new pattern is drawn.
+        """
         rng, bars = self.rng, int(self.rng.choice([1, 2, 4]))
         rhythm, pattern = [], []
         for start in range(0, self.beats, 4 * bars):

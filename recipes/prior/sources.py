@@ -276,8 +276,8 @@ def guitars(source: Path, output: Path) -> None:
 def philharmonia(source: Path, output: Path) -> None:
     """Winds and strings: github.com/skratchdot/philharmonia-samples, folder `audio`.
 
-    By the Philharmonia Orchestra, CC BY-SA 3.0: "You are free to use these samples as you wish [...]
-    The only restriction is they must not be sold or made available 'as is'".
+    By the Philharmonia Orchestra, CC BY-SA 3.0: "You are free to use these samples as you wish
+    [...] The only restriction is they must not be sold or made available 'as is'".
 
     The longest take of every second pitch, in up to three dynamics, held for four seconds.
     """

@@ -1,9 +1,13 @@
-"""Train the network that ships with recipe=auto (bespoke/models/prior.pt) on random synthesized ensembles. From the project's folder:
+"""Train the network of recipe=auto (bespoke/models/prior.pt) on random synthesized ensembles.
 
-    python -m recipes.prior.train_prior --soundfonts TimGM6mb FluidR3_GM MuseScore_General --folder outputs/prior \\
+This is the network that ships. From the project's folder:
+
+    python -m recipes.prior.train_prior \\
+        --soundfonts TimGM6mb FluidR3_GM MuseScore_General --folder outputs/prior \\
         --examples 2400 --minutes 30
 
-The examples are kept in the folder, so that a second call goes on from what is there. The shipped one: docs/LAB.md.
+The examples are kept in the folder, so that a second call continues with what is there. How the
+shipped network was trained: docs/LAB.md.
 """
 
 import argparse
@@ -81,7 +85,10 @@ def main() -> None:
 
 
 def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
-    """Draw pieces and keep their signals and features (of notes with errors), two examples a piece."""
+    """Draw pieces, and keep the signals and features of two examples for each.
+
+    The features are those of notes with errors.
+    """
     torch.set_num_threads(1)
     players, drummers = (
         [Player(SoundFont.find(name)) for name in names]
@@ -160,8 +167,10 @@ def train(
     initial: Path | None,
     learning_rate: float,
 ) -> None:
-    """Train on crops of the examples in a folder, to which more may be added meanwhile. The weights'
-    moving average is what counts, and is written every few minutes."""
+    """Train on crops of the examples in a folder, to which more may be added meanwhile.
+
+    The result is the moving average of the weights. It is written every few minutes.
+    """
     torch.manual_seed(seed)
     rng, features, loss = (
         np.random.default_rng(seed),
@@ -225,7 +234,11 @@ def save(model: ScoreUNet, output: Path) -> None:
 def _crop(
     file: Path, features: ScoreFeatures, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, target and mixture of a segment of an example, rather where the target plays, with an equalizer: timbre must not matter."""
+    """Features, target and mixture of a random segment of an example.
+
+    Segments in which the target plays are preferred. A random equalizer is applied, because the
+    network must not depend on timbre.
+    """
     stft = features.stft
     margin = (
         stft.window_samples // 2 // stft.hop_samples

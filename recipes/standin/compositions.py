@@ -1,13 +1,14 @@
-"""Two original pieces, with the arrangements of the paper's two demonstrations and none of their music.
+"""Two original pieces.
 
-The recordings of section 3 may not be shipped. What makes them what they are as tests is which instruments
-play together and in which roles, so that much is kept: `take_on_me` has a lead synth, a countermelody, a pad, bass and drums;
-`reelin_in_the_years` has two lead guitars in diatonic thirds, piano, rhythm guitar, bass and drums. Melodies, chords and
-rhythms are our own.
+They have the arrangements of the paper's two demonstrations and none of their music. The recordings
+of section 3 may not be shipped. What makes them useful as tests is which instruments play together,
+and in which roles. Only this is kept: `take_on_me` has a lead synth, a countermelody, a pad, bass
+and drums; `reelin_in_the_years` has two lead guitars in diatonic thirds, piano, rhythm guitar, bass
+and drums. Melodies, chords and rhythms are our own.
 
-Two notations are used. A line is words `pitch:beats`, with `r` for a rest, `!` after a pitch for an accent and bars
-between `|`, each of four beats. A grid is one character for each equal step of a bar: `X` accented, `x` normal, `o` soft,
-`.` nothing and `-` the previous one held.
+Two notations are used. A line consists of words `pitch:beats`, with `r` for a rest, `!` after a
+pitch for an accent, and `|` between bars of four beats each. A grid has one character for each
+equal step of a bar: `X` accented, `x` normal, `o` soft, `.` nothing, and `-` the previous one held.
 """
 
 from collections.abc import Iterable
@@ -81,7 +82,10 @@ def pitch(name: str) -> int:
 def play_line(
     text: str, clock: Clock, velocity: int = 90, articulation: float = 0.92
 ) -> tuple[Note, ...]:
-    """The notes of a line; notes on a beat are a little louder, accents more, and each sounds for `articulation` of its beats.
+    """The notes of a line.
+
+    Notes on a beat are a little louder, and accents are louder still. Each note sounds for
+    `articulation` times its beats.
 
     Raises:
         ValueError: a bar does not have four beats.
@@ -147,9 +151,11 @@ def take_on_me() -> Composition:
     clock = Clock(bpm=138)
     lead = """r:.5 G4:.5 C5!:.75 D5:.25 Eb5:1 D5:.5 C5:.5 | Eb5!:1.5 C5:.5 Ab4:1 r:1
         | r:.5 F5!:.5 Eb5:.25 D5:.25 C5:.5 D5:.75 Eb5:.25 F5:1 | G5!:1 F5:.5 D5:1 Bb4:.5 r:1
-        | G5!:.75 Bb5:.75 G5:.5 F5:.5 Eb5:.5 r:1 | Ab5:.5 F5:.25 Ab5:.25 C6!:.5 Ab5:.5 F5:1 Eb5:.5 Db5:.5
+        | G5!:.75 Bb5:.75 G5:.5 F5:.5 Eb5:.5 r:1
+        | Ab5:.5 F5:.25 Ab5:.25 C6!:.5 Ab5:.5 F5:1 Eb5:.5 Db5:.5
         | C5!:1.5 r:.5 Ab4:.25 C5:.25 F5:.25 G5:.25 Ab5!:1 | G5!:1.5 C5:.5 B4:.5 r:1.5
-        | r:.5 C6!:.5 Bb5:.5 Ab5:.25 G5:.25 Eb5:.75 F5:.75 C5:.5 | Bb5!:.5 F5:.5 D5:.5 F5:.25 G5:.25 Bb5:.5 C6:.5 r:1
+        | r:.5 C6!:.5 Bb5:.5 Ab5:.25 G5:.25 Eb5:.75 F5:.75 C5:.5
+        | Bb5!:.5 F5:.5 D5:.5 F5:.25 G5:.25 Bb5:.5 C6:.5 r:1
         | D5:.5 G5:.5 C6!:2 r:1"""
     counter = """C4:1.5 D4:.5 Eb4:1 G4:1 | r:2.5 Eb4:.5 G4:.5 Bb4:.5
         | Ab4!:1.5 G4:.5 F4:1 r:1 | r:2 G4:.5 F4:.25 G4:.25 Bb4!:.5 D5:.5
@@ -159,15 +165,22 @@ def take_on_me() -> Composition:
         | Eb4:.5 D4:.5 C4!:2 r:1"""
     held, pushed = "o---------------", "o---------o-----"
     pad = [
-        ("G3 C4 D4 Eb4", held), ("Ab3 C4 Eb4 G4", held), ("F3 Ab3 C4 Eb4", held), ("G3 Bb3 D4 F4", pushed),
-        ("G3 Bb3 D4 Eb4", held), ("F3 Ab3 C4 Db4", held), ("Ab3 C4 Eb4 F4", held), ("G3 B3 D4 F4", pushed),
+        ("G3 C4 D4 Eb4", held), ("Ab3 C4 Eb4 G4", held),
+        ("F3 Ab3 C4 Eb4", held), ("G3 Bb3 D4 F4", pushed),
+        ("G3 Bb3 D4 Eb4", held), ("F3 Ab3 C4 Db4", held),
+        ("Ab3 C4 Eb4 F4", held), ("G3 B3 D4 F4", pushed),
         ("Ab3 C4 Eb4 G4", held), ("Bb3 D4 F4 G4", held), ("G3 C4 Eb4 G4", "o-----------...."),
     ]  # fmt: skip
-    bass = """C2!:.5 C3:.5 C2:.5 C3:.25 C2:.5 G2:.25 C3:.5 Bb2:.5 G2:.5 | Ab1!:.5 Ab2:.5 Ab1:.5 Ab2:.25 Ab1:.5 Eb2:.25 Ab2:.5 G2:.5 Eb2:.5
-        | F1!:.5 F2:.5 F1:.5 F2:.25 F1:.5 C2:.25 F2:.5 Eb2:.5 C2:.5 | G1!:.5 G2:.5 G1:.5 G2:.25 G1:.5 D2:.25 G2:.5 F2:.5 D2:.5
-        | Eb2!:.5 Eb3:.5 Eb2:.5 Eb3:.25 Eb2:.5 Bb2:.25 Eb3:.5 D3:.5 Bb2:.5 | Db2!:.5 Db3:.5 Db2:.5 Db3:.25 Db2:.75 Ab2:.5 Bb2:.5 Ab2:.5
-        | F1!:.5 F2:.5 F1:.5 F2:.25 F1:.5 C2:.25 Eb2:.5 F2:.5 Ab2:.5 | G1!:.5 G2:.5 G1:.5 G2:.25 G1:.75 D2:.25 F2:.25 G2:.5 B2:.5
-        | Ab1!:.5 Ab2:.5 Ab1:.5 Ab2:.25 Ab1:.5 Eb2:.25 Ab2:.5 C3:.5 Ab2:.5 | Bb1!:.5 Bb2:.5 Bb1:.5 Bb2:.25 Bb1:.5 F2:.25 Bb2:.5 D3:.5 Bb2:.5
+    bass = """C2!:.5 C3:.5 C2:.5 C3:.25 C2:.5 G2:.25 C3:.5 Bb2:.5 G2:.5
+        | Ab1!:.5 Ab2:.5 Ab1:.5 Ab2:.25 Ab1:.5 Eb2:.25 Ab2:.5 G2:.5 Eb2:.5
+        | F1!:.5 F2:.5 F1:.5 F2:.25 F1:.5 C2:.25 F2:.5 Eb2:.5 C2:.5
+        | G1!:.5 G2:.5 G1:.5 G2:.25 G1:.5 D2:.25 G2:.5 F2:.5 D2:.5
+        | Eb2!:.5 Eb3:.5 Eb2:.5 Eb3:.25 Eb2:.5 Bb2:.25 Eb3:.5 D3:.5 Bb2:.5
+        | Db2!:.5 Db3:.5 Db2:.5 Db3:.25 Db2:.75 Ab2:.5 Bb2:.5 Ab2:.5
+        | F1!:.5 F2:.5 F1:.5 F2:.25 F1:.5 C2:.25 Eb2:.5 F2:.5 Ab2:.5
+        | G1!:.5 G2:.5 G1:.5 G2:.25 G1:.75 D2:.25 F2:.25 G2:.5 B2:.5
+        | Ab1!:.5 Ab2:.5 Ab1:.5 Ab2:.25 Ab1:.5 Eb2:.25 Ab2:.5 C3:.5 Ab2:.5
+        | Bb1!:.5 Bb2:.5 Bb1:.5 Bb2:.25 Bb1:.5 F2:.25 Bb2:.5 D3:.5 Bb2:.5
         | C2!:.5 G2:.5 C2:2 r:1"""
     beat = {"kick": "X...x..xX...x...", "snare": "....X.......X...", "closed": "x.xox.xox.xox.xo"}
     lift = {
@@ -197,7 +210,10 @@ def take_on_me() -> Composition:
 
 
 def third_above(notes: Iterable[Note], scale: str) -> tuple[Note, ...]:
-    """The same rhythm, each note the scale's second next above: 3 or 4 semitones in a major scale or a mode of one."""
+    """The same rhythm, with each note moved up by two degrees of the scale.
+
+    This is 3 or 4 semitones in a major scale or a mode of one.
+    """
     degrees = [pitch(f"{name}4") % 12 for name in scale.split()]
     steps = [number for number in range(128) if number % 12 in degrees]
     return tuple(
@@ -209,17 +225,23 @@ def third_above(notes: Iterable[Note], scale: str) -> tuple[Note, ...]:
 
 
 def reelin_in_the_years() -> Composition:
-    """A rock shuffle in F mixolydian, 12 bars: two lead guitars in thirds (the target is the lower), piano, rhythm guitar, bass, drums."""
+    """A rock shuffle in F mixolydian, 12 bars.
+
+    Two lead guitars in thirds (the target is the lower), piano, rhythm guitar, bass, drums.
+    """
     clock = Clock(bpm=130, swing=True)
-    lead = """r:1 C5:.25 Bb4:.25 A4:.5 F4:.5 A4:.5 C5!:1 | Eb5!:.5 D5:.5 C5:.5 G4:1 Bb4:.5 C5:.5 r:.5
+    lead = """r:1 C5:.25 Bb4:.25 A4:.5 F4:.5 A4:.5 C5!:1
+        | Eb5!:.5 D5:.5 C5:.5 G4:1 Bb4:.5 C5:.5 r:.5
         | r:.5 G4:.5 Bb4:.5 C5:.25 D5:.25 Eb5!:1 D5:.5 Bb4:.5 | F4:1.5 G4:.5 Bb4!:1 r:1
-        | D5!:.5 D5:.25 C5:.25 Bb4:.5 G4:.5 Bb4:.5 A4:.5 G4:.5 F4:.5 | A4!:2 r:.5 F4:.5 A4:.25 C5:.25 D5:.5
+        | D5!:.5 D5:.25 C5:.25 Bb4:.5 G4:.5 Bb4:.5 A4:.5 G4:.5 F4:.5
+        | A4!:2 r:.5 F4:.5 A4:.25 C5:.25 D5:.5
         | Eb5!:1 D5:.25 C5:.25 Bb4:.5 G4:.5 Bb4:.5 Eb4:1 | F4!:1 r:2 F4:.25 G4:.25 A4:.5
         | Bb4:.5 D5!:1 C5:.5 Bb4:1 r:1 | r:.5 A4:.5 D5:.5 F5!:.5 Eb5:.25 D5:.25 C5:.5 A4:1
         | G4:.5 Bb4:.5 Eb5:.25 F5:.25 G5!:.5 F5:.5 Eb5:.5 D5:.5 Bb4:.5 | C5!:3 r:1"""
     chords = {
-        "F": ("F3 A3 C4 F4", "F3 C4 F4"), "Cm": ("Eb3 G3 Bb3 C4", "C3 G3 Bb3"), "Eb": ("G3 Bb3 Eb4", "Eb3 Bb3 Eb4"),
-        "Bb": ("F3 Bb3 D4", "Bb2 F3 Bb3"), "Gm": ("F3 G3 Bb3 D4", "G2 D3 G3"), "Dm": ("F3 A3 D4", "D3 A3 D4"),
+        "F": ("F3 A3 C4 F4", "F3 C4 F4"), "Cm": ("Eb3 G3 Bb3 C4", "C3 G3 Bb3"),
+        "Eb": ("G3 Bb3 Eb4", "Eb3 Bb3 Eb4"), "Bb": ("F3 Bb3 D4", "Bb2 F3 Bb3"),
+        "Gm": ("F3 G3 Bb3 D4", "G2 D3 G3"), "Dm": ("F3 A3 D4", "D3 A3 D4"),
     }  # fmt: skip
     loop = ["F", "Cm", "Eb", "Bb", "Gm", "Dm", "Eb", "F", "Gm", "Dm", "Eb", "F"]
     stabs, push, rest, last = "X-.xo-.x", "X-.x.xx-", "X---....", "X-----.."
@@ -228,9 +250,12 @@ def reelin_in_the_years() -> Composition:
     rhythm_grids = [sparse] * 4 + [chugs, chugs, sparse, rest, chugs, chugs, chugs, last]
     piano = [(chords[name][0], grid) for name, grid in zip(loop, piano_grids, strict=True)]
     rhythm = [(chords[name][1], grid) for name, grid in zip(loop, rhythm_grids, strict=True)]
-    bass = """F2!:1 A2:1 C3:1 D3:.5 Eb3:.5 | C3!:1 Bb2:.5 C3:.5 G2:1 Eb2:1 | Eb2!:1.5 Eb2:.5 G2:1 Bb2:1 | Bb2!:1 F2:1 D2:.5 F2:.5 Bb2:1
-        | G2!:1 G2:.5 Bb2:.5 D3:1 C3:1 | D3!:1 A2:1 F2:.5 A2:.5 D2:1 | Eb2!:1 Eb2:.5 F2:.5 G2:1 Bb2:1 | F2!:1 r:1 F2:.5 F2:.5 A2:.5 F2:.5
-        | G2!:1 Bb2:1 D3:.5 Bb2:.5 G2:1 | D2!:1 F2:1 A2:1 D3:.5 A2:.5 | Eb2!:1 G2:1 Bb2:1 G2:.5 Eb2:.5 | F2!:3 r:1"""
+    bass = """F2!:1 A2:1 C3:1 D3:.5 Eb3:.5 | C3!:1 Bb2:.5 C3:.5 G2:1 Eb2:1
+        | Eb2!:1.5 Eb2:.5 G2:1 Bb2:1 | Bb2!:1 F2:1 D2:.5 F2:.5 Bb2:1
+        | G2!:1 G2:.5 Bb2:.5 D3:1 C3:1 | D3!:1 A2:1 F2:.5 A2:.5 D2:1
+        | Eb2!:1 Eb2:.5 F2:.5 G2:1 Bb2:1 | F2!:1 r:1 F2:.5 F2:.5 A2:.5 F2:.5
+        | G2!:1 Bb2:1 D3:.5 Bb2:.5 G2:1 | D2!:1 F2:1 A2:1 D3:.5 A2:.5
+        | Eb2!:1 G2:1 Bb2:1 G2:.5 Eb2:.5 | F2!:3 r:1"""
     beat = {"kick": "X..xx..x", "snare": "..X...X.", "closed": "XoxoXoxo"}
     ghost = {"kick": "X..x.xx.", "snare": "..X..oX.", "closed": "XoxoXox.", "open": ".......x"}
     ride = {"kick": "X..xx..x", "snare": "..X..oX.", "ride": "XoxoXoxo"}
@@ -282,6 +307,7 @@ def compose(name: str) -> Composition:
     pieces = {piece.__name__: piece for piece in (take_on_me, reelin_in_the_years)}
     if name not in pieces:
         raise BespokeError(
-            f"There is no stand-in for the song {name}: choose one of {', '.join(pieces)}, or give your own recording."
+            f"There is no stand-in for the song {name}: choose one of {', '.join(pieces)}, or give"
+            " your own recording."
         )
     return pieces[name]()

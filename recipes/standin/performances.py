@@ -3,10 +3,10 @@ compositions. From the project's folder:
 
     python -m recipes.standin.performances      # writes data/standins/
 
-What is separated has to differ from what is trained on, as a recording differs from a synthesized
-score. So the performance has other patches than those given for training, effects on every stem,
-another tempo that drifts, a lead-in, and a human's inaccuracy; and the score that the method gets has
-mistakes, as a transcription has.
+What is separated must differ from what is trained on, as a recording differs from a synthesized
+score. Therefore the performance has other patches than those given for training, effects on every
+stem, another tempo, which drifts, a lead-in, and a human's inaccuracy. The score that the method
+gets has mistakes, as a transcription has.
 
 What ships was performed with TimGM6mb and FluidSynth 2.3.1 (Debian 12).
 """
@@ -61,7 +61,14 @@ class Stem:
 
 @dataclass(frozen=True)
 class Performance:
-    """A take: its tempo relative to the score's, the silence before it in seconds, its seed and its stems by part."""
+    """A take of a composition.
+
+    Attributes:
+        tempo: relative to the score's.
+        lead_in_seconds: of silence before the take.
+        seed: of what is drawn at random.
+        stems: by part.
+    """
 
     tempo: float
     lead_in_seconds: float
@@ -121,8 +128,11 @@ def main() -> None:
 
 
 def write(name: str, folder: Path) -> None:
-    """Perform a stand-in into a folder: `mix.flac` and `target.flac`, stereo of 16 bits at 44.1 kHz,
-    and `score.mid`, the score of all parts that a user would have."""
+    """Perform a stand-in into a folder.
+
+    `mix.flac` and `target.flac` are stereo, with 16 bits at 44.1 kHz. `score.mid` is the score of
+    all parts that a user would have.
+    """
     mixture, target, score = perform(name)
     folder.mkdir(parents=True, exist_ok=True)
     write_midi(folder / "score.mid", score)
@@ -148,7 +158,11 @@ def in_16_bits(waveform: np.ndarray) -> np.ndarray:
 
 
 def play(composition: Composition, performance: Performance) -> tuple[Part, ...]:
-    """What the players play: the composition with the take's tempo, drift and lead-in, and a human's timing, lengths and velocities."""
+    """What the players play.
+
+    It is the composition with the take's tempo, drift and lead-in, and with a human's timing,
+    lengths and velocities.
+    """
 
     def played_at(seconds: float) -> float:
         drift = DRIFT_SECONDS * np.sin(2 * np.pi * seconds / DRIFT_PERIOD_SECONDS)
@@ -180,7 +194,10 @@ def _release(notes: list[Note]) -> tuple[Note, ...]:
 
 
 def transcribe(composition: Composition, seed: int) -> tuple[Part, ...]:
-    """The score that the method gets: a few notes of each part but the drums have a wrong pitch, are missing, or are too many."""
+    """The score that the method gets.
+
+    In each part but the drums, a few notes have a wrong pitch, are missing, or are added.
+    """
     parts = []
     for index, part in enumerate(composition.parts):
         rng = np.random.default_rng([seed, 1000 + index])
@@ -206,7 +223,11 @@ def transcribe(composition: Composition, seed: int) -> tuple[Part, ...]:
 def mix_down(
     parts: tuple[Part, ...], target: str, performance: Performance
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Produce all parts and add them: the mixture and its target, float32 `[2, time]`, the target at its level below the rest."""
+    """Produce all parts and add them.
+
+    Returns:
+        The mixture and its target, float32 `[2, time]`, the target at its level below the rest.
+    """
     samples = round(
         (max(note.end_seconds for part in parts for note in part.notes) + TAIL_SECONDS)
         * SAMPLE_RATE
@@ -227,7 +248,11 @@ def mix_down(
 
 
 def produce(part: Part, stem: Stem, samples: int) -> np.ndarray:
-    """Synthesize one part and put it through its effects: float64 `[2, samples]` with an active RMS of `stem.level_db`."""
+    """Synthesize one part and put it through its effects.
+
+    Returns:
+        Float64 `[2, samples]`, with an active RMS of `stem.level_db`.
+    """
     signal = np.zeros(samples)
     for program in stem.programs:
         layer = render(
@@ -253,7 +278,14 @@ def produce(part: Part, stem: Stem, samples: int) -> np.ndarray:
 
 
 def _chorus(signal: np.ndarray, rate_hz: float, depth_ms: float, wet: float) -> np.ndarray:
-    """Mix in a copy whose delay swings between 0 and `depth_ms`, which bends its pitch: `[time]` to `[2, time]`."""
+    """Mix in a copy whose delay swings between 0 and `depth_ms`, which bends its pitch.
+
+    Args:
+        signal: `[time]`.
+
+    Returns:
+        `[2, time]`.
+    """
     time = np.arange(signal.size)
     apart = (
         np.pi / 2 if wet < 1 else 0.0
@@ -268,7 +300,11 @@ def _chorus(signal: np.ndarray, rate_hz: float, depth_ms: float, wet: float) -> 
 
 
 def _reverberate(stereo: np.ndarray, reverb_db: float) -> np.ndarray:
-    """Add a room's answer: seeded noise that decays by 60 dB in 1.1 seconds, 15 ms late and without its lows; the length stays."""
+    """Add the response of a room; the length stays the same.
+
+    The response is seeded noise that decays by 60 dB in 1.1 seconds. It is 15 ms late and without
+    its lows.
+    """
     late, decay = round(0.015 * SAMPLE_RATE), round(1.1 * SAMPLE_RATE)
     noise = np.random.default_rng(2020).standard_normal((2, decay)) * np.logspace(-1, -4, decay)
     room = torchaudio.functional.highpass_biquad(

@@ -673,9 +673,14 @@ def test_cache_that_cannot_be_written_is_named(name, command, files, monkeypatch
     "overrides",
     [
         [f"hydra.run.dir={'x' * 300}"],
-        ["hydra.mode=MULTIRUN", f"song.name={'x' * 250}", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.override_dirname}"],
+        [
+            "hydra.mode=MULTIRUN",
+            f"song.name={'x' * 250}",
+            "hydra.sweep.dir=sweep",
+            "hydra.sweep.subdir=${hydra.job.override_dirname}",
+        ],
     ],
-)  # fmt: skip
+)
 def test_folder_name_that_is_too_long_is_explained(overrides, command):
     result = command(*overrides)
     assert result.returncode == 2
