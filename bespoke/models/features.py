@@ -15,15 +15,11 @@ from bespoke.score.midi import Note
 
 FACTORIZATIONS = 3
 CHANNELS = FACTORIZATIONS + 7
-AROUND = (
-    FACTORIZATIONS + 1
-)  # the channel of the target's bands from a little before to a little after each note
+AROUND = FACTORIZATIONS + 1  # the channel of the target's bands around its notes
+TOLD = FACTORIZATIONS + 5  # the channel that says whether the other parts are known
 _WINDOWS = (0.5, 1.0, 2.0)  # of the factorizations, in windows of the STFT
 _WIDTH_CENTS, _FLOOR_HZ = 50.0, 30.0  # of a partial's band
-_BEFORE_SECONDS, _AFTER_SECONDS = (
-    0.06,
-    0.3,
-)  # how much earlier and later than aligned a note may sound
+_BEFORE_SECONDS, _AFTER_SECONDS = 0.06, 0.3  # a note may sound so much earlier and later
 _ATTACK_BEFORE_SECONDS, _ATTACK_DECAY_SECONDS = 0.04, 0.1
 
 

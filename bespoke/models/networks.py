@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from bespoke.models.features import AROUND, CHANNELS, FACTORIZATIONS
+from bespoke.models.features import AROUND, CHANNELS, FACTORIZATIONS, TOLD
 from bespoke.utils import processor
 
 PRIOR = Path(__file__).with_name("prior.pt")
@@ -111,8 +111,8 @@ class ScoreUNet(MaskNetwork):
         doubt_db: in evaluation the mask goes over to the factorizations' mean as the network's
             doubt (see `doubt`) rises from the first value to the second. It is high for songs that
             are like nothing in the training.
-        factorization_share: in evaluation the factorizations' mean has at least this share of the
-            mask, 0 to 1.
+        factorization_share: where the other parts are known, the factorizations' mean has at least
+            this share of the mask in evaluation, 0 to 1.
 
     Shape:
         - magnitude: `[batch, freq, frames]`, from 0
@@ -231,7 +231,7 @@ class ScoreUNet(MaskNetwork):
             return mask
         trusted_db, mistrusted_db = self.doubt_db
         weight = (doubt(mask, magnitude) - trusted_db) / (mistrusted_db - trusted_db)
-        weight = weight.clamp(self.factorization_share, 1)
+        weight = weight.clamp(0, 1).maximum(self.factorization_share * features[:, TOLD, 0, 0])
         return torch.lerp(mask, mean, weight[:, None, None])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bespoke.models.features import CHANNELS, FACTORIZATIONS
+from bespoke.models.features import CHANNELS, FACTORIZATIONS, TOLD
 from bespoke.models.losses import RelativeErrorLoss, TPSALoss, tpsa_target
 from bespoke.models.networks import (
     MODELS,
@@ -140,12 +140,13 @@ def test_a_u_net_that_doubts_itself_gives_way_to_the_factorizations(doubt_db, sh
     )
 
 
-@pytest.mark.parametrize(("least", "share"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0)])
-def test_a_share_of_the_factorizations_stays(least, share):
+@pytest.mark.parametrize(("least", "told"), [(0.0, 1), (0.25, 1), (1.0, 1), (0.25, 0)])
+def test_a_share_of_the_factorizations_stays_where_the_others_are_known(least, told):
     magnitude, features = torch.rand(2, 65, 21), torch.full((2, CHANNELS, 65, 21), 0.3)
+    features[:, TOLD] = told
     model = ScoreUNet(doubt_db=(20.0, 30.0), factorization_share=least)
     model.last.bias.data.fill_(math.log(7 / 3))
-    expected = torch.full((2, 65, 21), 0.5 - 0.2 * share)
+    expected = torch.full((2, 65, 21), 0.5 - 0.2 * least * told)
     torch.testing.assert_close(model.eval()(magnitude, features), expected)
     assert ScoreUNet(**model.hyperparameters).factorization_share == least
     with pytest.raises(ValueError, match="from 0 to 1"):
