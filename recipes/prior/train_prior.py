@@ -12,7 +12,7 @@ shipped network was trained: docs/LAB.md.
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import joblib
@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes that make examples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--initial", type=Path, help="go on from a prior")
+    parser.add_argument(
+        "--initial-share", type=float, default=0.0, help="of that prior's weights in the result"
+    )
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the largest")
     parser.add_argument("--output", type=Path, default=PRIOR)
     options = parser.parse_args()
@@ -81,6 +84,7 @@ def main() -> None:
             options.seed,
             options.initial,
             options.learning_rate,
+            options.initial_share,
         )
 
 
@@ -166,10 +170,12 @@ def train(
     seed: int,
     initial: Path | None,
     learning_rate: float,
+    initial_share: float,
 ) -> None:
     """Train on crops of the examples in a folder, to which more may be added meanwhile.
 
-    The result is the moving average of the weights. It is written every few minutes.
+    The result is the moving average of the weights, mixed with the initial ones in the end. It is
+    written every few minutes.
     """
     torch.manual_seed(seed)
     rng, features, loss = (
@@ -179,12 +185,9 @@ def train(
     )
     model = ScoreUNet().to(memory_format=torch.channels_last)
     if initial:
-        model.load_state_dict(
-            {
-                name: value.float()
-                for name, value in torch.load(initial, weights_only=True)["weights"].items()
-            }
-        )
+        weights = torch.load(initial, weights_only=True)["weights"]
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+    start = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-3)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
@@ -218,7 +221,21 @@ def train(
             bar.update(round(60 * minutes * done) - bar.n)
             if step % 500 == 0:
                 save(average.module, output)
+    mix(average.module, start, initial_share)
     save(average.module, output)
+
+
+def mix(model: ScoreUNet, others: Mapping[str, Tensor], share: float) -> None:
+    """Give the weights of another stage of a training a share in a network's own.
+
+    Args:
+        model: is changed.
+        others: the other weights, by name.
+        share: 0 to 1.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(others[name], share)
 
 
 def save(model: ScoreUNet, output: Path) -> None:
