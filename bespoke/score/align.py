@@ -66,7 +66,7 @@ _BETTER, _SLACK = (
 # Of `_locate_together`.
 # Confidence of all parts together. Where parts of another song misled the search, it was lower.
 _SURE = 0.95
-_KEPT_FIT = 0.8  # share of the target's own fit that it keeps where all lie together
+_BESIDE_SECONDS = 10.0  # around the target: what other parts play elsewhere tells little of it
 _MOST_FITTED = 4000  # notes
 _SAME_ONSET_SECONDS, _DOUBLED_SHARE = 0.05, 0.8
 _DOUBTFUL_TUNING = 0.35  # semitones
@@ -120,6 +120,12 @@ class _Line:
     confidence: float
     onsets: np.ndarray
     times: np.ndarray
+
+    def place(self, seconds: float) -> float:
+        """Where a time of the score is in the recording: beyond the ends on a straight line."""
+        # np.interp stands still beyond the ends.
+        beyond = min(seconds - self.onsets[0], 0.0) + max(seconds - self.onsets[-1], 0.0)
+        return float(np.interp(seconds, self.onsets, self.times) + self.factor * beyond)
 
 
 def within(notes: Sequence[Note], seconds: float) -> tuple[Note, ...]:
@@ -233,7 +239,7 @@ def _align_view(
         tuple(zip(line.onsets.tolist(), line.times.tolist(), strict=True)),
         placed_others,
         fit(placed),
-        tuple(fit(part) for part in placed_others),
+        tuple(fit(_beside(part, placed)) for part in placed_others),
         round(100 * tuning, 1),
         view,
     )
@@ -304,30 +310,38 @@ def _locate_together(
 ) -> _Line:
     """The line of the target and of the other parts that fit there.
 
-    All together they are found far more surely than the target alone, unless the others are of
-    another song or arrangement: then the target fits worse than where it lies by itself.
+    Where the target is found by itself, the line is only bent anew, by all that fit on it. Else all
+    are looked for together, which is far surer, unless the others are of another song.
     """
     fit = _fit_by(rows)
 
-    def is_better(line: _Line) -> bool:
-        if line.confidence < _SURE:
-            return False
-        own = fit(_placed(notes, alone))
-        return alone.confidence < _SURE or fit(_placed(notes, line)) >= _KEPT_FIT * own
+    def fitting(line: _Line) -> list[Note]:
+        parts = [_beside(part, notes) for part in others]
+        return [n for part in parts if fit(_placed(part, line)) >= NO_FIT for n in part]
 
-    def locate(parts: Sequence[Sequence[Note]]) -> _Line:
-        return _locate(rows, [note for part in (notes, *parts) for note in part], tempo_range)
+    if alone.confidence < _SURE:
+        everything = [note for part in (notes, *others) for note in part]
+        together = _locate(rows, everything, tempo_range)
+        if together.confidence >= _SURE:
+            return _bent(rows, [*notes, *fitting(together)], together)
+    beside = fitting(alone)
+    return _bent(rows, [*notes, *beside], alone) if beside else alone
 
-    line = locate(others)
-    is_together = is_better(line)
-    line = line if is_together else alone
-    fitting = [part for part in others if fit(_placed(part, line)) >= NO_FIT]
-    if not fitting:
-        return alone
-    if is_together and len(fitting) == len(others):
-        return line
-    again = locate(fitting)
-    return again if is_better(again) else line
+
+def _beside(part: Sequence[Note], notes: Sequence[Note]) -> list[Note]:
+    """The notes of a part that sound about when the target's do: the others tell little of it."""
+    first = min(note.start_seconds for note in notes) - _BESIDE_SECONDS
+    last = max(note.end_seconds for note in notes) + _BESIDE_SECONDS
+    return [note for note in part if first <= note.start_seconds <= last]
+
+
+def _bent(rows: tuple[np.ndarray, np.ndarray], notes: Sequence[Note], line: _Line) -> _Line:
+    """A line that is bent anew, by the onsets of these notes."""
+    pitched = _pitched(notes)
+    onsets = np.unique([note.start_seconds for note in pitched])
+    expected = np.array([line.place(onset) for onset in onsets]) + _LATENESS_SECONDS
+    onsets, times = _warp(*rows, pitched, line.factor, expected)
+    return replace(line, onsets=onsets, times=times)
 
 
 def _fit_by(rows: tuple[np.ndarray, np.ndarray]) -> Callable[[Sequence[Note]], float]:
@@ -492,21 +506,13 @@ def _fits(
 
 def _placed(notes: Sequence[Note], line: _Line) -> tuple[Note, ...]:
     """The notes, carried along the bent line, and beyond its ends along a straight one."""
-    onsets, times, factor = line.onsets, line.times, line.factor
-
-    def place(seconds: float) -> float:
-        beyond = min(seconds - onsets[0], 0.0) + max(
-            seconds - onsets[-1], 0.0
-        )  # np.interp stands still beyond the ends
-        return float(np.interp(seconds, onsets, times) + factor * beyond)
-
     placed = []
     for note in notes:
-        start = place(note.start_seconds)
+        start = line.place(note.start_seconds)
         # The path may run two onsets together, but a note keeps a quarter of its length.
         end = max(
-            place(note.end_seconds),
-            start + 0.25 * factor * (note.end_seconds - note.start_seconds),
+            line.place(note.end_seconds),
+            start + 0.25 * line.factor * (note.end_seconds - note.start_seconds),
         )
         placed.append(replace(note, start_seconds=start, end_seconds=end))
     return tuple(placed)
