@@ -11,6 +11,8 @@ from bespoke.audio.io import open_audio, read_audio
 from bespoke.audio.pieces import _frame
 from bespoke.utils.errors import BespokeError
 
+pytestmark = pytest.mark.slow  # encodes and decodes
+
 RATE = 8000
 SECONDS = 1.5
 TONE = (0.3 * np.sin(np.arange(int(SECONDS * RATE)) / 7)).astype(np.float32)

@@ -32,6 +32,8 @@ from bespoke.training import build, preflight
 from bespoke.utils.errors import BespokeError
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow  # each composes a config
+
 TRAIN = ROOT / "train.py"
 NOTES = (Note(0.0, 0.5, 60), Note(0.5, 1.0, 64))
 

@@ -21,6 +21,8 @@ from bespoke.score.midi import Note, shift, stretch, transpose
 from bespoke.score.synth import Patch, render
 from bespoke.utils.errors import BespokeError
 
+pytestmark = pytest.mark.slow  # 20 s of sound are analysed
+
 RATE = 22050
 SECONDS = 20.0
 
