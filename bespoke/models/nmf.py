@@ -98,9 +98,8 @@ class ScoreInformedFactorization:
         shares = np.zeros((len(parts), *magnitude.shape), np.float32)
         if not magnitude.any():
             return shares
-        observed = (
-            np.ascontiguousarray(magnitude) ** self.power
-        )  # a transform's frames lie one after the other, the model's frequencies do
+        # A transform's frames lie one after the other in memory, the model's frequencies do.
+        observed = np.ascontiguousarray(magnitude) ** self.power
         observed /= observed.mean()
         bins, frames = observed.shape
         start, allowed, slices = self._constraints(stft, frames, parts)

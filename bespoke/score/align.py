@@ -45,10 +45,8 @@ _ONSET_WEIGHT = 0.5  # of an onset's evidence against one observation's
 _WRONG_KEYS = (-6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6)  # semitones
 _SHUFFLES = 6
 _EVEN_RATIO, _STEEPNESS = 1.38, 15.0  # of the confidence
-_BLOCK_SECONDS, _MARGIN_FRAMES = (
-    120.0,
-    344,
-)  # of the recording that is transformed at once, and 4 s around it
+# Of the recording that is transformed at once, and 4 s around it.
+_BLOCK_SECONDS, _MARGIN_FRAMES = 120.0, 344
 _LONG_SCORE_SECONDS, _ANCHOR_SECONDS, _LONG_RECORDING_SECONDS = 300.0, 120.0, 1200.0
 _STRAIGHT_SECONDS, _WANDER, _COARSE = (
     60.0,
