@@ -190,10 +190,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the results 
 @_end
 @click.option(
     "--quality",
-    type=click.Choice(["quick", "standard", "best"]),
+    type=click.Choice(["standard", "best", "quick"]),
+    metavar="[standard|best]",
     default="standard",
     show_default=True,
-    help="quick: to hear whether MIDI and patch are right. best: takes longest.",
+    help="best: trains the network on the song first, which helps some songs and not others.",
 )
 @_strength
 @_out

@@ -26,12 +26,14 @@ class MaskNetwork(nn.Module):
         uses_score: it wants to know where the target's notes are.
         takes_any_bins: it works for any number of frequencies, not just that of its training.
         trained_in_bfloat16: it can be computed in bfloat16 with the same result.
+        is_pretrained: it separates without being trained on the song.
         hyperparameters: plain values that make it again, for the checkpoint.
     """
 
     uses_score = False
     takes_any_bins = False
     trained_in_bfloat16 = False
+    is_pretrained = False
     hyperparameters: dict[str, Any]
 
 
@@ -109,8 +111,9 @@ class ScoreUNet(MaskNetwork):
         bins: any number; the network works for all.
         channels: of each level; every level has half the frequencies and frames of the one before.
         doubt_db: in evaluation the mask goes over to the factorizations' mean as the network's
-            doubt (see `doubt`) rises from the first value to the second. It is high for songs that
-            are like nothing in the training.
+            doubt (see `doubt`) rises from the first value to the second, in as far as the mean has
+            no such doubt itself. The network's is high for songs that are like nothing in the
+            training.
         factorization_share: where the other parts are known, the factorizations' mean has at least
             this share of the mask in evaluation, 0 to 1.
 
@@ -127,7 +130,6 @@ class ScoreUNet(MaskNetwork):
     trained_in_bfloat16 = (
         True  # the prior was, by recipes/prior/train_prior.py: its masks move by 0.001 on the mean
     )
-    is_pretrained = False
 
     def __init__(
         self,
@@ -230,8 +232,12 @@ class ScoreUNet(MaskNetwork):
         if self.training:
             return mask
         trusted_db, mistrusted_db = self.doubt_db
-        weight = (doubt(mask, magnitude) - trusted_db) / (mistrusted_db - trusted_db)
-        weight = weight.clamp(0, 1).maximum(self.factorization_share * features[:, TOLD, 0, 0])
+        mistrust, mistrust_of_mean = (
+            ((doubt(kept, magnitude) - trusted_db) / (mistrusted_db - trusted_db)).clamp(0, 1)
+            for kept in (mask, mean)
+        )
+        weight = mistrust * (1 - mistrust_of_mean)
+        weight = weight.maximum(self.factorization_share * features[:, TOLD, 0, 0])
         return torch.lerp(mask, mean, weight[:, None, None])
 
 

@@ -330,6 +330,13 @@ def _check_callbacks(callbacks: Any) -> None:
             )
 
 
+def idle_settings(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The overrides that change nothing, because the run does not train."""
+    if cfg.trainer.max_steps:
+        return []
+    return [line for line in overrides if re.match(r"\+*(aug|background|loss|optimizer)[.=]", line)]
+
+
 def _check_numbers(value: Any, name: str = "") -> None:
     """Find what no setting can be; only blocks may be as long as they like."""
     if isinstance(value, Mapping | list):

@@ -62,6 +62,11 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
 
+    @property
+    def trains(self) -> bool:
+        """Whether the network is trained on the song, or separates as it is."""
+        return self.cfg.trainer.max_steps > 0
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Show the stage while the block runs, and record its duration."""
@@ -76,7 +81,8 @@ class Run:
 def train(cfg: DictConfig) -> float | None:
     """Carry out one run.
 
-    Its stages are prepare, load, align, listen, build, fit, separate, evaluate and report.
+    Its stages are prepare, load, align, listen, build, fit, separate, evaluate and report. Without
+    steps the network separates as it is, and nothing is made for a training.
 
     Args:
         cfg: the whole config.
@@ -102,7 +108,7 @@ def train(cfg: DictConfig) -> float | None:
         song = load(run, parts)
         aligned = align(run, song, parts)
         agreement = find_judge(run, aligned)
-        heard = listen(run, aligned, parts)
+        heard = listen(run, aligned, parts) if run.trains else aligned.song
         with open_loggers(run) as loggers:
             trainer = build_trainer(run, aligned, parts, agreement, loggers)
             fit(run, trainer, heard, parts, loggers)
@@ -122,6 +128,13 @@ def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     preflight.check(cfg)
+    if idle := preflight.idle_settings(cfg, HydraConfig.get().overrides.task):
+        log.warning(
+            "recipe=%s does not train, so that %s changes nothing: choose recipe=bespoke, or set"
+            " trainer.max_steps.",
+            cfg.recipe,
+            ", ".join(idle),
+        )
     # Lightning gives each of several processes that train together its share of the cores.
     if "LOCAL_RANK" not in os.environ:
         processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
@@ -251,12 +264,21 @@ def build_trainer(
 def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list) -> None:
     """Render the sources of the mixes, and train to the last step.
 
+    Without steps only the checkpoint is written.
+
     Raises:
         BespokeError: the mixes cannot be made, or a trainer setting such as max_time ended training
             early.
         Interrupted: training was interrupted by Ctrl-C.
     """
     cfg = run.cfg
+    if not run.trains:
+        log.info("%s: %.1f s of audio, into %s", heard.name, heard.seconds, run.folder)
+        preflight.write_config(cfg, run.folder, heard.hashes)
+        logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices)
+        trainer.fit(parts.system, [])
+        trainer.save_checkpoint(run.checkpoint)
+        return
     with run.stage("render"):
         data = make_data(cfg, heard, parts)
     is_asked_for = run.cfg.song.get("others") not in (None, "auto")

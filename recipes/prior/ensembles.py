@@ -102,6 +102,7 @@ RECORDED = {
     CLEAN: ("guitar-electric", "guitar-electric", "guitar-electric", "guitar-muted"),
 }
 AMPLIFIED = {RIFFS: 0.8, BASSES: 0.25}  # shares, of parts that go through an amplifier as a whole
+FAITHFUL, TRACKED = 0.6, 0.5  # shares of the pieces, and of the chords in the others
 STYLES = ("band", "band", "rock", "rock", "chorale", "chip", "tracker", "sparse")
 TARGET_WEIGHT = {"lead": 1.0, "voice": 0.6, "chords": 0.7, "riff": 0.7, "bass": 0.35, "drums": 0.0}
 # What sounds where the score has one note: voices in parallel, or the partials that a pitch tracker
@@ -119,12 +120,15 @@ class Example:
         target, background: `[time]`; they add up to a mixture with a peak of 0.9.
         notes: the target's.
         others: those of each other pitched part.
+        is_faithful: the notes are those that were played, as in a file from a sequencer, and not
+            what a pitch tracker or a careless transcription makes of them.
     """
 
     target: np.ndarray
     background: np.ndarray
     notes: tuple[Note, ...]
     others: tuple[tuple[Note, ...], ...]
+    is_faithful: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,9 @@ class Ensembles:
 
     def draw(self, rng: np.random.Generator, targets: int = 2) -> list[Example]:
         """Draw one piece, with as many of its parts as targets, each -15 to 3 dB above the rest."""
+        is_faithful = rng.random() < FAITHFUL
         while True:
-            parts = self._parts(rng)
+            parts = self._parts(rng, is_faithful)
             able = [
                 index
                 for index, part in enumerate(parts)
@@ -176,7 +181,9 @@ class Ensembles:
         chosen = rng.choice(
             able, size=min(targets, len(able)), replace=False, p=weights / weights.sum()
         )
-        return [self._example(parts, index, rng) for index in chosen]
+        return [
+            replace(self._example(parts, index, rng), is_faithful=is_faithful) for index in chosen
+        ]
 
     def _example(self, parts: list[_Part], index: int, rng: np.random.Generator) -> Example:
         gains_db = [rng.normal(0, 4) - 3 * (part.role == "chords") for part in parts]
@@ -199,7 +206,7 @@ class Ensembles:
             tuple(tuple(part.notes) for part in parts if part.notes and part is not parts[index]),
         )
 
-    def _parts(self, rng: np.random.Generator) -> list[_Part]:
+    def _parts(self, rng: np.random.Generator, is_faithful: bool) -> list[_Part]:
         piece = Piece(rng, self.seconds)
         style = str(rng.choice(STYLES))
         parts = []
@@ -208,12 +215,12 @@ class Ensembles:
             if style == "chorale"
             else self._arrangement(piece, style, rng)
         ):
-            played = self._what_sounds(notes, role, rng)
+            played = notes if is_faithful else self._what_sounds(notes, role, rng)
             waveform = (
                 self._play(played, programs, style, piece.beat_seconds, rng) if played else None
             )
             if waveform is not None:
-                tracked = role in ("chords", "riff") and rng.random() < 0.5
+                tracked = not is_faithful and role in ("chords", "riff") and rng.random() < TRACKED
                 parts.append(_Part(role, one_voice(notes) if tracked else notes, waveform))
         if style not in ("chorale", "sparse") and rng.random() < 0.85:
             drums = self._render(

@@ -132,7 +132,7 @@ def test_messages_in_options(message, said):
 
 def test_a_change_of_quality_is_one_change():
     changes = [
-        "recipe: best there, auto now",
+        "recipe: bespoke there, auto now",
         "separate.resolutions: [1, 2] there, [1] now",
         "trainer.max_steps: 60 there, 10 now",
     ]

@@ -127,17 +127,23 @@ def test_the_u_net_starts_from_the_factorizations_mean():
     torch.testing.assert_close(mask, features[:, :FACTORIZATIONS].mean(dim=1).clamp(0.02, 0.98))
 
 
-@pytest.mark.parametrize(("doubt_db", "share"), [((-20.0, -10.0), 1.0), ((20.0, 30.0), 0.0)])
-def test_a_u_net_that_doubts_itself_gives_way_to_the_factorizations(doubt_db, share):
-    magnitude, features = torch.rand(2, 65, 21), torch.full((2, CHANNELS, 65, 21), 0.3)
+@pytest.mark.parametrize(
+    ("doubt_db", "mean", "share"),
+    [
+        ((-8.0, -4.0), 0.9, 1.0),  # the network's doubt is 0 dB, that of the mean -9.5
+        ((20.0, 30.0), 0.9, 0.0),
+        ((-2.0, 2.0), 0.9, 0.5),
+        ((-8.0, -4.0), 0.3, 0.0),  # 3.7 dB of the mean's own
+    ],
+)
+def test_a_u_net_that_doubts_itself_gives_way_to_factorizations_that_do_not(doubt_db, mean, share):
+    magnitude, features = torch.rand(2, 65, 21), torch.full((2, CHANNELS, 65, 21), mean)
+    features[:, TOLD] = 0
     model = ScoreUNet(doubt_db=doubt_db)
-    model.last.bias.data.fill_(
-        math.log(7 / 3)
-    )  # a correction that makes 0.5 of 0.3: a doubt of 0 dB
+    model.last.bias.data.fill_(math.log((1 - mean) / mean))  # makes 0.5 of the mean
     torch.testing.assert_close(model(magnitude, features), torch.full((2, 65, 21), 0.5))
-    torch.testing.assert_close(
-        model.eval()(magnitude, features), torch.full((2, 65, 21), 0.5 - 0.2 * share)
-    )
+    expected = torch.full((2, 65, 21), 0.5 + (mean - 0.5) * share)
+    torch.testing.assert_close(model.eval()(magnitude, features), expected)
 
 
 @pytest.mark.parametrize(("least", "told"), [(0.0, 1), (0.25, 1), (1.0, 1), (0.25, 0)])

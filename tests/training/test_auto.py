@@ -116,6 +116,37 @@ def test_the_reference_is_for_metrics_only_and_a_run_goes_on(auto, run_train, tm
     assert (tmp_path / "run" / "target.wav").read_bytes() == (folder / "target.wav").read_bytes()
 
 
+def test_the_default_separates_without_training_and_can_be_trained_later(auto, run_train, tmp_path):
+    song, _, _ = auto
+    files = ["song=custom", f"song.mixture={song.mixture}", f"song.target.score={song.score}"]
+    files += [f"song.reference={song.reference}", "trainer=cpu", "logger=none"]
+    files += ["hydra.run.dir=run", "data.segment_seconds=1", "data.workers=0"]
+    result = run_train("recipe=auto", *files, "aug=heavy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (warning,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["warnings"]
+    assert "aug=heavy" in warning
+    assert "recipe=bespoke" in warning
+    facts = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert facts["steps"] == 0
+    assert facts["si_sdr_improvement"] > 3
+    assert not {"train", "render", "estimate"} & facts["seconds"].keys()
+    assert "0 steps" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    target = (tmp_path / "run" / "target.wav").read_bytes()
+    mixture, sample_rate = read_audio(song.mixture)
+    with threadpool_limits(1):
+        separator = load_separator(tmp_path / "run" / "checkpoints" / "last.ckpt")
+        found = separator.separate(mixture, sample_rate)[0]
+    np.testing.assert_allclose(found, read_audio(tmp_path / "run" / "target.wav")[0], atol=1e-6)
+    result = run_train(
+        "recipe=auto", *files, "aug=heavy", "ckpt=last", "trainer.max_steps=2", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    facts = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert facts["steps"] == 2
+    assert "aug=heavy" not in str(facts["warnings"])
+    assert (tmp_path / "run" / "target.wav").read_bytes() != target
+
+
 def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(
     auto, run_train, tmp_path
 ):

@@ -210,9 +210,10 @@ def _target_name(song: Song) -> str:
 
 
 def _lead(metrics: Mapping[str, Any]) -> str:
+    trained = f"{metrics['steps']} steps" if metrics["steps"] else "not trained on the song"
     return (
         f"{metrics['song_seconds']:.1f} seconds of audio; recipe {metrics['recipe']}, "
-        f"{metrics['steps']} steps, {metrics['device']}, seed {metrics['seed']}."
+        f"{trained}, {metrics['device']}, seed {metrics['seed']}."
     )
 
 
@@ -275,12 +276,16 @@ def tiles(metrics: Mapping[str, Any], notes: Sequence[Note], level: float) -> li
         )
     else:
         tile("Level", f"{level:+.1f}", "dB", "of the target, relative to the whole recording")
-    tile(
-        "Training",
-        f"{metrics['steps']}",
-        "steps",
-        f"of training for this song, in {clock(metrics['seconds']['total'])} in all",
-    )
+    total = clock(metrics["seconds"]["total"])
+    if metrics["steps"]:
+        tile(
+            "Training",
+            f"{metrics['steps']}",
+            "steps",
+            f"of training for this song, in {total} in all",
+        )
+    else:
+        tile("Time", total, "", "in all, with the network as it ships")
     return found
 
 
@@ -373,13 +378,9 @@ def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def _cost(metrics: Mapping[str, Any]) -> str:
-    rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(
-        metrics["seconds"]["train"], 1e-9
-    )
-    return (
-        f"{rate:.1f} steps a second on {metrics['device']} "
-        f"({metrics['precision']}, {metrics['threads']} threads)."
-    )
+    done = metrics["steps"] - metrics.get("resumed_from_step", 0)
+    rate = f"{done / max(metrics['seconds']['train'], 1e-9):.1f} steps a second " if done else ""
+    return f"{rate}on {metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

@@ -68,7 +68,8 @@ def summary(folder: Path, metrics: Mapping[str, Any]) -> str:
 
     A run that is part of a request does not name its files: the request ends with its own.
     """
-    lines = [f"{metrics['song']}: {metrics['steps']} steps, {metrics['seconds']['total']:.0f} s"]
+    trained = f"{metrics['steps']} steps, " if metrics["steps"] else ""
+    lines = [f"{metrics['song']}: {trained}{metrics['seconds']['total']:.0f} s"]
     if not (folder / "inputs.json").is_file():  # a request writes it before its runs
         lines += [f"  target    {folder / 'target.wav'}", f"  residual  {folder / 'residual.wav'}"]
         if "kept_step" in metrics:
