@@ -98,6 +98,15 @@ def test_time_to_quality_of_a_made_up_run(run):
     assert quality.paper_seconds(run) == 20 + 2000 * 2.0
 
 
+def test_time_to_quality_of_a_run_that_does_not_train(run, tmp_path):
+    (tmp_path / "curve.csv").unlink()
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"seconds": {"separate": 5.0}, "si_sdr": 4.0})
+    )
+    assert quality.scoring_seconds(run) == 0
+    assert [quality.seconds_to(run, level) for level in (4.0, 4.1)] == [50.0, quality.NEVER]
+
+
 def test_best_of_the_paper_counts_quick_too_and_nothing_else(tmp_path):
     rows = [
         ("a", "paper", 25, -3.0),

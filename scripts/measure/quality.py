@@ -68,7 +68,7 @@ def one(case: Case, bar: tuple[float, float] | None, options: Options) -> dict[s
         f"trainer.max_steps={steps}",
         f"curve_steps={steps // 2}",
     )
-    auto = train(options.work / case.name / "auto", *song, trainer, "recipe=auto", "curve_steps=5")
+    auto = train(options.work / case.name / "auto", *song, trainer, "recipe=auto")
     whole, metrics = paper_seconds(paper), auto.metrics
     own = metrics["si_sdr_mixture"] + 0.9 * (metrics["si_sdr"] - metrics["si_sdr_mixture"])
     reached, own_reached = (
@@ -122,11 +122,16 @@ def time_to(curve: Sequence[Mapping[str, float]], level_db: float) -> float:
 
 def scoring_seconds(run: TrainingRun) -> float:
     """Time of the separations for the quality curve, which a run without a curve does not need."""
-    return _training_seconds(run) - run.curve[-1]["seconds"]
+    return _training_seconds(run) - run.curve[-1]["seconds"] if run.curve else 0.0
 
 
 def seconds_to(run: TrainingRun, level_db: float) -> float:
-    """Seconds from the command's start to the stems, if training ended at that quality."""
+    """Seconds from the command's start to the stems, if training ended at that quality.
+
+    A run that does not train has one quality, at its end.
+    """
+    if not run.curve:
+        return run.until("target.wav") if run.metrics["si_sdr"] >= level_db else NEVER
     return run.until("target.wav") - _training_seconds(run) + time_to(run.curve, level_db)
 
 
