@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_the_cases_are_small_and_of_both_halves():
     assert (halves.count("development"), halves.count("test")) == (6, 6)
     names = {case.name for case in cases}
     assert not {f"{name}_stereo" for name in names} & names
+
+
+def test_the_quick_benchmark_is_on_four_of_them():
+    quick = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["QUICK"]
+    cases, _ = benchmark.read_cases(CASES, quick)
+    assert sorted(case.half for case in cases) == ["development"] * 2 + ["test"] * 2
+    assert sorted((case.channels, len(case.parts) > 0) for case in cases) == [
+        (1, False),
+        (1, True),
+        (1, True),
+        (2, False),
+    ]
 
 
 def test_no_case_is_of_a_collection_that_may_not_be_shipped():
