@@ -226,7 +226,7 @@ def half_table(rows: Rows) -> str:
         )
         if all(gains) and all(gaps):
             means = [np.mean(list(half.values())) for half in gaps]
-            low, high = _unpaired(*gaps)
+            low, high = _unpaired(gaps[0], gaps[1])
             cells = [
                 method,
                 *(str(len(half)) for half in gains),
