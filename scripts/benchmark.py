@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bespoke.evaluation import benchmark, regimes
+from bespoke.evaluation import benchmark, metrics, regimes
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, read_json, write_json
 
@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     named = (options.variant, options.experiment, options.ceiling)
     is_standard = options.recipes is None and not any(named)
     try:
+        metrics.check_packages()
         lock = benchmark.lock_folder(out)
         methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes or "")}
         methods |= {

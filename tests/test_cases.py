@@ -7,24 +7,26 @@ import runpy
 import pytest
 
 from bespoke.evaluation import benchmark
+from bespoke.evaluation.split import half_of
 from conftest import ROOT
 
 CASES = ROOT / "benchmark" / "cases"
 TABLE = re.findall(
-    r"^\| `(\S+)` \|.*\| ([^|]+) \| ([^|]+) \|$",
+    r"^\| `(\S+)` \| (\w+) \|.*\| ([^|]+) \| ([^|]+) \|$",
     (CASES / "README.md").read_text(encoding="utf-8"),
     re.MULTILINE,
 )
 
 
 def test_every_case_is_in_the_table_of_licences():
-    assert sorted(name for name, _, _ in TABLE) == sorted(
+    assert sorted(name for name, *_ in TABLE) == sorted(
         folder.name for folder in CASES.iterdir() if (folder / "mix.flac").is_file()
     )
 
 
-@pytest.mark.parametrize(("name", "licence", "texts"), TABLE, ids=[row[0] for row in TABLE])
-def test_a_case_has_the_text_of_its_licence(name, licence, texts):
+@pytest.mark.parametrize(("name", "half", "licence", "texts"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_case_has_the_text_of_its_licence(name, half, licence, texts):
+    assert half == half_of(name)
     meta = json.loads((CASES / name / "meta.json").read_text(encoding="utf-8"))
     places = re.findall(r"\((licences/\S+?)\)", texts)
     assert meta["name"] == name
@@ -55,6 +57,15 @@ def test_the_cases_are_small_and_of_both_halves():
     assert not {f"{name}_stereo" for name in names} & names
 
 
+def test_the_listening_page_is_of_these_cases_and_small():
+    page = ROOT / "docs" / "listen.html"
+    assert page.stat().st_size <= 5e6
+    text = page.read_text(encoding="utf-8")
+    assert [name for name, *_ in TABLE if f"Listen: {name}" not in text] == []
+    assert "benchmark/cases/README.md" in text  # where authors and licences are
+    assert not re.search(r"(?:/home|/work|/tmp|/root|/Users|file:/)/\w", text)
+
+
 def test_the_quick_benchmark_is_on_four_of_them():
     quick = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["QUICK"]
     cases, _ = benchmark.read_cases(CASES, quick)
@@ -68,4 +79,4 @@ def test_the_quick_benchmark_is_on_four_of_them():
 
 
 def test_no_case_is_of_a_collection_that_may_not_be_shipped():
-    assert [name for name, _, _ in TABLE if name.startswith(("bach10", "medleydb"))] == []
+    assert [name for name, *_ in TABLE if name.startswith(("bach10", "medleydb"))] == []

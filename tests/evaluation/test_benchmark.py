@@ -1,6 +1,7 @@
 """The benchmark: invalid cases are reported, finished runs are kept, statistics are correct."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import runpy
@@ -333,6 +334,17 @@ def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
         == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there "
         "are."
     )
+
+
+def test_what_is_not_installed_is_said_before_anything_runs(run, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "torch_log_wmse" else find(name, *rest),
+    )
+    code, _, stderr = run(tmp_path / "out", "--recipes", "quick")
+    assert (code, "torch-log-wmse: pip install" in stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_quick_takes_four_cases_and_tables_are_written(run, tmp_path):
