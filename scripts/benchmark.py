@@ -1,9 +1,13 @@
 """Run recipes and baselines over a folder of cases, and tabulate the results.
 
+    python scripts/benchmark.py             # the main table, on the cases that ship
+    python scripts/benchmark.py --quick     # four of them, without the paper's 2,000 steps
     python scripts/benchmark.py --cases CASES --recipes paper,quick --seeds 0,1,2 --out OUT
     python scripts/benchmark.py --cases CASES --experiment aug_screen --out outputs/aug_screen
 
-Finished runs are not repeated, and killed ones are resumed.
+Where no recipe, variant, experiment or ceiling is named, the methods of the main table run
+(bespoke/evaluation/regimes.py). All tables are in OUT/tables.md, all rows in OUT/rows.csv. Finished
+runs are not repeated, and killed ones are resumed.
 
 `--variant NAME 'aug=heavy;trainer.max_steps=150'` adds a method NAME. `--experiment NAME` adds one
 for each combination of the sweep in conf/experiment/NAME.yaml. `--ceiling NAME` adds, as a
@@ -22,11 +26,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bespoke.evaluation import benchmark
+from bespoke.evaluation import benchmark, metrics, regimes
 from bespoke.utils.errors import BespokeError
-from bespoke.utils.files import read_json, write_json
+from bespoke.utils.files import atomic_path, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+CASES = ROOT / "benchmark" / "cases"
+# Two of each half of the split: one in stereo, one without the other parts, two with them.
+QUICK = (
+    "fof_sectoid_feelings_guitar_stereo",
+    "fof_sectoid_war_of_freedom_guitar",
+    "trk_pk2-song03_pizzicato",
+    "trk_pk2-song07_clarinet",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,13 +50,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=Path, required=True, help="a folder of cases")
+    parser.add_argument(
+        "--cases", type=Path, default=CASES, help="a folder of cases; default: those that ship"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="four cases (of another folder: the first four), and no method that takes minutes",
+    )
     parser.add_argument(
         "--only",
         default="",
         help="names of cases or patterns, separated by commas; default: those of the experiments",
     )
-    parser.add_argument("--recipes", default="", help="names of recipes, separated by commas")
+    parser.add_argument(
+        "--recipes",
+        help="names of recipes, separated by commas; '': none, where nothing else is named",
+    )
     parser.add_argument(
         "--variant",
         nargs=2,
@@ -71,26 +93,39 @@ def main(arguments: list[str] | None = None) -> int:
         default="",
         help="method that the others are compared with; default: the first",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for cells and rows.csv")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/benchmark"),
+        help="folder for cells, rows.csv and tables.md; default: outputs/benchmark",
+    )
     parser.add_argument("overrides", nargs="*", help="for train.py")
     options = parser.parse_args(arguments)
-    out = options.out.resolve()
+    out, began = options.out.resolve(), time.monotonic()
+    named = (options.variant, options.experiment, options.ceiling)
+    is_standard = options.recipes is None and not any(named)
     try:
+        metrics.check_packages()
         lock = benchmark.lock_folder(out)
-        methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes)}
+        methods = {recipe: (f"recipe={recipe}",) for recipe in _split(options.recipes or "")}
         methods |= {
             name: tuple(entry for entry in text.split(";") if entry)
             for name, text in options.variant
         }
         only = _split(options.only)
         for name in _split(options.experiment):
-            found, named = benchmark.read_experiment(name)
+            found, of_experiment = benchmark.read_experiment(name)
             methods |= found
-            only += [case for case in named if not options.only and case not in only]
+            only += [case for case in of_experiment if not options.only and case not in only]
+        if options.quick and not only and options.cases == CASES:
+            only = list(QUICK)
         cases, broken = benchmark.read_cases(options.cases, only)
+        cases = cases[: len(QUICK)] if options.quick else cases
         failed = _others(cases, _split(options.baselines), out)
-        cells = []
-        for seed in map(int, _split(options.seeds)):
+        cells, seeds = [], [int(seed) for seed in _split(options.seeds)]
+        if is_standard:
+            cells = regimes.cells(cases, seeds, regimes.SLOW if options.quick else ())
+        for seed in seeds:
             cells += [
                 benchmark.Cell(case, name, overrides, seed)
                 for name, overrides in methods.items()
@@ -102,23 +137,40 @@ def main(arguments: list[str] | None = None) -> int:
         failed += _run(cells, out, options.overrides)
         rows = benchmark.write_rows(out)
         benchmark.write_curves(out)
+        tables = _tables(rows, options.baseline or next(iter(methods), ""))
+        with atomic_path(out / "tables.md") as temporary:
+            temporary.write_text(f"{tables}\n", encoding="utf-8")
         lock.release()
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(benchmark.table(rows))
-    baseline = options.baseline or next(iter(methods), "")
-    for results in (
-        benchmark.comparisons(rows, benchmark.trained(rows), baseline),
-        benchmark.losses(rows),
-    ):
-        if results:
-            print(f"\n{benchmark.difference_table(results)}")
+    print(tables)
+    minutes = (time.monotonic() - began) / 60
+    print(f"{len(cases)} cases, {minutes:.1f} minutes; {out / 'tables.md'}", file=sys.stderr)
     for name, reason in broken.items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
     for place in failed:
         print(f"failed: {place}", file=sys.stderr)
     return 2 if broken or failed else 0
+
+
+def _tables(rows: list[dict], baseline: str) -> str:
+    """All tables that have rows, in Markdown."""
+    differences = benchmark.comparisons(rows, benchmark.trained(rows), baseline)
+    tables = {
+        "Methods": benchmark.table(rows),
+        "Regimes": regimes.regime_table(rows),
+        "Paired differences": regimes.pair_table(rows),
+        "Development and test": regimes.half_table(rows),
+        f"Less {baseline}": benchmark.difference_table(differences),
+        "Where quality is lost": benchmark.difference_table(benchmark.losses(rows)),
+        "Cases": benchmark.case_table(rows),
+    }
+    return "\n\n".join(
+        f"## {title}\n\n{table}"
+        for title, table in tables.items()
+        if len(table.splitlines()) > 2  # more than the heading
+    )
 
 
 class Progress:

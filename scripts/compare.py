@@ -1,13 +1,20 @@
 """Compare runs on one page: `python scripts/compare.py DIR...`.
 
-Each DIR is a run's folder, or contains such folders, as a sweep's does.
+Each DIR is a run's folder, or contains such folders, as a sweep's or a benchmark's does.
+
+The page that ships is made of a benchmark of the cases that ship:
+
+    python scripts/compare.py outputs/benchmark/cells --only '*/paper/0,*/auto/0' --max-mb 5 \\
+        --title 'The paper and the default on the cases that ship' --out docs/listen.html \\
+        --note 'Recordings, their authors and licences: benchmark/cases/README.md'
 """
 
 import argparse
+import fnmatch
 import sys
 from pathlib import Path
 
-from bespoke.evaluation.report.comparison import write_comparison
+from bespoke.evaluation.report.comparison import write_comparison, write_small_comparison
 from bespoke.evaluation.report.summary import find_runs
 from bespoke.utils.errors import BespokeError
 
@@ -28,14 +35,34 @@ def main(arguments: list[str] | None = None) -> int:
         help="the page (default: comparison.html in DIR, or here if there are several)",
     )
     parser.add_argument("--title", default="", help="of the page")
+    parser.add_argument("--note", default="", help="a sentence below the title")
+    parser.add_argument(
+        "--only", default="", help="patterns of the runs' places in DIR, separated by commas"
+    )
+    parser.add_argument(
+        "--max-mb",
+        type=float,
+        help="largest size of the page, which is then without settings and training",
+    )
     options = parser.parse_args(arguments)
     out = (
         options.out
         or (options.folders[0] if len(options.folders) == 1 else Path()) / "comparison.html"
     )
     try:
-        runs = [run for folder in options.folders for run in find_runs(folder)]
-        print(write_comparison(list(dict.fromkeys(runs)), out, options.title))
+        patterns = options.only.split(",") if options.only else ["*"]
+        found = [
+            run
+            for folder in options.folders
+            for run in find_runs(folder)
+            if any(fnmatch.fnmatchcase(str(run.relative_to(folder)), name) for name in patterns)
+        ]
+        runs = list(dict.fromkeys(found))
+        if options.max_mb is None:
+            print(write_comparison(runs, out, options.title, options.note))
+        else:
+            most = 1e6 * options.max_mb
+            print(write_small_comparison(runs, out, options.title, most, options.note))
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -25,7 +25,7 @@ import numpy as np
 from matplotlib import pyplot
 from scipy.stats import spearmanr
 
-from bespoke.evaluation import benchmark
+from bespoke.evaluation import benchmark, regimes
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_csv
 
@@ -352,6 +352,9 @@ def _chosen(rows: Rows, _: Rows) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "methods": lambda rows, _: benchmark.table(_on_all_cases(rows)),
     "cases": lambda rows, _: benchmark.case_table(rows),
+    "regimes": lambda rows, _: regimes.regime_table(rows),
+    "pairs": lambda rows, _: regimes.pair_table(rows),
+    "halves": lambda rows, _: regimes.half_table(_on_all_cases(rows)),
     "steps": _steps,
     "alignment": _alignment,
     "agreement": _agreement,

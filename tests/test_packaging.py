@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
 
 from conftest import ROOT
 
@@ -113,3 +115,13 @@ def test_make_hands_its_options_to_every_pip_install(target, installs, tmp_path)
         1
     ] * installs  # first the name before goes
     assert not (tmp_path / "venv").exists()
+
+
+def test_recordings_stay_out_of_wheel_and_sdist():
+    for builder, needed in ((WheelBuilder, "bespoke/models/prior.pt"), (SdistBuilder, "train.py")):
+        found = builder(str(ROOT)).recurse_included_files()
+        files = [file.distribution_path.removeprefix("/") for file in found]
+        assert needed in files
+        assert [file for file in files if file.endswith((".flac", ".mod"))] == []
+        assert [file for file in files if file.startswith("benchmark/cases")] == []
+        assert [file for file in files if file.endswith("listen.html")] == []

@@ -1,8 +1,8 @@
 """Baseline methods behind one small interface.
 
 A baseline takes the recording and the target's notes, in seconds of the recording, and returns an
-estimate of the target. The caller decides whether the notes come from a true alignment or an
-automatic one, and says so in the baseline's label.
+estimate of the target. Some use the notes of the other parts, too. The caller decides whether the
+notes come from a true alignment or an automatic one, and says so in the baseline's label.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,16 @@ class Baseline(Protocol):
 
     uses_score: ClassVar[bool]
     """Whether the method uses the notes. If so, its label names the alignment they come from."""
+    uses_others: ClassVar[bool]
+    """Whether it uses the notes of the other parts, too."""
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         """Estimate the target.
 
         Args:
@@ -37,6 +45,7 @@ class Baseline(Protocol):
             sample_rate: in Hz.
             notes: notes of the target, in seconds of the recording. They may lie partly or wholly
                 outside the recording.
+            others: notes of each other part, likewise.
 
         Returns:
             float32 of the mixture's shape. Methods that use the score give silence where it rests.
@@ -48,8 +57,15 @@ class Mixture:
     """The recording itself, unprocessed."""
 
     uses_score: ClassVar[bool] = False
+    uses_others: ClassVar[bool] = False
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         return mixture.astype(np.float32)
 
 
@@ -74,6 +90,7 @@ class HarmonicComb:
     """
 
     uses_score: ClassVar[bool] = True
+    uses_others: ClassVar[bool] = False
 
     window_seconds: float = 4096 / 44100
     width_cents: float = 50.0
@@ -84,7 +101,13 @@ class HarmonicComb:
     attack_seconds: float = 0.02
     attack_mask: float = 0.1
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
             pitches = sorted({note.pitch for note in notes})
             combs = harmonic_templates(
@@ -118,12 +141,19 @@ class ScoreInformedNMF(ScoreInformedFactorization):
     """
 
     uses_score: ClassVar[bool] = True
+    uses_others: ClassVar[bool] = True
 
     window_seconds: tuple[float, ...] = (2048 / 44100, 4096 / 44100, 8192 / 44100)
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
-            return self.mask(magnitude, stft, notes)
+            return self.masks(magnitude, stft, [notes, *others])[0]
 
         return np.mean(
             [apply_mask(mixture, sample_rate, seconds, mask) for seconds in self.window_seconds],
@@ -143,11 +173,18 @@ class HarmonicPercussive:
     """
 
     uses_score: ClassVar[bool] = False
+    uses_others: ClassVar[bool] = False
 
     window_seconds: float = 2048 / 44100
     kernel_frames: int = 31
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         import librosa  # slow to import
 
         def mask(magnitude: np.ndarray, stft: STFT) -> np.ndarray:
@@ -170,6 +207,7 @@ class Demucs:
     """
 
     uses_score: ClassVar[bool] = False
+    uses_others: ClassVar[bool] = False
 
     def __init__(self, program: int, model: str = "htdemucs"):
         self.stem = stem_of(program)
@@ -178,7 +216,13 @@ class Demucs:
             "demucs", lambda: import_module("demucs.api").Separator(model, device="cpu", shifts=0)
         )
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         return _apply_stereo(
             mixture,
             sample_rate,
@@ -201,12 +245,19 @@ class OpenUnmix:
     """
 
     uses_score: ClassVar[bool] = False
+    uses_others: ClassVar[bool] = False
 
     def __init__(self, program: int):
         self.stem = stem_of(program)
         self._separator = _load("openunmix", lambda: import_module("openunmix").umxl(device="cpu"))
 
-    def separate(self, mixture: np.ndarray, sample_rate: int, notes: Sequence[Note]) -> np.ndarray:
+    def separate(
+        self,
+        mixture: np.ndarray,
+        sample_rate: int,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+    ) -> np.ndarray:
         return _apply_stereo(
             mixture,
             sample_rate,

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,21 +26,21 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bespoke.audio.io import write_wav
+from bespoke.audio.io import open_audio, write_wav
 from bespoke.data.song import ROOT, Song
 from bespoke.data.song import hold as hold_audio
 from bespoke.evaluation.agreement import Agreement
 from bespoke.evaluation.baselines import BASELINES
 from bespoke.evaluation.metrics import evaluate_fully, oracle, ratio_oracle
-from bespoke.score.align import align, onset_errors
-from bespoke.score.midi import read_score
+from bespoke.evaluation.split import half_of
+from bespoke.score.align import NO_FIT, align, doubles, onset_errors
+from bespoke.score.midi import Note, read_score
 from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import atomic_path, read_csv, write_csv, write_json
 
 FOLDER = "cells"
 CONF = ROOT / "conf"
-SPLIT = ROOT / "benchmark" / "split.yaml"
 ORACLES = {"oracle_tpsa": oracle, "oracle_ratio": ratio_oracle}
 
 
@@ -49,9 +50,9 @@ class Case:
 
     The folder holds `mix.flac`, `target.flac`, `target.mid` (unaligned) and `meta.json`, whose
     `gm_program` is the patch a user would choose. Each `other_*.mid` is another part, on the time
-    base of `target.mid`, played with the program that it names. `target_aligned.mid` is read only
-    for baselines labelled `aligned`. The source is the folder's name up to the first underscore;
-    cases of one source are not independent.
+    base of `target.mid`, played with the program that it names. `target_aligned.mid`, which may be
+    missing, is read only for methods labelled `aligned` or `given`. The source is the folder's name
+    up to the first underscore; cases of one source are not independent.
     """
 
     folder: Path
@@ -71,15 +72,22 @@ class Case:
 
         `development`, on which settings are chosen, `test`, or None for a song in neither half.
         """
-        halves = yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
-        return next(
-            (
-                half
-                for half, songs in halves.items()
-                if any(_is_of(self.name, song) for song in songs)
-            ),
-            None,
-        )
+        return half_of(self.name)
+
+    @property
+    def parts(self) -> list[Path]:
+        """The scores of the other parts."""
+        return sorted(self.folder.glob("other_*.mid"))
+
+    @property
+    def channels(self) -> int:
+        return open_audio(self.folder / "mix.flac").channels
+
+    @property
+    def true_score(self) -> Path | None:
+        """The score in time with the recording, where it is known."""
+        score = self.folder / "target_aligned.mid"
+        return score if score.is_file() else None
 
     @property
     def song(self) -> dict[str, Any]:
@@ -88,8 +96,7 @@ class Case:
             "name": self.name,
             "mixture": str(self.folder / "mix.flac"),
             "target": {"score": str(self.folder / "target.mid"), "patches": [self.program]},
-            "others": [{"score": str(file)} for file in sorted(self.folder.glob("other_*.mid"))]
-            or None,
+            "others": [{"score": str(file)} for file in self.parts] or None,
             "reference": str(self.folder / "target.flac"),
         }
 
@@ -108,11 +115,6 @@ class Case:
             "family": list(range(8 * family, 8 * family + 8)),
             "wide": [self.program, *others],
         }
-
-
-def _is_of(case: str, song: str) -> bool:
-    """Whether a case is an excerpt of a song, by their names."""
-    return case == song or case.startswith(f"{song}_")
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,13 @@ def write_cells(cells: Iterable[Cell], out: Path) -> list[Cell]:
             **as_dict(OmegaConf.merge({"song": cell.case.song}, values, cell.values)),
             "seed": cell.seed,
             "ckpt": "last" if (folder / "config.yaml").is_file() else None,
-            "cell": {"case": cell.case.name, "source": cell.case.source, "method": cell.method},
+            "cell": {
+                "case": cell.case.name,
+                "source": cell.case.source,
+                "method": cell.method,
+                "parts": len(cell.case.parts),
+                "channels": cell.case.channels,
+            },
             "hydra": {"sweep": {"subdir": cell.place}},
         }
         with atomic_path(group / f"{number:05d}.yaml") as temporary:
@@ -336,7 +344,7 @@ class RowWriter(Callback):
             write_json(folder / "row.json", cell_row(folder, as_dict(config.cell)))
 
 
-def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
+def cell_row(folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
     """Row of a finished run: its labels, all figures of its target stem, and its cost."""
     metrics = json.loads((folder / "metrics.json").read_text())
     config = (folder / "config.yaml").read_text()
@@ -372,51 +380,110 @@ def cell_row(folder: Path, labels: Mapping[str, str]) -> dict[str, Any]:
 def other_rows(case: Case, baselines: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of the oracles and baselines of a case.
 
-    Baselines that use a score run twice, with the true alignment (`NAME_aligned`) and with
-    Bespoke's own (`NAME_auto`).
+    Baselines that use a score run with the true alignment (`NAME_aligned`), where it is known, and
+    with Bespoke's own (`NAME_auto`); those that can use the other parts also with all parts, where
+    these are known (`NAME_parts_auto`). Their seconds include Bespoke's alignment.
     """
     song = Song.load(case.song)
     assert song.target is not None
     assert song.reference is not None
-    truth = tuple(
-        note for part in read_score(case.folder / "target_aligned.mid") for note in part.notes
-    )
-    alignment = align(song.target.part.notes, song.mixture, song.sample_rate)
-    found: dict[str, Any] = {
-        "align_confidence": alignment.confidence,
-        **{f"onset_{name}": value for name, value in onset_errors(alignment.notes, truth).items()},
-    }
+    scores = _scores(case, song)
     estimates = {}
     for name, ideal in ORACLES.items():
-        estimates[name] = np.repeat(
-            ideal(song.mixture, song.reference, song.sample_rate), len(song.mixture), axis=0
-        )
+        began = time.monotonic()
+        estimate = ideal(song.mixture, song.reference, song.sample_rate)
+        estimate = np.repeat(estimate, len(song.mixture), axis=0)
+        estimates[name] = (estimate, {"seconds_total": time.monotonic() - began})
     for name in baselines:
         baseline = BASELINES[name](case.program)
-        scores = (
-            {f"{name}_aligned": truth, f"{name}_auto": alignment.notes}
+        told = (
+            {
+                f"{name}_{label}": score
+                for label, score in scores.items()
+                if label != "parts_auto" or baseline.uses_others
+            }
             if baseline.uses_score
-            else {name: ()}
+            else {name: _Score((), (), 0.0)}
         )
-        estimates |= {
-            label: baseline.separate(song.mixture, song.sample_rate, notes)
-            for label, notes in scores.items()
-        }
-    agreement = Agreement(song.mixture, song.sample_rate, alignment.notes)
+        for label, score in told.items():
+            began = time.monotonic()
+            estimate = baseline.separate(
+                song.mixture, song.sample_rate, score.notes, others=score.others
+            )
+            seconds = score.seconds + time.monotonic() - began
+            estimates[label] = (estimate, {**score.facts, "seconds_total": seconds})
+    agreement = Agreement(song.mixture, song.sample_rate, scores["auto"].notes)
     rows = []
-    for label, estimate in estimates.items():
+    for label, (estimate, facts) in estimates.items():
         figures = evaluate_fully(estimate, song.mixture, song.reference, song.sample_rate)
         if label != "nmf_auto":  # against which agreement is measured
             figures["agreement"] = agreement(estimate)
-        row: dict[str, Any] = {
-            "case": case.name,
-            "source": case.source,
-            "method": label,
-            "seed": 0,
-            **figures,
-        }
-        rows.append(row | (found if label.endswith("_auto") else {}))
+        rows.append(
+            {
+                "case": case.name,
+                "source": case.source,
+                "method": label,
+                "parts": len(case.parts),
+                "channels": case.channels,
+                "seed": 0,
+                **figures,
+                **facts,
+            }
+        )
     return rows
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The notes that a baseline is told, in seconds of the recording.
+
+    Attributes:
+        notes: the target's.
+        others: those of each other part.
+        seconds: what it took to align them.
+        facts: the alignment's confidence and errors.
+    """
+
+    notes: tuple[Note, ...]
+    others: tuple[tuple[Note, ...], ...]
+    seconds: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _scores(case: Case, song: Song) -> dict[str, _Score]:
+    """The scores of a case by label: `aligned`, `auto`, `parts_auto`."""
+    assert song.target is not None
+    target = song.target.part.notes
+    truth = tuple(
+        note
+        for part in (read_score(case.true_score) if case.true_score else ())
+        for note in part.notes
+    )
+    parts = [
+        voice.part.notes
+        for voice in song.others
+        if not voice.part.is_drum and not doubles(voice.part.notes, target)
+    ]
+    scores = {"aligned": _Score(truth, (), 0.0)} if truth else {}
+    for label, others in {"auto": [], "parts_auto": parts}.items():
+        if others or label == "auto":
+            began = time.monotonic()
+            found = align(target, song.mixture, song.sample_rate, others=others)
+            errors = onset_errors(found.notes, truth) if truth else {}
+            scores[label] = _Score(
+                found.notes,
+                tuple(
+                    notes
+                    for notes, fit in zip(found.others, found.fits, strict=True)
+                    if fit >= NO_FIT
+                ),
+                time.monotonic() - began,
+                {
+                    "align_confidence": found.confidence,
+                    **{f"onset_{name}": value for name, value in errors.items()},
+                },
+            )
+    return scores
 
 
 def write_rows(out: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ ORACLE_WINDOW_SECONDS = 2048 / 44100
 # of real stems and above that of codecs.
 SILENCE_DB = -60.0
 REST_FLOOR_DB = -120.0
+_NO_LOG_WMSE = "logWMSE needs torch-log-wmse: pip install 'bespoke-separation[benchmark]'."
 LONG_SAMPLES = 60 * 96000  # longer recordings are measured in blocks: 2 minutes at 44.1 kHz
 
 
@@ -247,9 +248,7 @@ def log_wmse(
     try:
         from torch_log_wmse import LogWMSE
     except ImportError as error:
-        raise BespokeError(
-            "logWMSE needs torch-log-wmse: pip install 'bespoke-separation[benchmark]'."
-        ) from error
+        raise BespokeError(_NO_LOG_WMSE) from error
     signals = (
         resample(_mono(signal)[None].numpy(), sample_rate, 44100)
         for signal in (mixture, estimate, reference)
@@ -322,6 +321,17 @@ def evaluate_fully(
         "log_wmse": log_wmse(estimate, mixture, reference, sample_rate),
         **rests(estimate, mixture, reference, sample_rate),
     }
+
+
+def check_packages() -> None:
+    """Check that what `evaluate_fully` needs is installed.
+
+    Raises:
+        BespokeError: museval or torch-log-wmse is not installed.
+    """
+    _museval()
+    if importlib.util.find_spec("torch_log_wmse") is None:
+        raise BespokeError(_NO_LOG_WMSE)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from bespoke.score.align import (
     align,
     anywhere,
     doubles,
+    in_time,
     within,
 )
 from bespoke.score.midi import Note, Part, program_name, write_midi
@@ -67,13 +68,14 @@ class Aligned:
         }
 
 
-def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
+def align_song(song: Song, folder: Path, uses_others: bool, is_given: bool = False) -> Aligned:
     """Put the score in time with the recording, and write the target's notes.
 
     Args:
         song: with its target's score.
         folder: for `aligned.mid` and `alignment.png`.
         uses_others: whether the other parts are aligned, too.
+        is_given: whether the score is in time with the recording already.
 
     Raises:
         BespokeError: there is no score.
@@ -85,7 +87,7 @@ def align_song(song: Song, folder: Path, uses_others: bool) -> Aligned:
         )
     part, seconds = song.target.part, song.seconds
     pitched = _apart(_pitched(song.others), part) if uses_others else ()
-    alignment = align(
+    alignment = (in_time if is_given else align)(
         part.notes,
         song.mixture,
         song.sample_rate,

@@ -172,7 +172,9 @@ def align(run: Run, song: Song, parts: Parts) -> Aligned:
     if not run.cfg.align:
         return Aligned(song)
     with run.stage("align"):
-        aligned = align_song(song, run.folder, parts.system.model.uses_score)
+        aligned = align_song(
+            song, run.folder, parts.system.model.uses_score, is_given=run.cfg.align == "given"
+        )
     if parts.system.model.uses_score:
         note_coverage(aligned)
         settings = aligned.settings(aligned.song)

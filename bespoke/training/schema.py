@@ -23,7 +23,7 @@ class Run:
     ckpt: str | None
     recipe: str
     keep: Literal["last", "best"]
-    align: bool
+    align: bool | Literal["given"]
     report: bool
     checkpoint_steps: FromOne
     curve_steps: FromZero

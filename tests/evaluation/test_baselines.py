@@ -1,6 +1,7 @@
 """Baselines on mixtures with known answers, and on edge cases."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_the_score_separates_two_tones(duet, estimates, name, floor_db):
     mixture, target = duet
     assert si_sdr(mixture, target) < 1
     assert si_sdr(estimates[name], target) > floor_db
+
+
+def test_nmf_that_is_told_the_other_part_leaves_it_its_partials():
+    # A louder fifth above shares every third partial with the target.
+    fifth = tuple(replace(note, pitch=note.pitch + 7) for note in TARGET)
+    target = tones(TARGET)
+    mixture = target + 2 * tones(fifth)
+    alone, told = (
+        si_sdr(ScoreInformedNMF().separate(mixture, RATE, TARGET, others=others), target)
+        for others in ([], [fifth])
+    )
+    assert told > alone + 6
+    assert [name for name in HERE if BASELINES[name](40).uses_others] == ["nmf"]
 
 
 def test_learned_spectra_beat_the_fixed_comb_where_partials_meet():

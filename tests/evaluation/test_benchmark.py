@@ -1,6 +1,7 @@
 """The benchmark: invalid cases are reported, finished runs are kept, statistics are correct."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import runpy
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from bespoke.audio.io import read_audio, write_wav
 from bespoke.data.background import SynthBackground
 from bespoke.data.song import Song
-from bespoke.evaluation import benchmark
+from bespoke.evaluation import benchmark, split
 from bespoke.score.midi import Note, Part, write_midi
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import read_csv
@@ -102,6 +103,29 @@ def test_the_other_parts_of_a_case_are_a_background(make_song, tmp_path):
         "other_bass.mid cannot be read as MIDI"
         in benchmark.read_cases(tmp_path.parent, [tmp_path.name])[1][tmp_path.name]
     )
+
+
+def test_baselines_are_told_what_is_known_of_a_case(make_song, tmp_path):
+    song = make_song(tmp_path)
+    for file in (song.mixture, song.reference):
+        file.rename(file.with_suffix(".flac"))
+    (tmp_path / "meta.json").write_text('{"gm_program": 80}')
+
+    def rows():
+        (case,), _ = benchmark.read_cases(tmp_path.parent, [tmp_path.name])
+        return {row["method"]: row for row in benchmark.other_rows(case, ["nmf", "comb"])}
+
+    found = rows()  # without parts and without the true alignment
+    assert sorted(found) == ["comb_auto", "nmf_auto", "oracle_ratio", "oracle_tpsa"]
+    assert (found["nmf_auto"]["parts"], found["nmf_auto"]["channels"]) == (0, 1)
+    assert found["nmf_auto"]["seconds_total"] > found["oracle_tpsa"]["seconds_total"] > 0
+    shutil.copy(song.score, tmp_path / "target_aligned.mid")
+    write_midi(tmp_path / "other_bass.mid", [Part("bass", 32, False, (Note(0.0, 2.5, 36),))])
+    found = rows()
+    assert {"nmf_aligned", "nmf_auto", "nmf_parts_auto", "comb_aligned"} <= set(found)
+    assert "comb_parts_auto" not in found  # a comb has no use for them
+    assert found["nmf_parts_auto"]["parts"] == 1
+    assert found["nmf_auto"]["onset_median_seconds"] < 0.1
 
 
 def test_a_silent_target_of_a_long_recording_has_a_row(tiny_song, tmp_path, monkeypatch):
@@ -310,6 +334,30 @@ def test_a_setting_that_does_not_exist_is_one_sentence(run, tmp_path):
         == "error: There is no setting trainer.max_step: train.py --cfg job lists all that there "
         "are."
     )
+
+
+def test_what_is_not_installed_is_said_before_anything_runs(run, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "torch_log_wmse" else find(name, *rest),
+    )
+    code, _, stderr = run(tmp_path / "out", "--recipes", "quick")
+    assert (code, "torch-log-wmse: pip install" in stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_quick_takes_four_cases_and_tables_are_written(run, tmp_path):
+    nothing = ["--recipes", "", "--baselines", "mixture", "--only", "toy_*"]
+    code, stdout, stderr = run(tmp_path, "--quick", *nothing)
+    assert code == 0, stderr
+    assert {row["method"] for row in read_csv(tmp_path / "rows.csv")} == {
+        "mixture",
+        "oracle_ratio",
+        "oracle_tpsa",
+    }
+    assert (tmp_path / "tables.md").read_text().strip() == stdout.strip()
+    assert "| target's MIDI alone | mixture | 2 |" in stdout
 
 
 def composed(cells, out):
@@ -534,7 +582,7 @@ def test_all_cases_of_a_song_are_in_one_half(case, half, tmp_path):
 
 
 def test_no_song_is_in_both_halves():
-    halves = yaml.safe_load(benchmark.SPLIT.read_text())
+    halves = yaml.safe_load(split.SPLIT.read_text())
     songs = [song for half in ("development", "test") for song in halves[half]]
     assert halves.keys() == {"development", "test"}
     for one in songs:

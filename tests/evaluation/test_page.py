@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from bespoke.evaluation.report import comparison, media, page, run_page, summary
 from bespoke.evaluation.report.song_page import write_song_page
 from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
+from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +131,43 @@ def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(
     assert "1 more runs are in the table only" in path.read_text()
     with pytest.raises(BespokeError, match="no runs to compare"):
         comparison.write_comparison([], tmp_path / "none.html")
+
+
+def test_a_page_to_pass_on_is_as_small_as_asked_and_names_no_file_of_here(sweep, tmp_path):
+    path = tmp_path / "listen.html"
+    runs = [sweep / "0", sweep / "1"]
+    comparison.write_small_comparison(runs, path, "Small", 400_000, "By <us>")
+    assert 300_000 < path.stat().st_size <= 400_000 < (sweep / "comparison.html").stat().st_size
+    text = path.read_text(encoding="utf-8")
+    [data] = player_data(path)
+    assert [lane["name"] for lane in data["lanes"]] == ["Mixture", "Reference", "seed=0", "seed=1"]
+    assert str(sweep.parent) not in text
+    assert "All settings that differ" not in text
+    assert "By &lt;us&gt;" in text
+    with pytest.raises(BespokeError, match="name fewer runs"):
+        comparison.write_small_comparison(runs, path, max_bytes=1000)
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_runs_of_a_benchmark_are_told_apart_by_their_methods(sweep, tmp_path):
+    for method in ("auto", "paper"):
+        folder = tmp_path / "cells" / "toy_one" / method / "0"
+        shutil.copytree(sweep / "0", folder)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["cell"] = {"case": "toy_one", "source": "toy", "method": method}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(metrics | {"overrides": ["+cell=00000"]}))
+    main = runpy.run_path(str(ROOT / "scripts" / "compare.py"))["main"]
+    page = tmp_path / "page.html"
+
+    def names(*options):
+        assert main([str(tmp_path / "cells"), "--out", str(page), *options]) == 0
+        [data] = player_data(page)
+        return [lane["name"] for lane in data["lanes"]][2:]
+
+    assert names() == ["method=auto", "method=paper"]
+    assert names("--only", "*/paper/0,*/nosuch/0", "--max-mb", "1") == ["0"]
 
 
 def test_the_score_is_drawn_at_its_seconds_and_frequencies():

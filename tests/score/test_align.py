@@ -13,6 +13,7 @@ from bespoke.score.align import (
     anywhere,
     evidence,
     find_offset,
+    in_time,
     is_anywhere,
     onset_errors,
     within,
@@ -142,6 +143,17 @@ def test_the_tuning_is_found_and_a_quarter_tone_is_no_other_key(truth, mixture, 
     assert found.tuning_cents == pytest.approx(cents, abs=12)
     errors = onset_errors(found.notes, stretch(truth, 1 / ratio))
     assert errors["median_seconds"] < 0.02
+
+
+def test_a_score_in_time_is_taken_as_it_is_and_tuned(truth, mixture):
+    ratio = 2 ** (-50 / 1200)
+    positions = np.arange(0, mixture.shape[1], ratio)
+    retuned = np.interp(positions, np.arange(mixture.shape[1]), mixture[0])[None]
+    notes, absent = stretch(truth, 1 / ratio), transpose(truth, 1)
+    found = in_time(notes, retuned.astype(np.float32), RATE, others=[absent])
+    assert (found.notes, found.others) == (tuple(notes), (tuple(absent),))
+    assert found.tuning_cents == pytest.approx(-50, abs=12)
+    assert found.fit > NO_FIT > found.fits[0]
 
 
 def test_a_target_with_opposite_channels_is_found_in_their_difference(truth, mixture):

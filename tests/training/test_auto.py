@@ -147,6 +147,21 @@ def test_the_default_separates_without_training_and_can_be_trained_later(auto, r
     assert (tmp_path / "run" / "target.wav").read_bytes() != target
 
 
+def test_a_score_that_is_said_to_be_in_time_keeps_its_times(auto, run_train, tmp_path):
+    song, _, _ = auto  # its score is too slow, and stays so
+    files = [f"song.mixture={song.mixture}", f"song.target.score={song.score}", "hydra.run.dir=run"]
+    result = run_train(*AUTO, "song=custom", *files, "align=given", "report=false", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (given,), (used,) = (
+        read_score(path) for path in (song.score, tmp_path / "run" / "aligned.mid")
+    )
+    assert [note.start_seconds for note in used.notes] == pytest.approx(
+        [note.start_seconds for note in given.notes if note.start_seconds < 3], abs=0.002
+    )
+    facts = json.loads((tmp_path / "run" / "metrics.json").read_text())["alignment"]
+    assert (facts["used"], facts["tempo_factor"], facts["confidence"]) == (True, 1.0, 1.0)
+
+
 def test_a_score_that_does_not_fit_ends_with_a_warning_and_without_its_times(
     auto, run_train, tmp_path
 ):

@@ -5,9 +5,10 @@ curves in one chart, and the runs that failed.
 """
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ import yaml
 
 from bespoke.data.song import Song
 from bespoke.evaluation.metrics import gap_closed
-from bespoke.evaluation.report import page, summary
+from bespoke.evaluation.report import media, page, summary
 from bespoke.utils.errors import BespokeError
-from bespoke.utils.files import read_json
+from bespoke.utils.files import atomic_path, read_json
 from bespoke.utils.moved import as_now
 
 MAX_LABEL = 32  # characters of the differing settings in a run's label
 MAX_HEARD = 40  # most targets that a page plays
 MAX_HEARD_SECONDS = 2400  # and their total length: a browser keeps all of them in memory
+
+
+# Of a page of limited size: drafts, of which each comes nearer to its aim.
+_DRAFTS, _AIM, _SMALL = 3, 0.97, media.Quality(picture=20, outline_points=300)
+_BASE64 = 3 / 4
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,62 @@ class Run:
     label: str = ""
 
 
-def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Path:
+def write_small_comparison(
+    folders: Sequence[Path],
+    path: Path,
+    title: str = "",
+    max_bytes: float = 5e6,
+    note: str = "",
+) -> Path:
+    """Write a page of limited size that compares runs, to pass on.
+
+    It is without the settings, which name files of this machine, and without the training. Its
+    sound is as good as fits.
+
+    Args:
+        folders, path, title, note: as of `write_comparison`.
+        max_bytes: largest size of the page.
+
+    Raises:
+        BespokeError: there are no runs, or too many.
+    """
+    kept, size, budget = None, 0, 0.5 * max_bytes
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(_DRAFTS):
+            quality = replace(_SMALL, audio_bytes=budget)
+            draft = Path(scratch) / "draft.html"
+            write_comparison(folders, draft, title, note, quality, is_short=True)
+            size = draft.stat().st_size
+            if size <= max_bytes:
+                kept = draft.read_bytes()
+            budget += _BASE64 * (_AIM * max_bytes - size)
+    if kept is None:
+        raise BespokeError(
+            f"The page would have {size / 1e6:.1f} MB, more than {max_bytes / 1e6:g}:"
+            " name fewer runs."
+        )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(kept)
+    return path
+
+
+def write_comparison(
+    folders: Sequence[Path],
+    path: Path,
+    title: str = "",
+    note: str = "",
+    quality: media.Quality = page.DEFAULT_QUALITY,
+    is_short: bool = False,
+) -> Path:
     """Write a page that compares runs. It needs only the files in their folders.
 
     Args:
         folders: folders of the runs, finished or not.
         path: file to write.
         title: title of the page. Empty: the number of runs.
+        note: a sentence below it.
+        quality: of sound and pictures.
+        is_short: whether the settings that differ and the training are left out.
 
     Raises:
         BespokeError: there are no runs.
@@ -102,6 +157,7 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
         path,
         "comparison.html.j2",
         title=title or f"{len(runs)} runs",
+        note=note,
         counts=_counts(runs),
         constant=_constant(runs),
         varying=varying,
@@ -110,14 +166,14 @@ def write_comparison(folders: Sequence[Path], path: Path, title: str = "") -> Pa
             for column in COLUMNS
             if any(run.figures.get(column.key) is not None for run in runs)
         ],
-        rows=_rows(runs, varying, path.parent),
+        rows=_rows(runs, varying, None if is_short else path.parent),
         best=_best_runs(finished),
-        players=_players(heard),
+        players=_players(heard, varying, quality),
         unheard=len(finished) - len(heard),
-        charts=page.charts({run.label: run.folder for run in finished}),
+        charts={} if is_short else page.charts({run.label: run.folder for run in finished}),
         failed=[run for run in runs if run.error],
         warnings=_warnings(finished),
-        settings=_differing_settings(runs),
+        settings={} if is_short else _differing_settings(runs),
     )
 
 
@@ -146,6 +202,10 @@ def _read(folder: Path, name: str) -> Run:
         metrics.get("song_seconds"),
     )
     values = {key: str(value) for key, value in row.items() if key not in fixed}
+    if "cell" in values and (cell := _config(folder).get("cell")):  # a run of the benchmark
+        values = {key: str(cell[key]) for key in ("case", "method")} | {
+            "seed": str(metrics.get("seed", ""))
+        }
     return Run(name, folder, values, figures, error, recording, metrics.get("warnings", []))
 
 
@@ -177,7 +237,7 @@ def _counts(runs: Sequence[Run]) -> str:
     return text + (f", {failed} of which failed or did not finish" if failed else "")
 
 
-def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict[str, Any]]:
+def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path | None) -> list[dict[str, Any]]:
     usual = {
         key: Counter(run.values.get(key) for run in runs).most_common(1)[0][0] for key in varying
     }
@@ -204,7 +264,7 @@ def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path) -> list[dict
                     (run.values.get(key, ""), run.values.get(key) != usual[key]) for key in varying
                 ],
                 "cells": cells,
-                "report": page.address(link, place) if link.is_file() else None,
+                "report": page.address(link, place) if place and link.is_file() else None,
             }
         )
     return rows
@@ -263,9 +323,14 @@ def _heard(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run in chosen]
 
 
-def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _players(
+    runs: Sequence[Run], varying: Sequence[str], quality: media.Quality
+) -> list[dict[str, Any]]:
     """One player per recording, with the targets of all of its runs."""
     groups: dict[tuple, list[page.Track]] = {}
+    peers: dict[tuple, list[Run]] = {}
+    for run in runs:
+        peers.setdefault(run.recording, []).append(run)
     for run in runs:
         target, sample_rate = page.read_stem(run.folder / "target.wav")
         tracks = groups.setdefault((*run.recording, sample_rate, target.shape), [])
@@ -273,8 +338,9 @@ def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
             tracks += _common_tracks(run.folder, target)
         gain = run.figures["si_sdr_improvement"]
         note = f"target of run {run.name}" + ("" if gain is None else f", {gain:+.2f} dB")
+        name = _short_label(run, peers[run.recording], varying)
         tracks.append(
-            page.Track(run.label, note, f"target_{run.name.replace('/', '_')}", target, run.name)
+            page.Track(name, note, f"target_{run.name.replace('/', '_')}", target, run.name)
         )
     samples = {
         key: sum(track.waveform.size for track in tracks) / key[-2]
@@ -291,9 +357,25 @@ def _players(runs: Sequence[Run]) -> list[dict[str, Any]]:
             share=share,
             wave_height=44,
             picture_height=88,
+            quality=quality,
         )
         players.append({"heading": f"Listen: {song or 'recording'}", "data": data})
     return players
+
+
+def _short_label(run: Run, peers: Sequence[Run], varying: Sequence[str]) -> str:
+    """What tells a run from the others of its recording: its label, where it tells more."""
+    told = [
+        {key: peer.values.get(key, "default") for key in varying if _differs(key, peers)}
+        for peer in peers
+    ]
+    words = " ".join(f"{key}={value}" for key, value in told[peers.index(run)].items())
+    is_enough = len({tuple(one.values()) for one in told}) == len(peers)
+    return words if words and is_enough and len(words) <= MAX_LABEL else run.label
+
+
+def _differs(key: str, runs: Sequence[Run]) -> bool:
+    return len({run.values.get(key) for run in runs}) > 1
 
 
 def _common_tracks(folder: Path, target: np.ndarray) -> list[page.Track]:
@@ -341,9 +423,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Settings that differ between the runs' full configs, with the value of each run."""
     configs = []
     for run in runs:
-        path = run.folder / "config.yaml"
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        configs.append(dict(_flat(as_now(config or {}))))
+        configs.append(dict(_flat(as_now(_config(run.folder)))))
     known = [config for config in configs if config]
     keys = dict.fromkeys(key for config in known for key in config)
     return {
@@ -351,6 +431,12 @@ def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
         for key in keys
         if len({config.get(key) for config in known}) > 1
     }
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The whole config of a run; nothing where it has none."""
+    path = folder / "config.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import soundfile
@@ -25,16 +26,32 @@ RANGE_DB = 75.0
 WINDOW_SECONDS = 4096 / 44100
 
 
-def bit_rate(channel_seconds: float) -> float:
+@dataclass(frozen=True)
+class Quality:
+    """How much of a page its sound and its pictures may take.
+
+    Attributes:
+        audio_bytes: of the page's sound, before base64 adds a third.
+        picture: WebP's quality of spectrograms, 0 to 100.
+        outline_points: of each waveform's outline.
+    """
+
+    audio_bytes: float = AUDIO_BYTES
+    picture: int = 80
+    outline_points: int = 1200
+
+
+def bit_rate(channel_seconds: float, audio_bytes: float = AUDIO_BYTES) -> float:
     """Bit rate in kbit/s per channel that fits so much audio into a page.
 
     Args:
         channel_seconds: total duration of all channels of all tracks.
+        audio_bytes: what all of them may take.
 
     >>> bit_rate(8 * 20), round(bit_rate(6 * 2 * 240))
     (96.0, 39)
     """
-    return float(np.clip(AUDIO_BYTES * 8 / 1000 / max(channel_seconds, 1e-9), *KBPS))
+    return float(np.clip(audio_bytes * 8 / 1000 / max(channel_seconds, 1e-9), *KBPS))
 
 
 def opus(waveform: np.ndarray, sample_rate: int, kbps: float) -> bytes:
@@ -84,10 +101,12 @@ class Pictures:
 
     Args:
         sample_rate: sample rate of the recordings, in Hz.
+        quality: of the images, 0 to 100.
     """
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int, quality: int = Quality.picture):
         self.sample_rate = sample_rate
+        self.quality = quality
         self.window = round(WINDOW_SECONDS * sample_rate)
         self.highest_hz = min(HIGHEST_HZ, sample_rate / 2)
         rows_hz = np.geomspace(LOWEST_HZ, self.highest_hz, ROWS)
@@ -118,7 +137,7 @@ class Pictures:
     def spectrogram(self, power: np.ndarray, top: float) -> str:
         """Spectrogram as a coloured image in a data URI: dB relative to `top`."""
         level_db = 10 * np.log10(np.maximum(power / max(top, 1e-20), 10 ** (-RANGE_DB / 10)))
-        return _webp(1 + level_db / RANGE_DB, "magma")
+        return _webp(1 + level_db / RANGE_DB, "magma", self.quality)
 
     def mask(self, target: np.ndarray, mixture: np.ndarray) -> str:
         """Target's share of the mixture's magnitude, from 0 to 1, as an image in a data URI.
@@ -127,7 +146,7 @@ class Pictures:
         """
         silent = mixture <= mixture.max(initial=0) * 10 ** (-RANGE_DB / 10)
         share = np.sqrt(target / np.where(silent, 1, mixture)).clip(0, 1)
-        return _webp(np.where(silent, 0, share), "viridis")
+        return _webp(np.where(silent, 0, share), "viridis", self.quality)
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -149,12 +168,12 @@ def at_level(waveform: np.ndarray, other: np.ndarray, below_db: float = 3.0) -> 
     return waveform * min(wanted * 10 ** (-below_db / 20) / max(rms, 1e-9), 1 / max(highest, 1e-9))
 
 
-def _webp(values: np.ndarray, colours: str) -> str:
+def _webp(values: np.ndarray, colours: str, quality: int) -> str:
     from matplotlib import colormaps  # slow to import
     from PIL import Image
 
     file = io.BytesIO()
     Image.fromarray(colormaps[colours](values[::-1].clip(0, 1), bytes=True)[..., :3]).save(
-        file, "WEBP", quality=80
+        file, "WEBP", quality=quality
     )
     return data_uri(file.getvalue(), "image/webp")

@@ -31,6 +31,7 @@ TICKS_HZ = {
     10000: "10",
 }
 STEREO_KBPS = 32.0  # below this rate per channel, mono sounds better than stereo
+DEFAULT_QUALITY = media.Quality()
 SMOOTH_STEPS = 50  # over which the loss is averaged, in longer trainings
 
 
@@ -73,6 +74,7 @@ def player(
     share: float = 1.0,
     wave_height: int = 56,
     picture_height: int = 112,
+    quality: media.Quality = DEFAULT_QUALITY,
 ) -> dict[str, Any]:
     """Content of a player for the template.
 
@@ -84,14 +86,16 @@ def player(
         seconds: length of the tracks.
         share: the player's share of the audio that a page may contain.
         wave_height, picture_height: in pixels of the page.
+        quality: of the whole page's sound, and of the pictures.
     """
-    pictures = media.Pictures(sample_rate)
+    pictures = media.Pictures(sample_rate, quality.picture)
     waveforms = [_for_ears(track.waveform) for track in tracks]
     waveforms = [waveform * media.common_scale(waveforms) for waveform in waveforms]
-    kbps = media.bit_rate(seconds * sum(len(waveform) for waveform in waveforms) / share)
+    channels = sum(len(waveform) for waveform in waveforms)
+    kbps = media.bit_rate(seconds * channels / share, quality.audio_bytes)
     if kbps < STEREO_KBPS:
         waveforms = [waveform.mean(axis=0, keepdims=True) for waveform in waveforms]
-        kbps = media.bit_rate(seconds * len(waveforms) / share)
+        kbps = media.bit_rate(seconds * len(waveforms) / share, quality.audio_bytes)
     with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder releases the GIL
         encoding = pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms)
         powers = [pictures.power(waveform) for waveform in waveforms]
@@ -102,7 +106,7 @@ def player(
         _lane(number, track, seconds, pictures)
         | {
             "audio": media.data_uri(sound, "audio/ogg"),
-            "outline": media.outline(waveform),
+            "outline": media.outline(waveform, quality.outline_points),
             "picture": pictures.spectrogram(power, top),
         }
         for number, (track, waveform, sound, power) in enumerate(made, 1)
