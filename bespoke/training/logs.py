@@ -418,7 +418,7 @@ def _heard(blocks: Sequence[Block], folder: Path) -> list[dict[str, Any]]:
     """For each group of a recording, target and residual of its run next to the mean, as sound."""
     import wandb as client
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for block in blocks:
         for group, figure in block.ranked()[:MAX_GROUPS_HEARD] if block.songs == 1 else ():
             chosen = min(
