@@ -98,17 +98,15 @@ class Block:
         (first, figure), (second, next_best) = ranked[:2]
         if not self.is_repeated:
             return (
-                f"{first.label} is highest ({self.column.text(figure.mean, '+')} {unit}), from one"
-                " run each: only more seeds (seed=0,1,2) tell it from chance."
+                f"Run {first.runs[0].name} is highest ({first.label}:"
+                f" {self.column.text(figure.mean, '+')} {unit}), from one run each: only more seeds"
+                " (seed=0,1,2) tell it from chance."
             )
         if self.best:
             return f"{self.best.label} is better than every other."
         difference = paired(figure, next_best)
         ahead = "" if difference is None else f" by {interval_text(difference, self.column)} {unit}"
-        return (
-            f"Not decided: {first.label} is ahead of {second.label}{ahead}."
-            " More seeds make it surer."
-        )
+        return f"Not decided: {first.label} is ahead of {second.label}{ahead}; more seeds decide."
 
 
 def compare_groups(runs: Sequence[Run], baseline: str = "") -> list[Block]:
@@ -373,7 +371,8 @@ def group_table(blocks: Sequence[Block]) -> str:
                 [name, count, mean, spread, text, verdict(group, column)]
                 + ([over_songs.partition(" ")[2]] if block.songs > 1 else [])
             )
-        lines += ["", *aligned(cells), block.answer()]
+        # Of groups of one run each the table of runs has all there is.
+        lines += ["", *(aligned(cells) if block.is_repeated else [block.title]), block.answer()]
     return "\n".join(lines)
 
 

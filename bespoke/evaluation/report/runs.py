@@ -237,8 +237,7 @@ def label(settings: Mapping[str, str], keys: Sequence[str]) -> str:
     """
     short = short_names(keys)
     return " ".join(
-        ("" if key == "song" else f"{short[key]}=") + _rounded(settings.get(key, ""))
-        for key in keys
+        ("" if key == "song" else f"{short[key]}=") + rounded(settings.get(key, "")) for key in keys
     )
 
 
@@ -293,7 +292,8 @@ def _plain(text: str) -> str:
         return text
 
 
-def _rounded(text: str) -> str:
+def rounded(text: str) -> str:
+    """A number in at most four digits; any other text as it is."""
     try:
         return f"{float(text):.4g}" if "." in text or "e" in text else text
     except ValueError:

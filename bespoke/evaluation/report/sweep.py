@@ -12,7 +12,16 @@ from bespoke.evaluation.report.groups import (
     group_rows,
     group_table,
 )
-from bespoke.evaluation.report.runs import COLUMNS, Run, constant, find_runs, read_runs, varying
+from bespoke.evaluation.report.runs import (
+    COLUMNS,
+    Run,
+    constant,
+    find_runs,
+    read_runs,
+    rounded,
+    short_names,
+    varying,
+)
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import write_csv
 
@@ -111,10 +120,11 @@ def _run_table(runs: Sequence[Run]) -> list[str]:
         if len({run.figures[column.key] for run in runs if not run.error}) > 1
         or column is COLUMNS[0]
     ]
-    cells = [["run", *keys, *(column.heading for column in columns), ""]]
+    headings = short_names(keys).values()
+    cells = [["run", *headings, *(column.heading for column in columns), ""]]
     for run in runs:
         values = (column.text(run.figures[column.key]) for column in columns)
-        cells.append([run.name, *(run.settings[key] for key in keys), *values, run.error])
+        cells.append([run.name, *(rounded(run.settings[key]) for key in keys), *values, run.error])
     common = " ".join(f"{key}={value}" for key, value in constant(runs).items())
     return [*aligned(cells), *([f"All: {common}"] if common and len(runs) > 1 else [])]
 
