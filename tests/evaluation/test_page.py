@@ -18,7 +18,7 @@ from bespoke.evaluation.report.runs import find_runs
 from bespoke.evaluation.report.song_page import write_song_page
 from bespoke.evaluation.report.sweep import read_results
 from bespoke.score.midi import Note
-from bespoke.utils.files import read_csv
+from bespoke.utils.files import read_csv, write_csv
 
 pytestmark = pytest.mark.slow
 
@@ -101,11 +101,11 @@ def test_a_comparison_tells_what_differs_and_what_failed(sweep):
     assert "failed: seed=-1 is not possible" in text
     table = text[text.index('class="sortable runs"') :]
     heading = table[table.index("<thead>") : table.index("</thead>")]
-    names = re.findall(r'scope="col"[^>]*><button type="button">([^<]*)', heading)
+    names = re.findall(r'scope="col"[^>]*><button type="button"[^>]*>([^<]*)', heading)
     assert names[:3] == ["run", "state", "improvement (dB)"]
     assert names.index("seed") > names.index("time (s)")  # settings after figures
-    folded = re.findall(r'data-folded><button type="button">([^<]*)', heading)
-    assert {"recording (dB)", "model.layers"} <= set(folded)
+    folded = re.findall(r'data-folded><button type="button"[^>]*>([^<]*)', heading)
+    assert {"recording (dB)", "layers"} <= set(folded)
     assert not {"seed", "improvement (dB)"} & set(folded)
     # Two seeds of one group: none is the best.
     assert "★" not in re.sub("<details.*?</details>", "", text, flags=re.DOTALL)
@@ -206,6 +206,19 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
     assert cards["Alignment"] == ("0.10", "bad")
     assert cards["Level"] == ("silent", "bad")
     assert "Plays" not in cards
+
+
+def test_curves_of_a_group_are_its_mean_and_range_from_the_first_step(tmp_path):
+    for name, offset in (("0", 0.0), ("1", 2.0)):
+        (tmp_path / name).mkdir()
+        rows = [{"step": step, "loss": step + offset} for step in range(1, 201)]
+        write_csv(tmp_path / name / "training.csv", rows)
+    (chart,) = page.charts({"aug=none": [tmp_path / "0", tmp_path / "1"]})
+    (line,) = chart["series"]
+    assert (line["x"][0], line["x"][-1]) == (1, 200)
+    # The average is over the steps so far, then over the last 50.
+    assert (line["y"][0], line["low"][0], line["high"][0]) == (2.0, 1.0, 3.0)
+    assert line["y"][-1] == pytest.approx(np.mean(range(151, 201)) + 1)
 
 
 @pytest.fixture(scope="module")

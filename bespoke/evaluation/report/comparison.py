@@ -22,6 +22,7 @@ from bespoke.evaluation.report.runs import (
     constant,
     differing_settings,
     label,
+    short_names,
     varying,
 )
 from bespoke.evaluation.report.sweep import Results
@@ -54,6 +55,7 @@ def write_comparison(results: Results, path: Path, title: str = "") -> Path:
         blocks=[_block(block, heard, path.parent) for block in results.blocks],
         has_songs=any(block.songs > 1 for block in results.blocks),
         keys=list(runs[0].settings),
+        short=short_names(runs[0].settings),
         columns=[
             {"column": column, "folded": _is_folded(finished, column)}
             for column in COLUMNS

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 import bespoke
 from bespoke.evaluation.report import media
+from bespoke.evaluation.report.runs import rounded
 from bespoke.score.midi import Note, pitch_hz
 from bespoke.utils import processor
 from bespoke.utils.files import atomic_path, read_csv
@@ -259,6 +260,7 @@ def write(path: Path, template: str, **content: Any) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["rounded"] = rounded
     environment.globals |= {"asset": _asset, "version": bespoke.__version__}
     with atomic_path(path) as temporary:
         temporary.write_text(environment.get_template(template).render(**content), encoding="utf-8")

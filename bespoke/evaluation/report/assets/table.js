@@ -32,7 +32,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 for (const table of document.querySelectorAll("table.runs")) {
   const section = table.closest("section"), rows = [...table.tBodies[0].rows], headings = [...table.tHead.rows[0].cells];
-  const name = (heading) => heading.textContent.trim();
+  const name = (heading) => heading.querySelector("button").title || heading.textContent.trim();
 
   const show = (column, shown) => {
     for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = !shown;
