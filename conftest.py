@@ -48,7 +48,8 @@ MELODY = (Note(0.1, 0.8, 60), Note(0.9, 1.6, 64), Note(1.7, 2.5, 67))
 class WandbRun:
     """Contents of an offline run's file.
 
-    `history` maps keys to values by step; `artifacts` maps types to paths of files by name.
+    `history` maps keys to values by step; `artifacts` maps types to paths of files by name;
+    `summary` holds what was set in it, not the last values of the history.
     """
 
     group: str
@@ -56,6 +57,7 @@ class WandbRun:
     history: dict
     artifacts: dict
     system: set
+    summary: dict
     exit_code: int | None
 
 
@@ -68,12 +70,13 @@ def read_wandb(folder):
         and time.monotonic() < deadline
     ):
         time.sleep(0.05)
-    group, config, history, artifacts, system, exit_code = (
+    group, config, history, artifacts, system, summary, exit_code = (
         "",
         {},
         defaultdict(dict),
         {},
         set(),
+        {},
         None,
     )
     for record in _records(file):
@@ -92,6 +95,11 @@ def read_wandb(folder):
             }
             for name, value in values.items():
                 history[name.partition(".")[0]][values.get("trainer/global_step")] = value
+        elif kind == "summary":
+            summary |= {
+                item.key or ".".join(item.nested_key): json.loads(item.value_json)
+                for item in record.summary.update
+            }
         elif kind == "artifact":
             artifacts[record.artifact.type] = {
                 file.path: file.local_path for file in record.artifact.manifest.contents
@@ -100,7 +108,7 @@ def read_wandb(folder):
             system |= {item.key for item in record.stats.item}
         elif kind == "exit":
             exit_code = record.exit.exit_code
-    return WandbRun(group, config, dict(history), artifacts, system, exit_code)
+    return WandbRun(group, config, dict(history), artifacts, system, summary, exit_code)
 
 
 def _records(file):

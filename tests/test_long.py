@@ -18,6 +18,7 @@ from bespoke.audio.stft import STFT
 from bespoke.data import song as song_module
 from bespoke.data.song import Song
 from bespoke.evaluation.report import comparison
+from bespoke.evaluation.report.sweep import read_results
 from bespoke.models.features import CHANNELS
 from bespoke.models.networks import MaskNetwork
 from bespoke.models.separator import Separator
@@ -274,7 +275,9 @@ def test_pages_of_a_recording_that_is_not_held_play_at_its_speed(
     for audio in report.values():
         sound = soundfile.info(io.BytesIO(base64.b64decode(audio.partition(",")[2])))
         assert sound.duration == pytest.approx(seconds, abs=0.03)
-    side_by_side = lanes(comparison.write_comparison([run], tmp_path / "comparison.html"))
+    side_by_side = lanes(
+        comparison.write_comparison(read_results([run]), tmp_path / "comparison.html")
+    )
     assert list(side_by_side) == [
         "Mixture",
         "run",

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,8 +29,9 @@ from omegaconf.errors import (
 )
 
 from bespoke.training.allowlist import check_hydra, rename_targets
+from bespoke.utils.configs import group_choices
 from bespoke.utils.errors import INTERRUPTED, BespokeError, one_sentence
-from bespoke.utils.files import write_json
+from bespoke.utils.files import SWEEP_FILE, read_json, write_json
 
 # Hydra's and its plugins' own ValueErrors, and what they mean.
 _OF_VALUES = {
@@ -52,6 +54,7 @@ TOO_LONG = (
 )
 UNWRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 _GUARDED = "is_guarded"
+_LAUNCHERS = ("joblib", "ray", "submitit")  # whose errors say that a job did not come back
 
 
 def as_folder(name: Any) -> str:
@@ -134,14 +137,14 @@ def launch(main: Callable[[], Any], argv: Sequence[str]) -> int:
         return INTERRUPTED
     finally:
         if SweepTable.folder is not None:
-            from bespoke.evaluation.report.summary import (
-                write_comparison,
-                write_table,
-            )  # slow to import
+            from bespoke.evaluation.report.sweep import finish_sweep  # slow to import
 
-            print(write_table(SweepTable.folder))
-            if SweepTable.page:
-                print(write_comparison(SweepTable.folder))
+            text, results = finish_sweep(SweepTable.folder, page=SweepTable.page)
+            print(text)
+            if results is not None and any(SweepTable.folder.glob("*/wandb_id")):
+                from bespoke.training.logs import log_comparison  # imports Lightning
+
+                print(log_comparison(SweepTable.folder, results))
     return 0
 
 
@@ -176,7 +179,15 @@ def explained() -> Iterator[None]:
             if words in str(error):
                 raise BespokeError(sentence) from error
         raise
-    except OSError as error:
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in _LAUNCHERS:
+            reason = one_sentence(error).partition(". ")[0].rstrip(".")[:300]
+            raise BespokeError(
+                f"A job ended without a result ({reason}): it was killed, or ran out of memory or"
+                " time. Others may still be at work."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         if error.errno == errno.ENAMETOOLONG:
             place = Path(error.filename or "The run's folder").name
             raise BespokeError(f"The name {place[:60]}… is too long ({TOO_LONG}).") from error
@@ -285,13 +296,34 @@ class SweepTable(Callback):
             Path(config.hydra.sweep.dir),
             bool(config.get("report", True)),
         )
+        searched = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        swept = [override.key_or_group for override in given if override.is_sweep_override()]
+        sweep = {"id": uuid.uuid4().hex, "varies": list(dict.fromkeys([*swept, *searched]))}
+        write_json(SweepTable.folder / SWEEP_FILE, sweep)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """In a sweep, what even a job that is killed leaves."""
         if config.hydra.mode == RunMode.MULTIRUN:
             folder = Path(config.hydra.runtime.output_dir)
+            sweep = read_json(Path(config.hydra.sweep.dir) / SWEEP_FILE).get("id")
+            before = read_json(folder / "job.json").get("sweep")
             (folder / "error.json").unlink(missing_ok=True)  # it is done again
-            write_json(folder / "job.json", {"overrides": list(config.hydra.overrides.task)})
+            job = {
+                "overrides": list(config.hydra.overrides.task),
+                "choices": group_choices(config.hydra.runtime.choices),
+                "sweep": sweep,
+                "again": sweep is not None and sweep == before,
+            }
+            write_json(folder / "job.json", job)
+
+    @staticmethod
+    def is_again(folder: Path) -> bool:
+        """Whether the launcher does this job once more, as after the loss of a machine.
+
+        Slurm does so by itself with what it has to stop, and Ray with what was killed.
+        """
+        return bool(read_json(folder / "job.json").get("again"))
 
     def on_job_end(self, config: DictConfig, job_return: Any, **_: Any) -> None:
         """Of a failed job keep the reason in a sweep, and no empty folder otherwise."""

@@ -13,7 +13,7 @@ from typing import cast
 import hydra
 from omegaconf import DictConfig
 
-from bespoke.cli.launch import execute, explained, guard, launch, quieten, setting
+from bespoke.cli.launch import SweepTable, execute, explained, guard, launch, quieten, setting
 from bespoke.utils import processor
 from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError
@@ -21,6 +21,7 @@ from bespoke.utils.errors import BespokeError
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In the wheel conf is inside the package, in a checkout next to it.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+_HYDRA_OPTIONS = ("cfg", "config-dir", "config-name", "config-path", "info", "package")
 OWN_CONF = "conf"
 """Folder of the user's own configs in the current folder, unless --config-dir names another."""
 
@@ -53,6 +54,8 @@ def run_job(cfg: DictConfig) -> float | None:
     if hydra_config.job.chdir:  # a relative path is one from where the command was started
         os.chdir(hydra_config.runtime.cwd)
     with hold(Path(hydra_config.runtime.output_dir)):
+        if SweepTable.is_again(Path(hydra_config.runtime.output_dir)):
+            cfg.ckpt = "last"
         return run.train(cfg)
 
 
@@ -100,8 +103,24 @@ def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
     return [
         program,
         *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []),
-        *map(_as_now, arguments),
+        *map(_as_now, _from_agent(arguments)),
     ]
+
+
+def _from_agent(arguments: Sequence[str]) -> list[str]:
+    """What W&B's agent adds to a command, as Hydra reads it.
+
+    Its sweeps give a setting as `--aug=heavy` unless told otherwise, and null as None.
+    """
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return list(arguments)
+    settings = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        is_setting = equals and name.lstrip("-").split(".")[0] not in _HYDRA_OPTIONS
+        name = name.removeprefix("--") if is_setting else name
+        settings.append(f"{name}={'null' if value == 'None' else value}" if equals else argument)
+    return settings
 
 
 def _as_now(argument: str) -> str:

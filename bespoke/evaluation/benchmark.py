@@ -33,6 +33,7 @@ from bespoke.evaluation.agreement import Agreement
 from bespoke.evaluation.baselines import BASELINES
 from bespoke.evaluation.metrics import evaluate_fully, oracle, ratio_oracle
 from bespoke.evaluation.split import half_of
+from bespoke.evaluation.statistics import bootstrap, paired_difference
 from bespoke.score.align import NO_FIT, align, doubles, onset_errors
 from bespoke.score.midi import Note, read_score
 from bespoke.utils.configs import as_dict
@@ -64,7 +65,7 @@ class Case:
 
     @property
     def source(self) -> str:
-        return self.name.partition("_")[0]
+        return source(self.name)
 
     @property
     def half(self) -> str | None:
@@ -115,6 +116,11 @@ class Case:
             "family": list(range(8 * family, 8 * family + 8)),
             "wide": [self.program, *others],
         }
+
+
+def source(case: str) -> str:
+    """The source of a case: its name up to the first underscore."""
+    return case.partition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -542,41 +548,6 @@ def _by_seed(
     return found
 
 
-def bootstrap(
-    values: Mapping[str, float], resamples: int = 10000, seed: int = 0, by_source: bool = False
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean over cases, by bootstrap.
-
-    Args:
-        values: figure by case.
-        resamples: number of bootstrap samples.
-        seed: seed of the sampling.
-        by_source: resample sources with all of their cases, since cases of one source are not
-            independent.
-
-    Returns:
-        Lower and upper bound; (nan, nan) for a single case or source.
-    """
-    rng = np.random.default_rng(seed)
-    if len({case.partition("_")[0] for case in values} if by_source else values) == 1:
-        return np.nan, np.nan
-    if by_source:
-        sources: dict[str, list[float]] = {}
-        for case, value in values.items():
-            sources.setdefault(case.partition("_")[0], []).append(value)
-        sums, counts = (
-            np.array([function(group) for group in sources.values()], float)
-            for function in (sum, len)
-        )
-        draws = rng.integers(len(sums), size=(resamples, len(sums)))
-        means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
-    else:
-        figures = np.array(list(values.values()))
-        means = figures[rng.integers(len(figures), size=(resamples, len(figures)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def compare(
     rows: Sequence[Mapping[str, Any]], first: str, second: str, figure: str = "si_sdr"
 ) -> dict[str, Any]:
@@ -591,41 +562,21 @@ def compare(
     Raises:
         BespokeError: the methods have no case in common.
     """
-    from scipy.stats import wilcoxon
-
     one, other = _by_seed(rows, first, figure), _by_seed(rows, second, figure)
     runs = {row["method"] for row in rows if row.get("steps") is not None}
-    difference = {}
+    means: tuple[dict[str, float], dict[str, float]] = {}, {}
     for case in one.keys() & other.keys():
         shared = (one[case].keys() & other[case].keys()) if {first, second} <= runs else None
-        if shared is None or shared:
-            means = [
-                np.mean(
-                    [
-                        value
-                        for seed, value in found[case].items()
-                        if shared is None or seed in shared
-                    ]
-                )
-                for found in (one, other)
+        for mean, found in zip(means, (one, other), strict=True):
+            kept = [
+                value for seed, value in found[case].items() if shared is None or seed in shared
             ]
-            difference[case] = float(means[0] - means[1])
-    if not difference:
+            if kept:
+                mean[case] = float(np.mean(kept))
+    difference = paired_difference(*means, cluster=source, test=True)
+    if difference is None:
         raise BespokeError(f"{first} and {second} have no case in common.")
-    difference = dict(sorted(difference.items()))
-    values = list(difference.values())
-    test = wilcoxon(values).pvalue if len(values) > 1 and any(values) else None
-    return {
-        "first": first,
-        "second": second,
-        "cases": len(values),
-        "mean": float(np.mean(values)),
-        "median": float(np.median(values)),
-        "interval": bootstrap(difference),
-        "interval_by_source": bootstrap(difference, by_source=True),
-        "better": sum(value > 0 for value in values),
-        "p_wilcoxon": None if test is None else float(test),
-    }
+    return {"first": first, "second": second, **difference}
 
 
 def comparisons(
@@ -700,9 +651,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         gain, gap = (
             by_case(rows, method, figure) for figure in ("si_sdr_improvement", "gap_closed")
         )
-        over_cases, over_sources = (
-            bootstrap(gain, by_source=by_source) for by_source in (False, True)
-        )
+        over_cases, over_sources = (bootstrap(gain, cluster=cluster) for cluster in (None, source))
         cells = [
             method,
             str(len(gain)),

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bespoke.evaluation.benchmark import Case, Cell, bootstrap, by_case
+from bespoke.evaluation.benchmark import Case, Cell, by_case
 from bespoke.evaluation.split import DEVELOPMENT, TEST, by_song, half_of
+from bespoke.evaluation.statistics import bootstrap
 
 Rows = Sequence[Mapping[str, Any]]
 RESAMPLES = 10000  # as many as `bootstrap` draws

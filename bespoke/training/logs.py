@@ -18,8 +18,11 @@ import numpy as np
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from bespoke.evaluation.report import media
+from bespoke.evaluation.report.groups import Block, group_rows
+from bespoke.evaluation.report.page import read_stem
+from bespoke.evaluation.report.sweep import GROUPS_CSV, PAGE, RUNS_CSV, Results
 from bespoke.models.separator import write_network
-from bespoke.utils.errors import BespokeError
+from bespoke.utils.errors import BespokeError, one_sentence
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ STEMS = ("target.wav", "residual.wav", "aligned.mid")
 CHECKPOINT = ("config.yaml", "metrics.json")
 PROJECT = "bespoke"
 _WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # where no server is named
+SETTINGS = "settings"  # the column of the config by which runs that differ by seed are a group
+MAX_GROUPS_HEARD = 20  # of a recording, in the table that a sweep sends
 KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
 
 
@@ -126,6 +131,19 @@ def wandb(
         timeout_seconds: how long to wait for the server.
         artifacts: whether the network and the stems are uploaded too.
     """
+    run = _start_wandb(folder, group, project, entity, timeout_seconds)
+    return [_WandbLogger(experiment=run, project=run.project, save_dir=folder, log_model=artifacts)]
+
+
+def _start_wandb(
+    folder: Path,
+    group: str | None,
+    project: str | None,
+    entity: str | None,
+    timeout_seconds: float,
+    job_type: str | None = None,
+) -> Any:
+    """The W&B run of a folder, begun or gone on with. `job_type` tells other kinds from runs."""
     import wandb as client  # half a second, and only here
 
     id_file = folder / "wandb_id"
@@ -147,6 +165,7 @@ def wandb(
         "reinit": "finish_previous",
         **({"project": project} if project else {}),
         "entity": entity or _wandb_setting("entity"),
+        "job_type": job_type,
     }
     settings["mode"] = _wandb_setting("mode") or ("online" if _has_wandb_key() else "offline")
     timeout = client.Settings(
@@ -170,7 +189,7 @@ def wandb(
     run.define_metric(
         "*", step_metric="trainer/global_step", step_sync=True
     )  # the x axis of every chart
-    return [_WandbLogger(experiment=run, project=run.project, save_dir=folder, log_model=artifacts)]
+    return run
 
 
 class _WandbLogger(WandbLogger):
@@ -218,7 +237,10 @@ def can_play(loggers: Sequence[Logger]) -> bool:
 
 
 def log_config(
-    loggers: Sequence[Logger], config: Mapping[str, Any], choices: Mapping[str, Any]
+    loggers: Sequence[Logger],
+    config: Mapping[str, Any],
+    choices: Mapping[str, Any],
+    settings: str = "default",
 ) -> None:
     """Send the config, flat, so that each value is a column to search, sort and group by.
 
@@ -228,10 +250,11 @@ def log_config(
             `aug/compressor/knee_db`.
         choices: what was chosen of each group, such as `{"aug": "heavy"}`, sent under the group's
             name.
+        settings: what tells the run from others of its sweep, but for seed and song, such as
+            `aug=heavy`. Runs with the same can be grouped by it.
     """
-    values = {
-        name: choice for name, choice in choices.items() if not name.startswith("hydra/")
-    } | dict(_flat(config))
+    chosen = {name: choice for name, choice in choices.items() if not name.startswith("hydra/")}
+    values = {**chosen, **dict(flat(config)), SETTINGS: settings}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.hparams.update(
@@ -244,10 +267,11 @@ def log_config(
             logger.log_hyperparams(values)
 
 
-def _flat(config: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested config under the names that loggers know them by."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{name}{key}/")
+            yield from flat(value, f"{name}{key}/")
         else:
             yield (
                 f"{name}{key}",
@@ -338,6 +362,98 @@ def log_results(
             logger.log_metrics(figures, step)
         if isinstance(logger, _WandbLogger):
             logger.upload(folder)
+
+
+def log_comparison(sweep: Path, results: Results) -> str:
+    """Send what a sweep has come to to W&B, if its runs are there, as a run of its own.
+
+    The run is of the sweep's group and of the type "comparison". It has tables of the runs, of
+    their groups with the statistics, and of what each group sounds like; the answer as its summary;
+    and the sweep's CSV files and page as an artifact.
+
+    Args:
+        sweep: the sweep's folder.
+        results: of all its runs.
+
+    Returns:
+        A line that says where it is, or why not; empty if there was nothing to send.
+    """
+    logged = [run for run in results.runs if (run.folder / "wandb_id").is_file()]
+    if not logged or not results.blocks or _wandb_setting("mode") == "disabled":
+        return ""
+    import wandb as client
+
+    project, entity = (_of_logger(logged[0].config, name) for name in ("project", "entity"))
+    try:
+        run = _start_wandb(sweep, sweep.name, project, entity, 60, job_type="comparison")
+        rows = [
+            {"run": each.name, **each.settings, **each.figures, "error": each.error}
+            for each in results.runs
+        ]
+        tables = {"runs": rows, "groups": group_rows(results.blocks)}
+        with tempfile.TemporaryDirectory() as folder:
+            tables["listen"] = _heard(results.blocks, Path(folder))
+            run.log({name: _table(found) for name, found in tables.items()})  # it copies the sound
+        main = results.blocks[0]  # over all songs, or of the only one
+        best = main.best
+        run.summary.update({"answer": main.answer(), "best": best.label if best else ""})
+        for group, figure in main.ranked():
+            run.summary.update({f"{main.column.key}/{group.label}": figure.mean})
+        artifact = client.Artifact(f"comparison-{run.id}", type="comparison")
+        for name in (RUNS_CSV, GROUPS_CSV, PAGE):
+            if (sweep / name).is_file():
+                artifact.add_file(str(sweep / name), name)
+        run.log_artifact(artifact)
+        address = run.url if run.settings.mode == "online" else None
+        run.finish()
+    except Exception as error:  # of the network, most likely, and all there is is in the folder
+        log.debug("", exc_info=True)
+        return f"The comparison was not sent to Weights & Biases ({one_sentence(error)})."
+    if address:
+        return f"The comparison on Weights & Biases: {address}"
+    return f"To upload the comparison: wandb sync {shlex.quote(str(sweep / 'wandb'))}"
+
+
+def _heard(blocks: Sequence[Block], folder: Path) -> list[dict[str, Any]]:
+    """For each group of a recording, target and residual of its run next to the mean, as sound."""
+    import wandb as client
+
+    rows: list[dict[str, Any]] = []
+    for block in blocks:
+        for group, figure in block.ranked()[:MAX_GROUPS_HEARD] if block.songs == 1 else ():
+            chosen = min(
+                (run for run in group.runs if run.figures[block.column.key] is not None),
+                key=lambda run: abs((run.figures[block.column.key] or 0.0) - figure.mean),
+            )
+            row = {
+                "song": block.title,
+                "group": group.label,
+                block.column.key: figure.mean,
+                "run": chosen.name,
+            }
+            for stem in ("target", "residual"):
+                file = folder / f"{len(rows)}_{stem}.ogg"
+                waveform, sample_rate = read_stem(chosen.folder / f"{stem}.wav", MAX_SECONDS)
+                heard = waveform if len(waveform) <= 2 else waveform.mean(axis=0, keepdims=True)
+                file.write_bytes(media.opus(heard, sample_rate, KBPS))
+                row[stem] = client.Audio(str(file))
+            rows.append(row)
+    return rows
+
+
+def _of_logger(config: Mapping[str, str], name: str) -> str | None:
+    value = config.get(f"logger.{name}")
+    return None if value in (None, "None") else value
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A W&B table. Its columns have one type each: numbers, with None for what is missing."""
+    import wandb as client
+
+    columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
+    return client.Table(
+        columns=columns, data=[[row.get(str(column)) for column in columns] for row in rows]
+    )
 
 
 def spectrogram_image(waveform: np.ndarray, sample_rate: int, range_db: float = 80.0) -> np.ndarray:

@@ -22,6 +22,7 @@ from bespoke.data.background import check_background
 from bespoke.data.song import Song
 from bespoke.evaluation.agreement import Agreement, judge
 from bespoke.evaluation.metrics import evaluate
+from bespoke.evaluation.report.runs import is_setting, label
 from bespoke.evaluation.report.summary import collect_warnings, summary, write_page
 from bespoke.models.separator import Separator, load_separator
 from bespoke.score.midi import Note
@@ -30,9 +31,9 @@ from bespoke.training.alignment import Aligned, align_song, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
 from bespoke.training.callbacks import peak_memory_mb
 from bespoke.utils import processor, progress
-from bespoke.utils.configs import as_dict
+from bespoke.utils.configs import as_dict, group_choices
 from bespoke.utils.errors import BespokeError, Interrupted
-from bespoke.utils.files import read_json, write_json
+from bespoke.utils.files import SWEEP_FILE, read_json, write_json
 from bespoke.utils.memory import give_back
 
 log = logging.getLogger(__name__)
@@ -289,7 +290,7 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         log.warning("song.others is not used: background=synth or recipe=auto would use it.")
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
-    logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices)
+    logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices, group_label())
     checkpoint = run.checkpoint if run.is_resumed else None
     first_step = (
         torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
@@ -428,6 +429,7 @@ def _facts(run: Run, song: Song, trainer: pl.Trainer) -> dict[str, Any]:
         },
         "song_seconds": song.seconds,
         "overrides": list(HydraConfig.get().overrides.task),
+        "choices": group_choices(HydraConfig.get().runtime.choices),
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
@@ -459,3 +461,21 @@ def sweep_name() -> str | None:
         if config.mode is not None and config.mode.name == "MULTIRUN"
         else None
     )
+
+
+def group_label() -> str:
+    """What this run was told, but for seed and song: by this its group is known in a logger.
+
+    In a sweep it is only what the sweep varies.
+    """
+    hydra = HydraConfig.get()
+    told = dict(override.lstrip("+~").partition("=")[::2] for override in hydra.overrides.task)
+    varies = read_json(Path(hydra.sweep.dir) / SWEEP_FILE).get("varies") if sweep_name() else None
+    keys = [
+        key
+        for key in told
+        if is_setting(key)
+        and key.split(".")[0] not in ("seed", "song")
+        and (varies is None or key in varies)
+    ]
+    return label(told, keys) or "default"

@@ -16,6 +16,9 @@ from typing import Any
 
 from bespoke.utils.errors import BespokeError
 
+SWEEP_FILE = "launch.json"
+"""In a sweep's folder: which launch of it this is, and the settings that it varies."""
+
 
 def existing(path: str | Path, role: str) -> Path:
     """Return `path` if it is a file.

@@ -13,7 +13,10 @@ from bespoke.cli.options import OPTIONS, SETTINGS, changes_in_options, in_option
 from conftest import ROOT
 
 # What a command of a musician's does not come to.
-ELSEWHERE = {"app", "baselines", "benchmark", "comparison", "options", "request", "train"}
+ELSEWHERE = {
+    *("app", "baselines", "benchmark", "options", "request", "train"),
+    *("comparison", "groups", "runs", "sweep"),
+}
 
 
 def settings_of(config, name=""):

@@ -479,23 +479,6 @@ def test_a_constant_difference_has_an_interval_of_no_width():
     )  # the least that three pairs can give: 2 / 2**3
 
 
-def test_the_bootstrap_covers_the_mean_and_sources_are_drawn_whole():
-    rng = np.random.default_rng(0)
-    values = {f"s{index}_case": value for index, value in enumerate(rng.normal(3.0, 1.0, 400))}
-    low, high = benchmark.bootstrap(values)
-    assert low < np.mean(list(values.values())) < high
-    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
-    # Two sources of equal values within: drawing whole sources leaves only three possible means.
-    clustered = {
-        f"{source}_{index}": float(source == "b") for source in "ab" for index in range(50)
-    }
-    assert benchmark.bootstrap(clustered, by_source=True) == (0.0, 1.0)
-    assert benchmark.bootstrap(clustered)[1] < 0.7
-    assert np.isnan(
-        benchmark.bootstrap({"x_0": 1.0, "x_1": 3.0}, by_source=True)
-    ).all()  # one source says nothing of others
-
-
 def test_methods_without_a_common_case_cannot_be_compared():
     with pytest.raises(BespokeError, match="no case in common"):
         benchmark.compare(ROWS, "a", "nosuch")

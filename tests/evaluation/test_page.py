@@ -15,9 +15,12 @@ import yaml
 
 from bespoke.data.song import Song
 from bespoke.evaluation.report import comparison, media, page, run_page, summary
+from bespoke.evaluation.report.runs import find_runs
 from bespoke.evaluation.report.song_page import write_song_page
+from bespoke.evaluation.report.sweep import read_results
 from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
+from bespoke.utils.files import read_csv, write_csv
 from conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -92,16 +95,23 @@ def test_a_report_has_all_tracks_and_stands_alone(sweep, tiny_song):
 def test_a_comparison_tells_what_differs_and_what_failed(sweep):
     text = (sweep / "comparison.html").read_text(encoding="utf-8")
     [data] = player_data(sweep / "comparison.html")
-    assert [lane["name"] for lane in data["lanes"]] == ["Mixture", "Reference", "seed=0", "seed=1"]
+    assert [(lane["name"], lane["rest"]) for lane in data["lanes"]] == [
+        ("Mixture", False),
+        ("Reference", False),
+        *((name, rest) for name in ("seed=0", "seed=1") for rest in (False, True)),
+    ]
     assert "3 runs of custom, 1 of which failed" in text
     assert "failed: seed=-1 is not possible" in text
-    heading = text[text.index("<thead>") : text.index("</thead>")]
-    assert re.findall(r'scope="col"[^>]*><button type="button">([^<]*)', heading)[:3] == [
-        "run",
-        "seed",
-        "improvement (dB)",
-    ]
-    assert text.count("★") >= 1
+    table = text[text.index('class="sortable runs"') :]
+    heading = table[table.index("<thead>") : table.index("</thead>")]
+    names = re.findall(r'scope="col"[^>]*><button type="button"[^>]*>([^<]*)', heading)
+    assert names[:3] == ["run", "state", "improvement (dB)"]
+    assert names.index("seed") > names.index("time (s)")  # settings after figures
+    folded = re.findall(r'data-folded><button type="button"[^>]*>([^<]*)', heading)
+    assert {"recording (dB)", "layers"} <= set(folded)
+    assert not {"seed", "improvement (dB)"} & set(folded)
+    # Two seeds of one group: none is the best.
+    assert "★" not in re.sub("<details.*?</details>", "", text, flags=re.DOTALL)
     assert 'href="0/report.html"' in text
 
 
@@ -116,26 +126,26 @@ def test_runs_from_elsewhere_need_only_their_folders_and_the_best_are_heard(
         (tmp_path / "there" / name / "training.csv").unlink()
     (tmp_path / "there" / "1" / "wandb" / "run-1" / "files").mkdir(parents=True)
     (tmp_path / "there" / "1" / "wandb" / "run-1" / "files" / "config.yaml").touch()  # W&B's own
-    runs = summary.find_runs(tmp_path / "there")
+    runs = find_runs(tmp_path / "there")
     assert [run.name for run in runs] == ["0", "1"]
     path = comparison.write_comparison(
-        [*runs, sweep / "2"], tmp_path / "comparison.html", "from two machines"
+        read_results([*runs, sweep / "2"]), tmp_path / "comparison.html", "from two machines"
     )
     [data] = player_data(path)
-    assert [lane["run"] is not None for lane in data["lanes"]] == [False, True, True]
+    heard = [(lane["run"] and Path(lane["run"]).name, lane["rest"]) for lane in data["lanes"]]
+    runs_heard = [(run, rest) for run in ("0", "1") for rest in (False, True)]
+    assert heard == [(None, False), *runs_heard]
     assert "from two machines" in path.read_text()
     monkeypatch.setattr(comparison, "MAX_HEARD", 1)
-    [data] = player_data(comparison.write_comparison(runs, path))
+    [data] = player_data(comparison.write_comparison(read_results(runs), path))
     best = max(runs, key=lambda run: json.loads((run / "metrics.json").read_text())["si_sdr"])
-    assert [lane["run"] for lane in data["lanes"]] == [None, best.name]
+    assert [lane["run"] for lane in data["lanes"]] == [None, best.name, best.name]
     assert "1 more runs are in the table only" in path.read_text()
-    with pytest.raises(BespokeError, match="no runs to compare"):
-        comparison.write_comparison([], tmp_path / "none.html")
 
 
 def test_a_page_to_pass_on_is_as_small_as_asked_and_names_no_file_of_here(sweep, tmp_path):
     path = tmp_path / "listen.html"
-    runs = [sweep / "0", sweep / "1"]
+    runs = read_results([sweep / "0", sweep / "1"])
     comparison.write_small_comparison(runs, path, "Small", 400_000, "By <us>")
     assert 300_000 < path.stat().st_size <= 400_000 < (sweep / "comparison.html").stat().st_size
     text = path.read_text(encoding="utf-8")
@@ -166,8 +176,8 @@ def test_runs_of_a_benchmark_are_told_apart_by_their_methods(sweep, tmp_path):
         [data] = player_data(page)
         return [lane["name"] for lane in data["lanes"]][2:]
 
-    assert names() == ["method=auto", "method=paper"]
-    assert names("--only", "*/paper/0,*/nosuch/0", "--max-mb", "1") == ["0"]
+    assert names()[::2] == ["method=auto", "method=paper"]
+    assert len(names("--only", "*/paper/0,*/nosuch/0", "--max-mb", "1")) == 1
 
 
 def test_the_score_is_drawn_at_its_seconds_and_frequencies():
@@ -236,6 +246,19 @@ def test_the_first_card_tells_a_musician_where_the_part_is():
     assert cards["Alignment"] == ("0.10", "bad")
     assert cards["Level"] == ("silent", "bad")
     assert "Plays" not in cards
+
+
+def test_curves_of_a_group_are_its_mean_and_range_from_the_first_step(tmp_path):
+    for name, offset in (("0", 0.0), ("1", 2.0)):
+        (tmp_path / name).mkdir()
+        rows = [{"step": step, "loss": step + offset} for step in range(1, 201)]
+        write_csv(tmp_path / name / "training.csv", rows)
+    (chart,) = page.charts({"aug=none": [tmp_path / "0", tmp_path / "1"]})
+    (line,) = chart["series"]
+    assert (line["x"][0], line["x"][-1]) == (1, 200)
+    # The average is over the steps so far, then over the last 50.
+    assert (line["y"][0], line["low"][0], line["high"][0]) == (2.0, 1.0, 3.0)
+    assert line["y"][-1] == pytest.approx(np.mean(range(151, 201)) + 1)
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +346,9 @@ JUMP = """() => {
   %s;
   return Math.abs(clock.currentTime - before - (clock.context.currentTime - began));
 }"""
+
+
+HEAR_REST = """document.querySelector("[aria-label='Hear the residual of run 1']").click()"""
 
 
 def test_every_track_plays_and_switching_keeps_the_position(open_page, sweep, tmp_path):
@@ -431,15 +457,15 @@ def test_a_page_fits_a_phone_knows_light_and_dark_and_names_all_controls(open_pa
 def test_a_comparison_sorts_and_hears_one_run_where_the_other_is(open_page, sweep, tmp_path):
     tab = open_page(sweep / "comparison.html")
     order = (
-        "[...document.querySelectorAll('table.sortable tbody tr')].map(row => "
-        "row.cells[0].dataset.value)"
+        "[...document.querySelectorAll('table.runs tbody tr')].filter(row => !row.hidden)"
+        ".map(row => row.dataset.run)"
     )
     gains = {
         run: json.loads((sweep / run / "metrics.json").read_text())["si_sdr_improvement"]
         for run in "01"
     }
     best_first = sorted(gains, key=gains.get, reverse=True)
-    heading = tab.get_by_role("columnheader", name=re.compile("improvement"))
+    heading = tab.locator("table.runs thead th", has_text="improvement")
     heading.get_by_role("button").click()
     assert tab.evaluate(order) == [*best_first, "2"]
     assert heading.get_attribute("aria-sort") == "descending"
@@ -453,6 +479,35 @@ def test_a_comparison_sorts_and_hears_one_run_where_the_other_is(open_page, swee
     )
     assert tab.evaluate("[...Player.current.heard].map(lane => lane.run)") == ["1"]
     assert tab.get_by_role("button", name="Hear run 1").get_attribute("aria-pressed") == "true"
+    # The residual is heard at the same position, from its button, or by a key and back.
+    assert tab.evaluate(JUMP % HEAR_REST) < 0.02
+    heard = "[...Player.current.heard].map(lane => [lane.run, Boolean(lane.rest)])"
+    assert tab.evaluate(heard) == [["1", True]]
+    until(tab, "[...Player.current.heard][0].track")
+    tab.keyboard.press("r")
+    assert tab.evaluate(heard) == [["1", False]]
+    assert tab.evaluate("Player.current.playable[3].track") is None  # what was not heard
+    # A filter hides rows and lanes.
+    lanes = "[...document.querySelectorAll('.lane[data-run]:not(.rest)')].map(lane => !lane.hidden)"
+    tab.get_by_role("searchbox").fill("seed=1")
+    assert tab.evaluate(order) == ["1"]
+    assert tab.evaluate(lanes) == [False, True]
+    # Columns are chosen, and what is shown is exported with all decimals.
+    tab.get_by_text("Columns", exact=True).click()
+    tab.get_by_role("checkbox", name="model.layers").check()
+    tab.get_by_role("checkbox", name="SI-SDR (dB)").uncheck()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Export CSV").click()
+    exported = read_csv(download.value.path())
+    assert [(row["run"], row["seed"], row["model.layers"]) for row in exported] == [(1, 1, 1)]
+    assert exported[0]["improvement (dB)"] == gains["1"]
+    assert "SI-SDR (dB)" not in exported[0]
+    tab.get_by_role("searchbox").fill("")
+    # The group of both seeds opens into its runs.
+    members = "[...document.querySelectorAll('.groups .member')].map(row => row.hidden)"
+    assert tab.evaluate(members) == [True, True]
+    tab.locator(".groups .open").click()
+    assert tab.evaluate(members) == [False, False]
     assert tab.locator(".chart canvas").count() == 2
     tab.screenshot(
         path=Path(os.environ.get("BESPOKE_SCREENSHOTS") or tmp_path) / "comparison.png",

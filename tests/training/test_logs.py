@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from pytorch_lightning.loggers import CSVLogger
+from wandb.sdk.launch.sweeps import utils as sweeps
 
 from bespoke.audio.io import write_wav
 from bespoke.audio.stft import STFT
+from bespoke.cli import train
 from bespoke.models.losses import TPSALoss
 from bespoke.models.networks import MaskBLSTM
 from bespoke.models.separator import load_separator
 from bespoke.training import logs
 from bespoke.training.system import BespokeSystem
 from bespoke.utils.errors import BespokeError
-from conftest import read_wandb
+from conftest import ROOT, read_wandb
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -41,6 +44,7 @@ def test_an_offline_run_holds_config_figures_media_and_files(tmp_path, caplog):
         loggers,
         {"aug": {"target_gain_db": [-12, 6], "mix": {}}, "seed": 3},
         {"aug": "heavy", "hydra/launcher": "basic"},
+        "aug=heavy",
     )
     loggers[0].log_metrics({"train/loss": 0.5}, 10)
     logs.log_separation(loggers, SIGNALS["mixture"], SIGNALS["estimate"], RATE, 20)
@@ -58,6 +62,7 @@ def test_an_offline_run_holds_config_figures_media_and_files(tmp_path, caplog):
         "aug/target_gain_db": "[-12, 6]",
         "aug/mix": "{}",
         "seed": 3,
+        "settings": "aug=heavy",
     }
     assert run.history["train/loss"] == {10: 0.5}
     assert run.history["final/si_sdr"] == {20: 1.0}
@@ -228,6 +233,42 @@ def test_the_sweep_agents_id_is_the_runs(tmp_path, monkeypatch):
     (logger,) = logs.wandb(tmp_path, "group")
     assert logger.experiment.id == "agent7"
     logs.finish([logger], failed=False)
+
+
+def test_the_sweep_that_ships_runs_as_wandbs_agent_starts_it(
+    run_train, tiny_song, tmp_path, monkeypatch
+):
+    sweep = yaml.safe_load((ROOT / "scripts" / "wandb_sweep.yaml").read_text())
+    for group in ("song", "aug"):
+        known = {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
+        assert set(sweep["parameters"][group]["values"]) <= known
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent7")
+    # What the agent makes of the definition: lists and nothing are as Python writes them.
+    asked = {"aug": "none", "seed": 1, "aug.target_gain_db": [-6, 2], "song.excerpt": None}
+    command = {"args": {name: {"value": value} for name, value in asked.items()}}
+    formed = sweeps.create_sweep_command_args(command)
+    given = [
+        word
+        for part in sweeps.create_sweep_command(sweep["command"])[3:]
+        for word in (formed[part[2:-1]] if part.startswith("${") else [part])
+    ]
+    assert given[2:4] == ["aug=none", "seed=1"]
+    result = run_train(*tiny_song.overrides, *given, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = read_wandb(tmp_path / "outputs" / "agent" / "sweep1" / "agent7")
+    assert (run.config["aug"], run.config["seed"], run.config["song/excerpt"]) == ("none", 1, None)
+    assert run.config["aug/target_gain_db"] == "[-6, 2]"
+    assert sweep["metric"]["name"].removeprefix("final/") in ("si_sdr_improvement", "agreement")
+    # Its default form is the same, and Hydra's own options stay options.
+    assert train._command_line("train.py", formed["args"])[1:] == [
+        "aug=none",
+        "seed=1",
+        "aug.target_gain_db=[-6, 2]",
+        "song.excerpt=null",
+    ]
+    options = ["--config-dir=x", "-m", "--help"]
+    assert train._command_line("train.py", options)[1:] == options
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])

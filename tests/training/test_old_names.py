@@ -1,14 +1,12 @@
 """Configs, command lines and run folders made before the packages still work."""
 
-from types import SimpleNamespace
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from bespoke.cli import train
-from bespoke.evaluation.report import comparison
+from bespoke.evaluation.report.runs import differing_settings, read_runs
 from bespoke.training import preflight
 from bespoke.training.allowlist import check_hydra, check_targets, rename_targets
 from bespoke.utils.errors import BespokeError
@@ -114,9 +112,7 @@ def test_a_run_of_before_goes_on_and_is_compared_by_what_differs(compose_config,
     written.write_text(as_before(written.read_text()).replace("seed: 0", "seed: 1"))
     assert written.read_text().count("_target_: bespoke.model.MaskBLSTM") == 1
     assert preflight.changes(cfg, folders[0]) == ["seed: 1 there, 0 now"]
-    differing = comparison._differing_settings(
-        [SimpleNamespace(folder=folder) for folder in folders]
-    )
+    differing = differing_settings(read_runs(folders))
     assert differing == {"seed": ["1", "0"]}
 
 

@@ -11,16 +11,20 @@ import time
 import venv
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import wandb_workspaces.reports.v2 as wr
+from omegaconf import OmegaConf
 
 import bespoke
 from bespoke.audio.io import read_audio
 from bespoke.cli import app as cli
 from bespoke.models.separator import load_separator
 from bespoke.score.midi import Note, Part, write_midi
+from bespoke.training import logs
 from bespoke.training.run import objective
 from bespoke.utils.files import read_csv
 from conftest import ROOT, SMALL, read_wandb
@@ -338,24 +342,44 @@ def test_without_a_reference_a_search_goes_by_the_agreement(run_train, tiny_song
     )
 
 
-def shown_on_the_dashboard():
-    """What the panels of scripts/wandb_dashboard.py ask for."""
-    build = runpy.run_path(str(ROOT / "scripts" / "wandb_dashboard.py"))["build"]
-    panels = [
-        panel for section in build("me", "bespoke", "aug").sections for panel in section.panels
-    ]
-    names = set()
+@pytest.fixture(scope="module")
+def dashboard():
+    """What scripts/wandb_dashboard.py defines: names of its figures, tables and config columns."""
+    script = runpy.run_path(str(ROOT / "scripts" / "wandb_dashboard.py"))
+    workspace = script["build"]("me", "bespoke", "aug", ["none", "heavy"])
+    panels = [panel for section in workspace.sections for panel in section.panels]
+    figures = set()
     for panel in panels:
         for attribute in ("x", "y", "metrics", "media_keys"):
             value = getattr(panel, attribute, None) or []
-            names |= {
+            figures |= {
                 getattr(item, "name", item)
                 for item in (value if isinstance(value, list) else [value])
             }
-    return names
+    columns = workspace.runset_settings.pinned_columns
+    return SimpleNamespace(
+        figures=figures,
+        tables={panel.table_name for panel in panels if hasattr(panel, "table_name")},
+        columns=[name.partition(":")[2] for name in columns if name.startswith("config:")],
+        means=[
+            (panel.groupby, panel.groupby_aggfunc) for panel in panels if hasattr(panel, "groupby")
+        ],
+        text=script["definition"](workspace),
+    )
 
 
-def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tmp_path):
+def test_the_dashboard_shows_means_by_group_and_the_policies_parameters(dashboard, compose_config):
+    assert set(dashboard.means) == {(wr.Config("aug"), "mean")}
+    assert "aug/target/eq/p" in dashboard.columns
+    assert "aug/compressor/ratios" in dashboard.columns
+    plain = OmegaConf.to_container(compose_config("aug=heavy"), resolve=True)
+    logged = {"aug", "song", logs.SETTINGS, *dict(logs.flat(plain))}
+    assert set(dashboard.columns) <= logged
+    sent = json.loads(dashboard.text)["spec"]["section"]
+    assert sent["panelBankConfig"]["sections"][0]["name"] == "Which is better"
+
+
+def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tmp_path, dashboard):
     sweep = tmp_path / "sweep"
     result = run_train(
         "-m",
@@ -433,7 +457,16 @@ def test_a_sweep_ends_with_a_table_although_a_job_fails(run_train, tiny_song, tm
     )
     assert run.artifacts["stems"].keys() == {"target.wav", "residual.wav"}
     assert "proc.memory.rssMB" in run.system
-    assert shown_on_the_dashboard() <= run.history.keys()
+    assert dashboard.figures <= run.history.keys()
+    assert run.config[logs.SETTINGS] == "batch_size=2 aug=none"
+    comparison = read_wandb(sweep)
+    assert (comparison.group, comparison.exit_code) == ("sweep", 0)
+    assert dashboard.tables <= comparison.history.keys()
+    assert {"groups", "listen", "runs"} <= comparison.history.keys()
+    assert comparison.artifacts["comparison"].keys() == {"sweep.csv", "groups.csv"}
+    assert "from one run each" in comparison.summary["answer"]
+    gain = json.loads((runs[0].parents[2] / "metrics.json").read_text())["si_sdr_improvement"]
+    assert comparison.summary["si_sdr_improvement/aug=none"] == pytest.approx(gain)
 
 
 def test_several_processes_train_together_and_one_writes(run_train, tiny_song, tmp_path):

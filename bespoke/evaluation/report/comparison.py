@@ -1,14 +1,13 @@
 """Page that compares many runs.
 
-It has a sortable table, players that keep their position when the target is switched, the training
-curves in one chart, and the runs that failed.
+It says which settings are better and how sure that is, with groups that open into their runs. It
+has a table of all runs, players that keep their position when the run is switched, and the training
+curves of the groups.
 """
 
-import os
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +16,32 @@ import soundfile
 import yaml
 
 from bespoke.data.song import Song
-from bespoke.evaluation.metrics import gap_closed
-from bespoke.evaluation.report import media, page, summary
+from bespoke.evaluation.report import media, page
+from bespoke.evaluation.report.groups import Block, Figure, Group, interval_text, paired, verdict
+from bespoke.evaluation.report.runs import (
+    COLUMNS,
+    Run,
+    constant,
+    differing_settings,
+    label,
+    short_names,
+    varying,
+)
+from bespoke.evaluation.report.sweep import Results
 from bespoke.utils.errors import BespokeError
 from bespoke.utils.files import atomic_path, read_json
-from bespoke.utils.moved import as_now
 
-MAX_LABEL = 32  # characters of the differing settings in a run's label
-MAX_HEARD = 40  # most targets that a page plays
+MAX_HEARD = 40  # most runs that a page plays
 MAX_HEARD_SECONDS = 2400  # and their total length: a browser keeps all of them in memory
-
+MAX_UNREPEATED = 12  # of groups of one run each, which the table of runs has too, the best
 
 # Of a page of limited size: drafts, of which each comes nearer to its aim.
 _DRAFTS, _AIM, _SMALL = 3, 0.97, media.Quality(picture=20, outline_points=300)
 _BASE64 = 3 / 4
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table.
-
-    `best` is +1 if higher values are better, -1 if lower ones are, and 0 if neither.
-    """
-
-    key: str
-    name: str
-    unit: str
-    best: int
-    decimals: int = 2
-
-
-COLUMNS = (
-    Column("si_sdr_improvement", "improvement", "dB", 1),
-    Column("si_sdr", "SI-SDR", "dB", 1),
-    Column("gap_closed", "gap closed", "%", 1, 0),
-    Column("agreement", "agreement", "dB", 1),
-    Column("si_sdr_mixture", "recording", "dB", 0),
-    Column("si_sdr_oracle", "oracle", "dB", 0),
-    Column("confidence", "alignment", "", 0),
-    Column("steps", "steps", "", 0, 0),
-    Column("seconds", "time", "s", -1, 1),
-    Column("peak_memory_mb", "memory", "MB", -1, 0),
-)
-
-
-@dataclass
-class Run:
-    """A run of the page: `values` are its overrides, `figures` its metrics.
-
-    `error` is the error that ended the run, or empty.
-    """
-
-    name: str
-    folder: Path
-    values: dict[str, str]
-    figures: dict[str, float | None]
-    error: str
-    recording: tuple
-    warnings: list[str]
-    label: str = ""
-
-
 def write_small_comparison(
-    folders: Sequence[Path],
+    results: Results,
     path: Path,
     title: str = "",
     max_bytes: float = 5e6,
@@ -87,22 +49,22 @@ def write_small_comparison(
 ) -> Path:
     """Write a page of limited size that compares runs, to pass on.
 
-    It is without the settings, which name files of this machine, and without the training. Its
-    sound is as good as fits.
+    It is without residuals, the training, and settings that name files of this machine. Its sound
+    is as good as fits.
 
     Args:
-        folders, path, title, note: as of `write_comparison`.
+        results, path, title, note: as of `write_comparison`.
         max_bytes: largest size of the page.
 
     Raises:
-        BespokeError: there are no runs, or too many.
+        BespokeError: there are too many runs.
     """
     kept, size, budget = None, 0, 0.5 * max_bytes
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(_DRAFTS):
             quality = replace(_SMALL, audio_bytes=budget)
             draft = Path(scratch) / "draft.html"
-            write_comparison(folders, draft, title, note, quality, is_short=True)
+            write_comparison(results, draft, title, note, quality, is_short=True)
             size = draft.stat().st_size
             if size <= max_bytes:
                 kept = draft.read_bytes()
@@ -118,7 +80,7 @@ def write_small_comparison(
 
 
 def write_comparison(
-    folders: Sequence[Path],
+    results: Results,
     path: Path,
     title: str = "",
     note: str = "",
@@ -128,184 +90,189 @@ def write_comparison(
     """Write a page that compares runs. It needs only the files in their folders.
 
     Args:
-        folders: folders of the runs, finished or not.
+        results: the runs, finished or not, and their groups.
         path: file to write.
         title: title of the page. Empty: the number of runs.
         note: a sentence below it.
         quality: of sound and pictures.
-        is_short: whether the settings that differ and the training are left out.
-
-    Raises:
-        BespokeError: there are no runs.
+        is_short: whether residuals, the training, links, and settings that name files are left out.
     """
-    if not folders:
-        raise BespokeError(
-            "There are no runs to compare: "
-            "name folders that hold runs, such as outputs/sweeps/TIME."
-        )
-    runs = [_read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
-    varying = _varying(runs)
-    for run in runs:
-        run.label = " ".join(f"{key}={run.values.get(key, 'default')}" for key in varying)
-    labels = {run.label for run in runs}
-    if len(labels) < len(runs) or not 0 < max(map(len, labels)) <= MAX_LABEL:
-        for run in runs:
-            run.label = run.name  # the table has the differing settings
+    runs = results.runs
     finished = [run for run in runs if not run.error]
     heard = _heard(finished)
+    keys = [
+        key
+        for key in runs[0].settings
+        if not (is_short and any(Path(run.settings[key]).is_absolute() for run in runs))
+    ]
+    place = None if is_short else path.parent
     return page.write(
         path,
         "comparison.html.j2",
         title=title or f"{len(runs)} runs",
         note=note,
         counts=_counts(runs),
-        constant=_constant(runs),
-        varying=varying,
+        constant={key: value for key, value in constant(runs).items() if key in keys}
+        if len(runs) > 1
+        else {},
+        blocks=[_block(block, heard, place) for block in results.blocks],
+        has_songs=any(block.songs > 1 for block in results.blocks),
+        keys=keys,
+        short=short_names(keys),
         columns=[
-            column
+            {"column": column, "folded": _is_folded(finished, column)}
             for column in COLUMNS
-            if any(run.figures.get(column.key) is not None for run in runs)
+            if any(run.figures[column.key] is not None for run in runs)
         ],
-        rows=_rows(runs, varying, None if is_short else path.parent),
-        best=_best_runs(finished),
-        players=_players(heard, varying, quality),
+        varying=varying(runs),
+        rows=[_row(run, heard, place) for run in runs],
+        players=_players(heard, quality, not is_short),
         unheard=len(finished) - len(heard),
-        charts={} if is_short else page.charts({run.label: run.folder for run in finished}),
+        charts={} if is_short else page.charts(_curves(results)),
         failed=[run for run in runs if run.error],
         warnings=_warnings(finished),
-        settings={} if is_short else _differing_settings(runs),
-    )
-
-
-def names(folders: Sequence[Path]) -> list[str]:
-    """Name each run by its path below the common parent folder."""
-    paths = [Path(os.path.abspath(folder)) for folder in folders]
-    common = Path(os.path.commonpath([path.parent for path in paths]))
-    return [str(path.relative_to(common)) for path in paths]
-
-
-def _read(folder: Path, name: str) -> Run:
-    row, metrics = summary.rows([folder])[0], read_json(folder / "metrics.json")
-    fixed = {"run", "error", *summary.COLUMNS}
-    figures = {column.key: row.get(column.key, metrics.get(column.key)) for column in COLUMNS}
-    figures["gap_closed"] = gap_closed(
-        *(metrics.get(key) for key in ("si_sdr", "si_sdr_mixture", "si_sdr_oracle"))
-    )
-    figures["gap_closed"] = None if figures["gap_closed"] is None else 100 * figures["gap_closed"]
-    figures["confidence"] = metrics.get("alignment", {}).get("confidence")
-    error = row["error"] or (
-        "" if (folder / "target.wav").is_file() else "its target.wav is missing"
-    )
-    recording = (
-        metrics.get("song"),
-        metrics.get("hashes", {}).get("mixture"),
-        metrics.get("song_seconds"),
-    )
-    values = {key: str(value) for key, value in row.items() if key not in fixed}
-    if "cell" in values and (cell := _config(folder).get("cell")):  # a run of the benchmark
-        values = {key: str(cell[key]) for key in ("case", "method")} | {
-            "seed": str(metrics.get("seed", ""))
-        }
-    return Run(name, folder, values, figures, error, recording, metrics.get("warnings", []))
-
-
-def _varying(runs: Sequence[Run]) -> list[str]:
-    keys = dict.fromkeys(key for run in runs for key in run.values)
-    return [
-        key
-        for key in keys
-        if key not in ("hydra.run.dir", "ckpt") and len({run.values.get(key) for run in runs}) > 1
-    ]
-
-
-def _constant(runs: Sequence[Run]) -> dict[str, str]:
-    return (
-        {
-            key: value
-            for key, value in runs[0].values.items()
-            if all(run.values.get(key) == value for run in runs)
-        }
-        if len(runs) > 1
-        else {}
+        settings={} if is_short else differing_settings(runs),
+        runs=runs,
     )
 
 
 def _counts(runs: Sequence[Run]) -> str:
     failed = sum(bool(run.error) for run in runs)
-    songs = dict.fromkeys(run.recording[0] for run in runs if run.recording[0])
+    songs = dict.fromkeys(run.song for run in runs if run.song)
     text = f"{len(runs)} runs of {', '.join(songs)}" if songs else f"{len(runs)} runs"
     return text + (f", {failed} of which failed or did not finish" if failed else "")
 
 
-def _rows(runs: Sequence[Run], varying: Sequence[str], place: Path | None) -> list[dict[str, Any]]:
-    usual = {
-        key: Counter(run.values.get(key) for run in runs).most_common(1)[0][0] for key in varying
-    }
-    rows = []
+def _is_folded(runs: Sequence[Run], column: Any) -> bool:
+    """Whether a column is left out at first.
+
+    It says the same of every run of a song; or it is the memory, in which runs of one process are
+    taken together.
+    """
+    places: dict[tuple, set] = {}
     for run in runs:
-        peers = [other for other in runs if other.recording == run.recording and not other.error]
-        cells = []
-        for column in COLUMNS:
-            value = run.figures.get(column.key)
-            cells.append(
-                {
-                    "key": column.key,
-                    "value": value,
-                    "text": "" if value is None else f"{value:,.{column.decimals}f}",
-                    "best": len(peers) > 1 and value is not None and value == _best(peers, column),
-                    "bad": column.key == "si_sdr_improvement" and value is not None and value < 0,
-                }
-            )
-        link = run.folder / "report.html"
-        rows.append(
-            {
-                "run": run,
-                "values": [
-                    (run.values.get(key, ""), run.values.get(key) != usual[key]) for key in varying
-                ],
-                "cells": cells,
-                "report": page.address(link, place) if place and link.is_file() else None,
+        places.setdefault(run.recording, set()).add(run.figures[column.key])
+    is_constant = all(len(values) == 1 for values in places.values())
+    return (is_constant and column is not COLUMNS[0]) or column.key == "peak_memory_mb"
+
+
+def _row(run: Run, heard: Sequence[Run], place: Path | None) -> dict[str, Any]:
+    """What the template wants of a run, and of the files beside it if the page is at a place."""
+    report = run.folder / "report.html"
+    return {
+        "run": run,
+        "cells": {
+            column.key: (run.figures[column.key], column.text(run.figures[column.key]))
+            for column in COLUMNS
+        },
+        "report": page.address(report, place) if place and report.is_file() else None,
+        "is_heard": run in heard,
+        "has_rest": bool(place) and run in heard and (run.folder / "residual.wav").is_file(),
+        "words": " ".join(
+            f"{key}={value}"
+            for key, value in run.settings.items()
+            if place or not Path(value).is_absolute()
+        ),
+    }
+
+
+def _block(block: Block, heard: Sequence[Run], place: Path | None) -> dict[str, Any]:
+    """What the template wants of a block, with its bars on one axis."""
+    column = block.column
+    ranked = block.ranked()
+    shown = ranked if block.is_repeated else ranked[:MAX_UNREPEATED]
+    ends = [0.0]
+    for _, figure in shown:
+        spread = figure.spread or 0.0
+        ends += [*figure.values.values(), figure.mean - spread, figure.mean + spread]
+    low, high = min(ends), max(ends)
+
+    def at(value: float) -> float:
+        """Position on the axis, in percent."""
+        return round(100 * (value - low) / ((high - low) or 1), 2)
+
+    return {
+        "block": block,
+        "column": column,
+        "answer": block.answer(),
+        "zero": at(0),
+        "left_out": len(ranked) - len(shown),
+        "groups": [_group(block, group, figure, at, heard, place) for group, figure in shown],
+    }
+
+
+def _group(
+    block: Block, group: Group, figure: Figure, at: Any, heard: Sequence[Run], place: Path | None
+) -> dict[str, Any]:
+    column, spread = block.column, figure.spread
+    difference = figure.difference
+    return {
+        "group": group,
+        "n": len(figure.values),
+        "mean": column.text(figure.mean),
+        "spread": "" if spread is None else column.text(spread),
+        "bar": sorted((at(0), at(figure.mean))),
+        "whisker": spread and (at(figure.mean - spread), at(figure.mean + spread)),
+        "dots": [at(value) for value in figure.values.values()],
+        "difference": interval_text(difference, column) if difference else "",
+        "over_songs": interval_text(difference, column, "interval_by_source").partition(" ")[2]
+        if difference
+        else "",
+        "verdict": verdict(group, column),
+        "runs": [
+            _row(run, heard, place)
+            | {
+                "member": label(run.settings, varying(group.runs)) or run.name,
+                "text": column.text(run.figures[column.key]),
+                "dots": [at(run.figures[column.key] or 0.0)],
+                "difference": _of_run(run, group, column),
             }
-        )
-    return rows
+            for run in group.runs
+            if run.figures[column.key] is not None
+        ],
+    }
 
 
-def _best(runs: Sequence[Run], column: Column) -> float | None:
-    found = [run.figures.get(column.key) for run in runs]
-    values = [value for value in found if value is not None]
-    return (max(values) if column.best > 0 else min(values)) if values and column.best else None
+def _of_run(run: Run, group: Group, column: Any) -> str:
+    """How much higher a run is than the baseline's run of the same song and seed."""
+    key, value = (run.recording, run.seed), run.figures[column.key]
+    if group.baseline is None or column.key not in group.baseline.figures or value is None:
+        return ""
+    mine = Figure({key: value}, value, None)
+    difference = paired(mine, group.baseline.figures[column.key])
+    return column.text(difference["mean"], "+") if difference else ""
 
 
-def _best_runs(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """The best run for each recording and figure."""
-    found = []
-    recordings = dict.fromkeys(run.recording for run in runs)
-    for recording in recordings:
-        peers = [run for run in runs if run.recording == recording]
-        for column in COLUMNS:
-            value = _best(peers, column)
-            if value is not None and column.key != "gap_closed" and len(peers) > 1:
-                winner = next(run for run in peers if run.figures[column.key] == value)
-                song = f"{recording[0]}: " if len(recordings) > 1 else ""
-                sign = "+" if column.key == "si_sdr_improvement" else ""
-                text = f"{value:{sign},.{column.decimals}f}"
-                says = ("highest " if column.best > 0 else "lowest ") + column.name
-                found.append(
-                    {"name": song + says, "value": text, "unit": column.unit, "says": winner.label}
-                )
-    return found
+def _curves(results: Results) -> dict[str, list[Path]]:
+    """Folders of each group of a recording, by its name."""
+    blocks = [block for block in results.blocks if block.songs == 1]
+    if not blocks:
+        return {run.label: [run.folder] for run in results.runs if not run.error}
+    return {
+        f"{block.title}: {group.label}" if len(blocks) > 1 else group.label: [
+            run.folder for run in group.runs
+        ]
+        for block in blocks
+        for group in block.groups
+    }
 
 
 def _warnings(runs: Sequence[Run]) -> dict[str, str]:
     """Each warning with the labels of the runs that gave it."""
-    given: dict[str, list[str]] = {}
+    given: dict[str, list[Run]] = {}
     for run in runs:
         for warning in run.warnings:
-            given.setdefault(warning, []).append(run.label)
-    return {
-        warning: "all" if 1 < len(labels) == len(runs) else ", ".join(labels)
-        for warning, labels in given.items()
-    }
+            given.setdefault(warning, []).append(run)
+    return {warning: _whose(found, runs) for warning, found in given.items()}
+
+
+def _whose(found: Sequence[Run], runs: Sequence[Run]) -> str:
+    if 1 < len(found) == len(runs):
+        return "all"
+    songs = {run.song for run in found}
+    if len(found) > 1 and [run for run in runs if run.song in songs] == list(found):
+        return f"all of {', '.join(sorted(songs))}"
+    return ", ".join(run.label for run in found)
 
 
 def _heard(runs: Sequence[Run]) -> list[Run]:
@@ -323,32 +290,34 @@ def _heard(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run in chosen]
 
 
-def _players(
-    runs: Sequence[Run], varying: Sequence[str], quality: media.Quality
-) -> list[dict[str, Any]]:
-    """One player per recording, with the targets of all of its runs."""
+def _players(runs: Sequence[Run], quality: media.Quality, with_rest: bool) -> list[dict[str, Any]]:
+    """One player per recording, with target and, if wanted, residual of all of its runs."""
     groups: dict[tuple, list[page.Track]] = {}
-    peers: dict[tuple, list[Run]] = {}
-    for run in runs:
-        peers.setdefault(run.recording, []).append(run)
+    songs: dict[tuple, str] = {}
     for run in runs:
         target, sample_rate = page.read_stem(run.folder / "target.wav")
-        tracks = groups.setdefault((*run.recording, sample_rate, target.shape), [])
+        key = (*run.recording, sample_rate, target.shape)
+        tracks, songs[key] = groups.setdefault(key, []), run.song
         if not tracks:
             tracks += _common_tracks(run.folder, target)
         gain = run.figures["si_sdr_improvement"]
-        note = f"target of run {run.name}" + ("" if gain is None else f", {gain:+.2f} dB")
-        name = _short_label(run, peers[run.recording], varying)
-        tracks.append(
-            page.Track(name, note, f"target_{run.name.replace('/', '_')}", target, run.name)
-        )
+        note = f"run {run.name}" + ("" if gain is None else f", {gain:+.2f} dB")
+        name, file = run.label.removeprefix(f"{run.song} "), run.name.replace("/", "_")
+        tracks.append(page.Track(name, note, f"target_{file}", target, run.name))
+        if with_rest and (run.folder / "residual.wav").is_file():
+            rest, _ = page.read_stem(run.folder / "residual.wav")
+            tracks.append(
+                page.Track(
+                    name, f"residual of {note}", f"residual_{file}", rest, run.name, rest=True
+                )
+            )
     samples = {
         key: sum(track.waveform.size for track in tracks) / key[-2]
         for key, tracks in groups.items()
     }
     players = []
     for key, tracks in groups.items():
-        song, *_, sample_rate, shape = key
+        *_, sample_rate, shape = key
         share = samples[key] / sum(samples.values())
         data = page.player(
             tracks,
@@ -359,23 +328,8 @@ def _players(
             picture_height=88,
             quality=quality,
         )
-        players.append({"heading": f"Listen: {song or 'recording'}", "data": data})
+        players.append({"heading": f"Listen: {songs[key] or 'recording'}", "data": data})
     return players
-
-
-def _short_label(run: Run, peers: Sequence[Run], varying: Sequence[str]) -> str:
-    """What tells a run from the others of its recording: its label, where it tells more."""
-    told = [
-        {key: peer.values.get(key, "default") for key in varying if _differs(key, peers)}
-        for peer in peers
-    ]
-    words = " ".join(f"{key}={value}" for key, value in told[peers.index(run)].items())
-    is_enough = len({tuple(one.values()) for one in told}) == len(peers)
-    return words if words and is_enough and len(words) <= MAX_LABEL else run.label
-
-
-def _differs(key: str, runs: Sequence[Run]) -> bool:
-    return len({run.values.get(key) for run in runs}) > 1
 
 
 def _common_tracks(folder: Path, target: np.ndarray) -> list[page.Track]:
@@ -417,33 +371,3 @@ def _reference(folder: Path, target: np.ndarray) -> np.ndarray | None:
     held = (*song.reference.shape, song.sample_rate)
     fits = held == (stem.channels, stem.frames, stem.samplerate)
     return song.reference[:, : target.shape[1]] if fits else None
-
-
-def _differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Settings that differ between the runs' full configs, with the value of each run."""
-    configs = []
-    for run in runs:
-        configs.append(dict(_flat(as_now(_config(run.folder)))))
-    known = [config for config in configs if config]
-    keys = dict.fromkeys(key for config in known for key in config)
-    return {
-        key: [config.get(key, "") for config in configs]
-        for key in keys
-        if len({config.get(key) for config in known}) > 1
-    }
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """The whole config of a run; nothing where it has none."""
-    path = folder / "config.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        return [
-            leaf
-            for key, item in value.items()
-            for leaf in _flat(item, f"{name}.{key}" if name else str(key))
-        ]
-    return [(name, str(value))]

@@ -1,6 +1,7 @@
 """Parts that pages share: the player with its audio and images, the charts, the templates."""
 
 import functools
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from markupsafe import Markup
 
 import bespoke
 from bespoke.evaluation.report import media
+from bespoke.evaluation.report.runs import rounded
 from bespoke.score.midi import Note, pitch_hz
 from bespoke.utils import processor
 from bespoke.utils.files import atomic_path, read_csv
@@ -46,6 +48,8 @@ class Track:
         run: the run that it belongs to.
         notes: notes drawn over its spectrogram. None: the player's.
         together: whether it plays from the start, together with all other such tracks.
+        rest: whether it is what a run leaves over: it has no picture and no number key, is shown
+            when asked for, and is decoded when it is heard.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Track:
     run: str | None = None
     notes: Sequence[Note] | None = None
     together: bool = False
+    rest: bool = False
 
 
 def read_stem(path: Path, max_seconds: float = MAX_SECONDS) -> tuple[np.ndarray, int]:
@@ -98,29 +103,34 @@ def player(
         kbps = media.bit_rate(seconds * len(waveforms) / share, quality.audio_bytes)
     with ThreadPoolExecutor(processor.cores()) as pool:  # the encoder releases the GIL
         encoding = pool.map(lambda waveform: media.opus(waveform, sample_rate, kbps), waveforms)
-        powers = [pictures.power(waveform) for waveform in waveforms]
+        powers = [
+            None if track.rest else pictures.power(waveform)
+            for track, waveform in zip(tracks, waveforms, strict=True)
+        ]
         encoded = list(encoding)
-    top = max(powers[0].max(), 1e-12)
+    top = max(next(power.max() for power in powers if power is not None), 1e-12)
     made = zip(tracks, waveforms, encoded, powers, strict=True)
+    numbers = itertools.count(1)
     lanes = [
-        _lane(number, track, seconds, pictures)
+        _lane(0 if track.rest else next(numbers), track, seconds, pictures)
         | {
             "audio": media.data_uri(sound, "audio/ogg"),
             "outline": media.outline(waveform, quality.outline_points),
-            "picture": pictures.spectrogram(power, top),
+            "picture": None if power is None else pictures.spectrogram(power, top),
         }
-        for number, (track, waveform, sound, power) in enumerate(made, 1)
+        for track, waveform, sound, power in made
     ]
     if mask is not None:
-        powers = [pictures.power(_for_ears(signal)) for signal in mask]
-        lanes.insert(3, _mask_lane(pictures.mask(*powers)))
+        part, whole = (pictures.power(_for_ears(signal)) for signal in mask)
+        lanes.insert(3, _mask_lane(pictures.mask(part, whole)))
     score = score_path(notes, pictures, seconds)
-    shown = ("name", "file", "audio", "outline", "run", "score", "together")
+    shown = ("name", "file", "audio", "outline", "run", "score", "together", "rest")
     heights = (abs(value) for lane in lanes for value in lane["outline"] or ())
     return {
         "duration": seconds,
         "score": score or any(lane.get("score") for lane in lanes),
         "lanes": lanes,
+        "rests": any(lane.get("rest") for lane in lanes),
         "ticks": [
             (text, round(100 * pictures.height(hz), 1))
             for hz, text in TICKS_HZ.items()
@@ -147,7 +157,8 @@ def _lane(number: int, track: Track, seconds: float, pictures: media.Pictures) -
         "note": track.note,
         "file": track.file,
         "run": track.run,
-        "number": number if number <= 9 else None,
+        "number": number if 1 <= number <= 9 else None,
+        "rest": track.rest,
         "alt": f"Spectrogram of {track.name}",
         "score": None if notes is None else score_path(notes, pictures, seconds),
         "together": track.together,
@@ -161,7 +172,7 @@ def _mask_lane(picture: str) -> dict[str, Any]:
         "note": "the share of the recording that went into the target: none is dark, all is yellow",
         "picture": picture,
         "alt": "The mask over time and frequency",
-    } | dict.fromkeys(("audio", "outline", "run", "number"))
+    } | dict.fromkeys(("audio", "outline", "run", "number", "rest"))
 
 
 def address(path: Path, place: Path) -> str:
@@ -195,42 +206,31 @@ def score_path(notes: Sequence[Note], pictures: media.Pictures, seconds: float) 
     return "".join(boxes)
 
 
-def charts(folders: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Training curves of runs, by name.
+def charts(folders: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
+    """Training curves of runs, by name; of several runs with one name, their mean and range.
 
     One chart shows the loss. The other shows what was measured during training: SI-SDR on
     validation mixes and on the recording or, without a reference, the agreement.
     """
     losses: list[dict[str, Any]] = []
     qualities: list[dict[str, Any]] = []
-    for index, (name, folder) in enumerate(folders.items()):
-        training, curve = _losses(folder), read_csv(folder / "curve.csv")
+    for index, (name, runs) in enumerate(folders.items()):
         series = functools.partial(_series, colour=index if name else None)
-        found = {
-            "loss": training,
-            "val_loss": training,
-            "val_si_sdr": training,
-            "si_sdr": curve,
-            "agreement": curve,
-        }
-        points = {
-            column: [(row["step"], row[column]) for row in rows if row.get(column) is not None]
-            for column, rows in found.items()
-        }
+        measured = [_points(folder) for folder in runs]
+        points = {column: [found[column] for found in measured] for column in measured[0]}
         if name:
-            losses += series(name, _smooth(points["loss"]))
+            losses += series(name, *map(_smooth, points["loss"]))
         else:
-            smooth = _smooth(points["loss"])
-            losses += series("each step", points["loss"], faint=smooth != points["loss"])
-            losses += series("smoothed", smooth) if smooth != points["loss"] else []
-            losses += series("on validation mixes", points["val_loss"])
-            qualities += series("on validation mixes", points["val_si_sdr"])
-        qualities += series(name or "on the recording", points["si_sdr"])
-        qualities += (
-            []
-            if name and points["si_sdr"]
-            else series(f"{name} agreement with the score".strip(), points["agreement"])
-        )
+            loss = points["loss"][0]
+            smooth = _smooth(loss)
+            losses += series("each step", loss, faint=smooth != loss)
+            losses += series("smoothed", smooth) if smooth != loss else []
+            losses += series("on validation mixes", *points["val_loss"])
+            qualities += series("on validation mixes", *points["val_si_sdr"])
+        on_recording = series(name or "on the recording", *points["si_sdr"])
+        qualities += on_recording
+        if not (name and on_recording):
+            qualities += series(f"{name} agreement with the score".strip(), *points["agreement"])
     charts: list[dict[str, Any]] = []
     if losses:
         charts.append(
@@ -264,6 +264,7 @@ def write(path: Path, template: str, **content: Any) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["rounded"] = rounded
     environment.globals |= {"asset": _asset, "version": bespoke.__version__}
     with atomic_path(path) as temporary:
         temporary.write_text(environment.get_template(template).render(**content), encoding="utf-8")
@@ -289,26 +290,57 @@ def _losses(folder: Path) -> list[dict[str, float | None]]:
     ]
 
 
+def _points(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """What was measured while a run trained: value by step, for each column."""
+    training, curve = _losses(folder), read_csv(folder / "curve.csv")
+    found = {
+        "loss": training,
+        "val_loss": training,
+        "val_si_sdr": training,
+        "si_sdr": curve,
+        "agreement": curve,
+    }
+    return {
+        column: [(row["step"], row[column]) for row in rows if row.get(column) is not None]
+        for column, rows in found.items()
+    }
+
+
 def _series(
-    name: str, points: Sequence[tuple[float, float]], faint: bool = False, colour: int | None = None
+    name: str,
+    *curves: Sequence[tuple[float, float]],
+    faint: bool = False,
+    colour: int | None = None,
 ) -> list[dict[str, Any]]:
-    if not points:
+    """One line: of several curves the mean and the range, at the steps that all of them have."""
+    found = [dict(curve) for curve in curves if curve]
+    if not found:
         return []
-    x, y = zip(*points, strict=True)
-    return [{"name": name, "x": x, "y": y, "faint": faint, "colour": colour}]
+    steps = [step for step in found[0] if all(step in curve for curve in found)]
+    values = [[curve[step] for curve in found] for step in steps]
+    if not steps:
+        return []
+    line = {"name": name, "x": steps, "faint": faint, "colour": colour}
+    line["y"] = [float(np.mean(each)) for each in values]
+    if len(found) > 1:
+        line |= {"low": list(map(min, values)), "high": list(map(max, values))}
+    return [line]
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Moving average over the last steps, at no more points than are visible."""
+    """Moving average over the last steps, of the first ones over those that there are.
+
+    It has no more points than are visible.
+    """
     if len(points) < 2 * SMOOTH_STEPS:
         return points
     total = np.cumsum([0.0, *(value for _, value in points)])
     every = max(1, len(points) // 500)
-    chosen = range(SMOOTH_STEPS, len(points) + 1, every)
-    return [
-        (points[index - 1][0], float(total[index] - total[index - SMOOTH_STEPS]) / SMOOTH_STEPS)
-        for index in chosen
-    ]
+    smooth = []
+    for end in sorted({*range(1, len(points), every), len(points)}):
+        start = max(0, end - SMOOTH_STEPS)
+        smooth.append((points[end - 1][0], float(total[end] - total[start]) / (end - start)))
+    return smooth
 
 
 def _asset(name: str) -> str:

@@ -95,7 +95,7 @@ def write_report(folder: Path, song: Song, metrics: Mapping[str, Any]) -> Path:
         player=player(
             tracks, song.sample_rate, notes, mask=(target, target + residual), seconds=seconds
         ),
-        charts=charts({"": folder}),
+        charts=charts({"": [folder]}),
         rows=_rows(metrics),
         stages=_stages(metrics["seconds"]),
         cost=_cost(metrics),

@@ -1,4 +1,4 @@
-"""Summary of one run, and tables of many."""
+"""Summary of one run: its warnings, its page, the end of its log, and its alignment drawn."""
 
 import contextlib
 import logging
@@ -14,19 +14,9 @@ from bespoke.data.song import Song
 from bespoke.score.align import LOW_CONFIDENCE
 from bespoke.score.midi import Note, pitch_hz, shift
 from bespoke.utils.errors import one_sentence
-from bespoke.utils.files import atomic_path, read_json, write_csv
+from bespoke.utils.files import atomic_path
 
 log = logging.getLogger(__name__)
-
-COLUMNS = (
-    "si_sdr",
-    "si_sdr_mixture",
-    "si_sdr_improvement",
-    "si_sdr_oracle",
-    "agreement",
-    "steps",
-    "seconds",
-)
 
 
 @contextlib.contextmanager
@@ -186,89 +176,3 @@ def plot_alignment(
     axes.set_xlabel("seconds of the recording")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
-
-
-def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row per run: its overrides, metrics and cost, or the error that ended it."""
-    table = []
-    for folder in folders:
-        metrics, error, job = (
-            read_json(folder / name) for name in ("metrics.json", "error.json", "job.json")
-        )
-        found = metrics or error or job
-        row: dict[str, Any] = {"run": folder.name}
-        row |= dict(
-            override.lstrip("+~").partition("=")[::2]
-            for override in found.get("overrides", [])
-            if override != "ckpt=last"
-        )
-        row |= {column: metrics.get(column) for column in COLUMNS}
-        row["seconds"] = metrics.get("seconds", {}).get("total")
-        row["error"] = "" if metrics else error.get("error", "not finished")
-        table.append(row)
-    return table
-
-
-def find_runs(place: Path) -> list[Path]:
-    """Folders of all runs in a folder, finished or not, sorted by number.
-
-    The folder may itself be a run's.
-    """
-    found = {
-        file.parent
-        for name in ("config.yaml", "metrics.json", "error.json", "job.json")
-        for file in place.rglob(name)
-    }
-    # W&B's folder inside a run's folder has a config.yaml of its own.
-    runs = [
-        run
-        for run in found
-        if not any(above.name == "wandb" and above.parent in found for above in (run, *run.parents))
-    ]
-    return sorted(runs, key=lambda folder: (len(folder.relative_to(place).name), folder))
-
-
-def write_comparison(sweep: Path) -> str:
-    """Write comparison.html for the runs in a multirun's folder.
-
-    Returns:
-        A line that says where the page is, or why it could not be made.
-    """
-    try:
-        from bespoke.evaluation.report import comparison
-
-        page = comparison.write_comparison(find_runs(sweep), sweep / "comparison.html", sweep.name)
-        return f"Listen to them side by side: {page}"
-    except Exception as error:
-        log.debug("", exc_info=True)
-        return f"comparison.html could not be made ({type(error).__name__}: {one_sentence(error)})."
-
-
-def write_table(sweep: Path) -> str:
-    """Write sweep.csv for the runs in a multirun's folder, and return the table as text."""
-    folders = find_runs(sweep)
-    table = rows(folders)
-    for row, folder in zip(table, folders, strict=True):
-        row["run"] = str(folder.relative_to(sweep))
-    names = list(
-        dict.fromkeys(name for row in table for name in row if name not in (*COLUMNS, "error"))
-    )
-    columns = [*names, *COLUMNS, "error"]
-    write_csv(sweep / "sweep.csv", table, columns)
-    cells = [columns, *([_text(row.get(column)) for column in columns] for row in table)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
-    ending = [f"{len(table)} runs; this table is in {sweep / 'sweep.csv'}"]
-    if any(row["error"] for row in table):
-        ending.append(
-            "To run only what failed or did not finish, repeat the command with "
-            f"hydra.sweep.dir={sweep} ckpt=last"
-        )
-    return "\n".join(["", *lines, "", *ending])
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -208,15 +208,20 @@ class Player {
   /** Decodes one track after the other, the first ones first; what is decoded can be heard. */
   async #decode() {
     const status = this.find(".status");
-    for (const [index, lane] of this.playable.entries()) {
-      status.textContent = `Loading track ${index + 1} of ${this.playable.length} …`;
-      const encoded = await (await fetch(lane.audio)).arrayBuffer();
-      lane.track = this.clock.add(await this.clock.context.decodeAudioData(encoded));
-      this.#setGains();
+    const first = this.playable.filter((lane) => !lane.rest); // a residual is decoded when it is heard
+    for (const [index, lane] of first.entries()) {
+      status.textContent = `Loading track ${index + 1} of ${first.length} …`;
+      await this.#decodeLane(lane);
       this.section.dataset.interactive ??= Math.round(performance.now()); // in ms since the page began to load
     }
     status.textContent = "";
     this.section.dataset.ready = Math.round(performance.now());
+  }
+
+  async #decodeLane(lane) {
+    const encoded = await (await fetch(lane.audio)).arrayBuffer();
+    lane.track = this.clock.add(await this.clock.context.decodeAudioData(encoded));
+    this.#setGains();
   }
 
   /** Hears one track only, or adds it to those that are heard, or takes it away. */
@@ -230,6 +235,7 @@ class Player {
       each.element.querySelector(".solo").setAttribute("aria-pressed", on && this.heard.size === 1);
       each.element.querySelector(".add").setAttribute("aria-pressed", on);
     }
+    if (lane.rest && this.heard.has(lane)) lane.decoding ??= this.#decodeLane(lane);
     this.section.dispatchEvent(new Event("listen"));
     this.#setGains();
   }
@@ -317,15 +323,23 @@ class Player {
     this.setLoop(null);
   }
 
+  /** From a run's target to its residual, and back. */
+  #switchRest() {
+    const lane = this.playable.find((each) => this.heard.has(each) && each.run);
+    this.listen(lane && this.playable.find((each) => each.run === lane.run && each !== lane));
+  }
+
   key(event) {
-    const step = event.shiftKey ? 5 : 1, heard = this.playable.findIndex((lane) => this.heard.has(lane));
+    const lanes = this.playable.filter((lane) => !lane.element.hidden && lane.element.offsetParent);
+    const step = event.shiftKey ? 5 : 1, heard = lanes.findIndex((lane) => this.heard.has(lane));
     const number = /^Digit([1-9])$/.exec(event.code)?.[1];
-    if (number) this.listen(this.playable[number - 1], event.shiftKey);
+    if (number) this.listen(this.playable.filter((lane) => !lane.rest)[number - 1], event.shiftKey);
+    else if (event.code === "KeyR") this.#switchRest();
     else if (event.code === "Space" || event.code === "KeyK") this.toggle();
     else if (event.code === "ArrowLeft") this.clock.currentTime -= step;
     else if (event.code === "ArrowRight") this.clock.currentTime += step;
-    else if (event.code === "ArrowUp") this.listen(this.playable.at(heard - 1));
-    else if (event.code === "ArrowDown") this.listen(this.playable[(heard + 1) % this.playable.length]);
+    else if (event.code === "ArrowUp") this.listen(lanes.at(heard < 0 ? 0 : heard - 1));
+    else if (event.code === "ArrowDown") this.listen(lanes[(heard + 1) % lanes.length]);
     else if (event.code === "Home") this.clock.currentTime = 0;
     else if (event.key === "[") this.loopFrom();
     else if (event.key === "]") this.loopTo();
