@@ -14,7 +14,8 @@ ALLOWED_TARGETS = re.compile(
     r"audiomentations\.[A-Z]\w*"
     r"|bespoke\.(data\.(background|augment)|models\.(networks|losses)|training\.logs)\.[A-Za-z]\w*"
     r"|bespoke\.training\.callbacks\.(StepLog|TrainingFigures|Listening|QualityCurve)"
-    r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
+    r"|bespoke\.training\.schedules\.(Constant|Linear|Cosine|Exponential)"
+    r"|torch\.optim\.(Adagrad|Adam|AdamW|NAdam|RAdam|RMSprop|SGD)|pytorch_lightning\.Trainer"
 )
 # Classes that Hydra instantiates from its own part of the config before a run starts. The patterns
 # match classes only, not names that a module imports.
