@@ -204,10 +204,11 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     cfg, system, song = run.cfg, parts.system, aligned.song
     heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
     if system.model.uses_score:
-        if parts.policy.moves_time:
+        if parts.policy.moving:
             log.warning(
-                "This augmentation moves the target in time, away from the notes that the network "
-                "is told: leave it out."
+                "%s moves the target in time, away from the notes that the network is told: leave"
+                " it out, or use TimeStretch, which the notes follow.",
+                " and ".join(parts.policy.moving),
             )
         settings = {
             **as_dict(cfg.separate),
