@@ -51,6 +51,7 @@ _GROUPS = {  # and what each may name
     "trainer": r"pytorch_lightning\.Trainer",
     "logger": r"bespoke\.training\.logs\.(auto|csv|none|tensorboard|wandb)",
 }
+_BASES = {"aug": "paper"}  # what a user's config of a group may begin with
 # What a trainer takes and a run has no use for, and what to do instead.
 _UNUSED = {
     "limit_train_batches": "set trainer.max_steps",
@@ -96,13 +97,21 @@ def check(cfg: DictConfig) -> None:
                 " --cfg job."
             )
     for group, possible in _GROUPS.items():
-        if not re.fullmatch(possible, target := str(plain[group].get("_target_"))):
+        target = str(plain[group].get("_target_"))
+        if target == "None":
+            raise BespokeError(
+                f"There is no {group}._target_: choose one with {group}=NAME, see train.py --help;"
+                " a file of your own begins with the one it changes, as in"
+                f" defaults: [{_BASES.get(group, 'NAME')}, _self_]."
+            )
+        if not re.fullmatch(possible, target):
             raise BespokeError(
                 f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see"
                 " train.py --help."
             )
     _check_callbacks(plain.get("callbacks"))
     _check_numbers(plain)
+    _check_shares(plain["aug"])
     check_section(plain, schema.Run, "", is_whole=False)
     check_section(plain["data"], schema.Data, "data", is_whole=True)
     check_section(plain["early_stopping"], schema.EarlyStopping, "early_stopping", is_whole=True)
@@ -349,6 +358,23 @@ def _check_callbacks(callbacks: Any) -> None:
             )
 
 
+def _check_shares(value: Any, place: str = "aug") -> None:
+    """Find an effect's `p` that is no share of the mixes: audiomentations does not say so."""
+    for key, item in (
+        (value.items() if isinstance(value, Mapping) else enumerate(value or ()))
+        if isinstance(value, Mapping | list)
+        else ()
+    ):
+        if key == "p" and "_target_" in value:
+            is_number = isinstance(item, int | float) and not isinstance(item, bool)
+            if not (is_number and 0 <= item <= 1):
+                raise BespokeError(
+                    f"{place}.p={shown(item)} is not possible: give the share of the mixes, from 0"
+                    " to 1."
+                )
+        _check_shares(item, f"{place}.{key}")
+
+
 def _check_numbers(value: Any, name: str = "") -> None:
     """Find what no setting can be; only blocks may be as long as they like."""
     if isinstance(value, Mapping | list):
@@ -423,7 +449,7 @@ def _check_settings(cfg: DictConfig) -> None:
 
 
 def _check_early_stopping(cfg: DictConfig) -> None:
-    """Find that training could never be stopped early, because the metric is measured too rarely."""
+    """Find a metric that is measured too rarely to stop training early."""
     metric, patience = cfg.early_stopping.metric, cfg.early_stopping.patience
     if metric is None:
         return

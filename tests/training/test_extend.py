@@ -215,7 +215,7 @@ def test_schedules_begin_and_end_where_they_say():
         assert factors[0] == pytest.approx(1 / 11)
         assert factors[10] == 1
         assert factors[110] == factors[111] == pytest.approx(0.2)
-        assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+        assert factors[10:] == sorted(factors[10:], reverse=True)
     halfway = [kind(0, 0.04).factor(50, 100) for kind in (Linear, Cosine, Exponential)]
     assert halfway == pytest.approx([0.52, 0.52, 0.2])
     assert {Constant().factor(step, 5) for step in range(5)} == {1.0}
