@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from hydra._internal.config_loader_impl import (
     ConfigLoaderImpl,
 )  # there is no public place to stand in
@@ -28,6 +29,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from bespoke.cli.origins import explain_file
 from bespoke.training.allowlist import check_hydra, rename_targets
 from bespoke.utils.configs import group_choices
 from bespoke.utils.errors import INTERRUPTED, BespokeError, one_sentence
@@ -92,7 +94,16 @@ def guard() -> None:
         *arguments: Any,
         **settings: Any,
     ) -> DictConfig:
-        cfg = load(self, config_name, overrides, *arguments, **settings)
+        try:
+            cfg = load(self, config_name, overrides, *arguments, **settings)
+        except (HydraException, yaml.YAMLError) as error:
+            paths = [item.path or "" for item in self.get_search_path().get_path()]
+            folders = [Path(path.removeprefix("file://")) for path in paths if path]
+            # What is searched by a setting of the command line, as `compose` does.
+            folders += [Path(path) for path in re.findall(r"file://([^'\",\]]+)", str(overrides))]
+            if explained := explain_file(error, folders):
+                raise explained from error
+            raise
         rename_targets(cfg)
         if "hydra" in cfg:
             parsed = OverridesParser.create(config_loader=self).parse_overrides(overrides)

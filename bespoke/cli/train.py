@@ -14,6 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from bespoke.cli.launch import SweepTable, execute, explained, guard, launch, quieten, setting
+from bespoke.cli.origins import naming_file, shadowed
 from bespoke.utils import processor
 from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError
@@ -56,7 +57,10 @@ def run_job(cfg: DictConfig) -> float | None:
     with hold(Path(hydra_config.runtime.output_dir)):
         if SweepTable.is_again(Path(hydra_config.runtime.output_dir)):
             cfg.ckpt = "last"
-        return run.train(cfg)
+        try:
+            return run.train(cfg)
+        except BespokeError as error:
+            raise naming_file(error, cast(DictConfig, hydra_config), CONF) from error
 
 
 # Not used as a decorator, because workers find `run_job` by its name.
@@ -97,9 +101,12 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
     """`sys.argv` for Hydra, with the user's configs on its search path.
 
-    Of configs with the same name, the package's take precedence.
+    Of configs with the same name, the package's take precedence, which is said.
     """
     named = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
+    for folder in _own_folders(arguments):
+        for sentence in shadowed(folder, CONF):
+            print(f"warning: {sentence}", file=sys.stderr)
     return [
         program,
         *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []),
@@ -121,6 +128,16 @@ def _from_agent(arguments: Sequence[str]) -> list[str]:
         name = name.removeprefix("--") if is_setting else name
         settings.append(f"{name}={'null' if value == 'None' else value}" if equals else argument)
     return settings
+
+
+def _own_folders(arguments: Sequence[str]) -> list[Path]:
+    """Folders of the user's own configs, as far as they are there."""
+    found = [Path(OWN_CONF)] if _has_own_conf() else []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            found = [Path(value if equals else following)]
+    return [folder for folder in found if folder.is_dir() and folder.resolve() != CONF]
 
 
 def _as_now(argument: str) -> str:

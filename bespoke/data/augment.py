@@ -9,6 +9,7 @@ it, applies the transform, and restores the generators.
 import contextlib
 import copy
 import io
+import math
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +39,17 @@ LINEAR = {
     "PolarityInversion",
     "SevenBandParametricEQ",
 }
-MOVES_TIME = {"RepeatPart", "Reverse", "Shift", "TimeStretch"}
+MOVES_TIME = {
+    "AdjustDuration",
+    "Padding",
+    "RepeatPart",
+    "Reverse",
+    "Shift",
+    "TimeStretch",
+    "Trim",
+}
+# Of these, what moves the sound at t seconds to t divided by its drawn `rate`.
+STRETCHES = {"TimeStretch"}
 # What a noise effect adds is part of the background.
 NOISE = {
     "AddBackgroundNoise",
@@ -82,6 +93,11 @@ class MixParams:
     target_effects: tuple[EffectParams, ...] = ()
     background_effects: tuple[EffectParams, ...] = ()
     mix_effects: tuple[EffectParams, ...] = ()
+
+    @property
+    def target_rate(self) -> float:
+        """How many times as fast the target is played by its effects: its notes have to be too."""
+        return math.prod(drawn.effect.rate(drawn.seed) for drawn in self.target_effects)
 
     def describe(
         self, target: np.ndarray, background: np.ndarray, sample_rate: int
@@ -136,8 +152,25 @@ class Effect:
 
     @property
     def moves_time(self) -> bool:
-        """Whether the effect moves sound in time."""
-        return any(type(transform).__name__ in MOVES_TIME for transform in _single(self.transform))
+        """Whether the effect moves sound in time so that notes cannot follow."""
+        return self.kind not in STRETCHES and any(
+            type(transform).__name__ in MOVES_TIME for transform in _single(self.transform)
+        )
+
+    def rate(self, seed: int) -> float:
+        """How many times as fast sound is after the effect with this seed."""
+        if self.kind not in STRETCHES:
+            return 1.0
+        with _global_seed(seed):  # it is drawn first, whatever the signal
+            self.transform.randomize_parameters(np.zeros(1, np.float32), 1)
+        return float(self.transform.parameters["rate"])
+
+    def parts(self) -> list["Effect"]:
+        """The effects among which a `OneOf` or `SomeOf` chooses; the effect itself if it is one."""
+        singles = list(_single(self.transform))
+        if singles == [self.transform]:
+            return [self]
+        return [Effect(f"{self.name} ({type(part).__name__})", part) for part in singles]
 
     def apply(self, waveform: np.ndarray, seed: int, sample_rate: int) -> np.ndarray:
         """Apply the transform with the parameters that follow from `seed`.
@@ -214,9 +247,9 @@ class Policy:
                 )
 
     @property
-    def moves_time(self) -> bool:
-        """Whether an effect moves the target in time relative to its notes."""
-        return any(effect.moves_time for effect in (*self.target, *self.mix))
+    def moving(self) -> list[str]:
+        """The effects that move the target in time in a way that its notes cannot follow."""
+        return [f"aug.target.{effect.name}" for effect in self.target if effect.moves_time]
 
     def check(self, sample_rate: int) -> None:
         """Apply every effect to a second of noise, because many check their settings only then.
@@ -229,7 +262,7 @@ class Policy:
         """
         noise = np.random.default_rng(0).normal(0, 0.1, (1, sample_rate)).astype(np.float32)
         for role in ("target", "background", "mix"):
-            for effect in getattr(self, role):
+            for effect in (part for whole in getattr(self, role) for part in whole.parts()):
                 name = f"aug.{role}.{effect.name}"
                 try:
                     # Where a library is missing, some print what is said below.

@@ -19,7 +19,7 @@ from bespoke.audio.dsp import frame_power
 from bespoke.data.augment import MixParams, Policy
 from bespoke.data.background import Background, BackgroundDraw, cut, level
 from bespoke.data.mixer import Mix, mix
-from bespoke.score.midi import Note, perturb, shift
+from bespoke.score.midi import Note, perturb, shift, stretch
 from bespoke.utils.errors import BespokeError
 
 TRAIN, VALIDATION = 0, 1  # streams of one seed without common batches
@@ -119,7 +119,9 @@ class MixStream(IterableDataset):
             self.background.sample(rng, start, self.samples),
             self.policy.sample(rng),
         )
-        notes = perturb(shift(self.notes, -start / self.sample_rate), rng) if self.features else ()
+        notes = shift(self.notes, -start / self.sample_rate) if self.features else ()
+        # Where the target is stretched, its notes are too.
+        notes = perturb(stretch(notes, 1 / params.target_rate), rng) if self.features else ()
         return ExampleDraw(patch, start, background, params, notes)
 
     def example(self, draw: ExampleDraw) -> Mix:

@@ -14,7 +14,8 @@ ALLOWED_TARGETS = re.compile(
     r"audiomentations\.[A-Z]\w*"
     r"|bespoke\.(data\.(background|augment)|models\.(networks|losses)|training\.logs)\.[A-Za-z]\w*"
     r"|bespoke\.training\.callbacks\.(StepLog|TrainingFigures|Listening|QualityCurve)"
-    r"|torch\.optim\.(Adam|AdamW|NAdam|RAdam|SGD|RMSprop)|pytorch_lightning\.Trainer"
+    r"|bespoke\.training\.schedules\.(Constant|Linear|Cosine|Exponential)"
+    r"|torch\.optim\.(Adagrad|Adam|AdamW|NAdam|RAdam|RMSprop|SGD)|pytorch_lightning\.Trainer"
 )
 # Classes that Hydra instantiates from its own part of the config before a run starts. The patterns
 # match classes only, not names that a module imports.
@@ -75,10 +76,21 @@ def check_targets(cfg: DictConfig) -> None:
         ):
             if current_name(value) != value and not name.startswith("song."):
                 raise BespokeError(f"{name}={value} is a former name: write {current_name(value)}.")
+            if name.startswith("aug.") and (known := _effect(str(value))):
+                raise BespokeError(f"{name}={value} is not known: write {known}.")
             raise BespokeError(
                 f"{name}={value} is not allowed: configs may name audiomentations transforms, "
                 "torch optimizers and Bespoke's own classes, and a song none."
             )
+
+
+def _effect(name: str) -> str | None:
+    """The whole name of an effect that was named without its module."""
+    import audiomentations  # slow
+
+    if name == "DecayingNoiseReverb":
+        return f"bespoke.data.augment.{name}"
+    return f"audiomentations.{name}" if hasattr(audiomentations, name) else None
 
 
 def check_hydra(hydra: DictConfig, given: Mapping[str, Any] | None = None) -> None:

@@ -27,7 +27,8 @@ from bespoke.models.features import ScoreFeatures
 from bespoke.models.networks import MaskNetwork
 from bespoke.models.separator import Separator, uses_bfloat16
 from bespoke.training import logs, preflight
-from bespoke.training.callbacks import AtomicCheckpointIO, LossCurve
+from bespoke.training.callbacks import AtomicCheckpointIO, EarlyStop, LossCurve, QualityCurve
+from bespoke.training.schedules import Constant
 from bespoke.training.system import BespokeSystem
 from bespoke.utils import processor
 from bespoke.utils.configs import as_dict
@@ -94,8 +95,15 @@ def _system(cfg: DictConfig) -> BespokeSystem:
         )
     separate = as_dict(cfg.separate)
     Separator(stft, model, **separate)  # checks the settings for this network
+    schedule = make(cfg, "scheduler")
     system = BespokeSystem(
-        stft, model, make(cfg, "loss"), make(cfg, "optimizer", _partial_=True), cfg.seed, separate
+        stft,
+        model,
+        make(cfg, "loss"),
+        make(cfg, "optimizer", _partial_=True),
+        cfg.seed,
+        separate,
+        None if schedule == Constant() else partial(schedule.factor, steps=cfg.trainer.max_steps),
     )
     try:
         system.configure_optimizers()  # the optimizer checks its settings when it is constructed
@@ -191,6 +199,9 @@ def make_callbacks(
             wanted = inspect.signature(callback.func).parameters.keys() & of_run.keys()
             callback = callback(**{name: of_run[name] for name in wanted})
         callbacks.append(callback)
+    if cfg.early_stopping.metric is not None:
+        curves = [callback for callback in callbacks if isinstance(callback, QualityCurve)]
+        callbacks.append(EarlyStop(**cfg.early_stopping, curve=curves[0] if curves else None))
     return callbacks
 
 

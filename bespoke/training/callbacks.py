@@ -326,6 +326,10 @@ class QualityCurve(Callback):
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused
 
+    def found(self, step: int) -> dict[str, Any]:
+        """What was measured at a step; empty if nothing was."""
+        return next((row for row in reversed(self.rows) if row["step"] == step), {})
+
     def _keep(self, system: pl.LightningModule, step: int, path: Path) -> None:
         kept = {
             "state_dict": system.state_dict(),
@@ -334,3 +338,80 @@ class QualityCurve(Callback):
             "agreement": self.highest,
         }
         AtomicCheckpointIO().save_checkpoint(kept, path)
+
+
+class EarlyStop(Callback):
+    """End training when a metric has not got better for some measurements in a row.
+
+    The state is part of the checkpoint, so that a resumed run stops where it would have.
+
+    Args:
+        metric: `val_loss` (lower is better), `val_si_sdr` or `agreement`. The reference is for
+            metrics only: no figure that depends on it may end training.
+        patience: so many measurements without a better one end it.
+        min_delta: by how much a measurement has to be better than the best, in the metric's unit.
+        curve: where the agreement is measured.
+
+    Attributes:
+        best, best_step: the best measurement and its step.
+        stopped_step: the step at which training ended, or None.
+    """
+
+    def __init__(
+        self, metric: str, patience: int, min_delta: float, curve: QualityCurve | None = None
+    ):
+        self.metric, self.patience, self.min_delta, self.curve = metric, patience, min_delta, curve
+        self.best: float | None = None
+        self.best_step, self.waited, self.judged = 0, 0, 0
+        self.stopped_step: int | None = None
+        self.steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("best", "best_step", "waited", "judged", "stopped_step", "steps")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if 0 < self.steps < trainer.max_steps:  # a run that is extended has its patience again
+            self.waited, self.stopped_step = 0, None
+        self.steps = trainer.max_steps
+        trainer.should_stop = trainer.should_stop or self.stopped_step is not None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.metric != "agreement" and not trainer.sanity_checking:
+            value = trainer.callback_metrics.get(self.metric.replace("_", "/", 1))
+            self._judge(trainer, None if value is None else float(value))
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self.metric == "agreement" and self.curve is not None:
+            step, every = trainer.global_step, self.curve.every_steps
+            if step and every and step % every == 0:
+                found = self.curve.found(step)  # of several devices only the first one measures
+                self._judge(trainer, found.get("agreement"))
+
+    def _judge(self, trainer: pl.Trainer, value: float | None) -> None:
+        step = trainer.global_step
+        if step <= self.judged:
+            return
+        self.judged = step
+        if value is not None and self._is_better(value):
+            self.best, self.best_step, self.waited = value, step, 0
+        elif value is not None:
+            self.waited += 1
+        if trainer.strategy.broadcast(self.waited >= self.patience):
+            self.stopped_step, trainer.should_stop = step, True
+
+    def _is_better(self, value: float) -> bool:
+        if not np.isfinite(value) or self.best is None:
+            return bool(np.isfinite(value))
+        gain = self.best - value if self.metric == "val_loss" else value - self.best
+        return gain > self.min_delta

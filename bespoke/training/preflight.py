@@ -47,9 +47,11 @@ _GROUPS = {  # and what each may name
     "model": r"bespoke\.models\.networks\.(MaskBLSTM|ScoreUNet|pretrained_score_unet)",
     "loss": r"bespoke\.models\.losses\.\w+Loss",
     "optimizer": r"torch\.optim\.\w+",
+    "scheduler": r"bespoke\.training\.schedules\.\w+",
     "trainer": r"pytorch_lightning\.Trainer",
     "logger": r"bespoke\.training\.logs\.(auto|csv|none|tensorboard|wandb)",
 }
+_BASES = {"aug": "paper"}  # what a user's config of a group may begin with
 # What a trainer takes and a run has no use for, and what to do instead.
 _UNUSED = {
     "limit_train_batches": "set trainer.max_steps",
@@ -72,6 +74,7 @@ _UNUSED = {
     "model_registry": "leave it out",
 }
 _CALLBACK = r"bespoke\.training\.callbacks\.\w+"
+_CONSTANT = {"_target_": "bespoke.training.schedules.Constant", "warmup_steps": 0}
 _MOST_HOURS = 6
 RESULTS = ("config.yaml", "checkpoints", "target.wav", "residual.wav", "metrics.json")
 
@@ -87,22 +90,32 @@ def check(cfg: DictConfig) -> None:
     plain = as_dict(cfg)
     if not plain.get("logger"):  # as ~logger leaves it
         raise BespokeError("There is no logger: choose one, or logger=none.")
-    for name in (*_GROUPS, *_SECTIONS, "data", "song"):
+    for name in (*_GROUPS, *_SECTIONS, "data", "early_stopping", "song"):
         if not isinstance(plain.get(name), Mapping):
             raise BespokeError(
                 f"{name}={shown(plain.get(name))} is not possible: it has settings, see train.py"
                 " --cfg job."
             )
     for group, possible in _GROUPS.items():
-        if not re.fullmatch(possible, target := str(plain[group].get("_target_"))):
+        target = str(plain[group].get("_target_"))
+        if target == "None":
+            raise BespokeError(
+                f"There is no {group}._target_: choose one with {group}=NAME, see train.py --help;"
+                " a file of your own begins with the one it changes, as in"
+                f" defaults: [{_BASES.get(group, 'NAME')}, _self_]."
+            )
+        if not re.fullmatch(possible, target):
             raise BespokeError(
                 f"{group}._target_={target} is no {group}: choose one with {group}=NAME, see"
                 " train.py --help."
             )
     _check_callbacks(plain.get("callbacks"))
     _check_numbers(plain)
+    _check_shares(plain["aug"])
     check_section(plain, schema.Run, "", is_whole=False)
     check_section(plain["data"], schema.Data, "data", is_whole=True)
+    check_section(plain["early_stopping"], schema.EarlyStopping, "early_stopping", is_whole=True)
+    check_section(plain["optimizer"], schema.Optimizer, "optimizer", is_whole=False)
     check_section(plain["trainer"], schema.Trainer, "trainer", is_whole=False)
     sections = {name: {"_target_": target, **plain[name]} for name, target in _SECTIONS.items()}
     check_signatures(plain | sections)
@@ -234,7 +247,7 @@ def prepare_folder(cfg: DictConfig, folder: Path, in_sweep: bool = False) -> boo
                 f"There is no run to continue in {folder}: set hydra.run.dir to the folder of one,"
                 " or leave ckpt=last out."
             )
-        changed = changes(cfg, folder)
+        changed = changes(cfg, folder, may_extend=True)
         if changed:
             raise BespokeError(_another(folder, changed))
         return (folder / "checkpoints" / "last.ckpt").is_file()
@@ -253,16 +266,31 @@ def _is_there(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
-def changes(cfg: DictConfig, folder: Path) -> list[str]:
-    """In what a config differs from that of the run in a folder, setting by setting."""
+def changes(cfg: DictConfig, folder: Path, may_extend: bool = False) -> list[str]:
+    """In what a config differs from that of the run in a folder, setting by setting.
+
+    Args:
+        cfg: the whole config.
+        folder: of the run.
+        may_extend: whether more steps are no difference.
+    """
     written = folder / "config.yaml"
     then = OmegaConf.load(written) if written.is_file() else OmegaConf.create()
     before = as_now(as_dict(then, resolve=False))  # what it refers to is filled in already
     now = _plain(cfg)
+    if may_extend and steps_of(folder) < cfg.trainer.max_steps:
+        before.setdefault("trainer", {})["max_steps"] = cfg.trainer.max_steps
     for plain in (before, now):
         plain.get("trainer", {}).pop("max_time", None)  # more time, as more is wanted
         plain.get("logger", {}).pop("project", None)  # the results are the same
     return _differences(before, now)
+
+
+def steps_of(folder: Path) -> int:
+    """How many steps the run in a folder was to have when it last began; 0 if none ever did."""
+    written = folder / "config.yaml"
+    then = OmegaConf.load(written) if written.is_file() else None
+    return int(OmegaConf.select(then, "trainer.max_steps") or 0) if then is not None else 0
 
 
 def check_inputs(folder: Path, hashes: Mapping[str, str]) -> None:
@@ -334,7 +362,28 @@ def idle_settings(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     """The overrides that change nothing, because the run does not train."""
     if cfg.trainer.max_steps:
         return []
-    return [line for line in overrides if re.match(r"\+*(aug|background|loss|optimizer)[.=]", line)]
+    return [
+        line
+        for line in overrides
+        if re.match(r"\+*(aug|background|loss|optimizer|scheduler)[.=]", line)
+    ]
+
+
+def _check_shares(value: Any, place: str = "aug") -> None:
+    """Find an effect's `p` that is no share of the mixes: audiomentations does not say so."""
+    for key, item in (
+        (value.items() if isinstance(value, Mapping) else enumerate(value or ()))
+        if isinstance(value, Mapping | list)
+        else ()
+    ):
+        if key == "p" and "_target_" in value:
+            is_number = isinstance(item, int | float) and not isinstance(item, bool)
+            if not (is_number and 0 <= item <= 1):
+                raise BespokeError(
+                    f"{place}.p={shown(item)} is not possible: give the share of the mixes, from 0"
+                    " to 1."
+                )
+        _check_shares(item, f"{place}.{key}")
 
 
 def _check_numbers(value: Any, name: str = "") -> None:
@@ -385,6 +434,13 @@ def _check_settings(cfg: DictConfig) -> None:
         )
     if cfg.keep == "best" and not (cfg.get("callbacks") or {}).get("quality_curve"):
         raise BespokeError("keep=best needs the quality curve: set callbacks=default.")
+    warmup_steps = cfg.scheduler.get("warmup_steps", 0)
+    if warmup_steps and warmup_steps >= cfg.trainer.max_steps:
+        raise BespokeError(
+            f"scheduler.warmup_steps={warmup_steps} is not possible: give less than"
+            f" trainer.max_steps={cfg.trainer.max_steps}."
+        )
+    _check_early_stopping(cfg)
     if cfg.stft.window_seconds > LONGEST_WINDOW_SECONDS:
         raise BespokeError(
             f"stft.window_seconds={cfg.stft.window_seconds} is not possible: give at most"
@@ -404,6 +460,38 @@ def _check_settings(cfg: DictConfig) -> None:
         ) from error
 
 
+def _check_early_stopping(cfg: DictConfig) -> None:
+    """Find a metric that is measured too rarely to stop training early."""
+    metric, patience = cfg.early_stopping.metric, cfg.early_stopping.patience
+    if metric is None:
+        return
+    batches = cfg.trainer.get("accumulate_grad_batches", 1)
+    if metric == "agreement":
+        interval, setting = cfg.curve_steps, "curve_steps"
+        if not (cfg.get("callbacks") or {}).get("quality_curve"):
+            raise BespokeError(
+                "early_stopping.metric=agreement needs the quality curve: set callbacks=default."
+            )
+    else:
+        interval, setting = cfg.trainer.get("val_check_interval"), "trainer.val_check_interval"
+        if not cfg.data.validation_batches:
+            raise BespokeError(
+                f"early_stopping.metric={metric} needs validation mixes: set"
+                " data.validation_batches to at least 1."
+            )
+        if not isinstance(interval, int):  # a share of the epoch, or a time
+            return
+        interval = math.ceil(interval / batches)
+    if not interval:
+        raise BespokeError(f"early_stopping.metric={metric} is never measured: set {setting}.")
+    if cfg.trainer.max_steps // interval <= patience:
+        raise BespokeError(
+            f"early_stopping.metric={metric} is measured every {interval} steps ({setting}), which"
+            f" is not more than early_stopping.patience={patience} times in"
+            f" trainer.max_steps={cfg.trainer.max_steps}: set {setting} or the patience lower."
+        )
+
+
 class _AnyNetwork(MaskNetwork):
     """In place of the network, which is made later and checks for itself what it can take."""
 
@@ -421,8 +509,13 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
         if chosen == "mixture":
             plain["background"].pop("in_time", None)
         plain["background"]["_target_"] = f"bespoke.data.background.{chosen.capitalize()}Background"
-    if plain["keep"] == "last":  # as runs did before there was a choice
+    # As runs did before there was a choice.
+    if plain["keep"] == "last":
         plain.pop("keep")
+    if plain["early_stopping"]["metric"] is None:
+        plain.pop("early_stopping")
+    if plain["scheduler"] == _CONSTANT:
+        plain.pop("scheduler")
     return plain
 
 

@@ -29,7 +29,7 @@ from bespoke.score.midi import Note
 from bespoke.training import logs, preflight
 from bespoke.training.alignment import Aligned, align_song, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
-from bespoke.training.callbacks import peak_memory_mb
+from bespoke.training.callbacks import EarlyStop, peak_memory_mb
 from bespoke.utils import processor, progress
 from bespoke.utils.configs import as_dict, group_choices
 from bespoke.utils.errors import BespokeError, Interrupted
@@ -101,10 +101,10 @@ def train(cfg: DictConfig) -> float | None:
     with collect_warnings() as warnings:
         run = prepare(cfg, warnings)
         # metrics.json is written last
-        finished = run.folder / "metrics.json"
-        if run.is_resumed and sweep_name() and finished.is_file():
+        finished = read_json(run.folder / "metrics.json")
+        if run.is_resumed and sweep_name() and finished and not is_to_be_extended(run, finished):
             log.info("%s is finished already.", run.folder)
-            return objective(read_json(finished))
+            return objective(finished)
         parts = make_parts(cfg)
         song = load(run, parts)
         aligned = align(run, song, parts)
@@ -145,6 +145,17 @@ def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
         preflight.prepare_folder(cfg, folder, in_sweep=sweep_name() is not None),
         warnings,
     )
+
+
+def is_to_be_extended(run: Run, finished: Mapping[str, Any]) -> bool:
+    """Whether more steps are wanted now than when these results were made.
+
+    Args:
+        run: which goes on.
+        finished: contents of its metrics.json.
+    """
+    before = finished.get("max_steps") or preflight.steps_of(run.folder)
+    return before < run.cfg.trainer.max_steps
 
 
 def load(run: Run, parts: Parts) -> Song:
@@ -191,6 +202,11 @@ def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
     """The metric without a reference, if the quality curve needs it."""
     if not run.cfg.curve_steps:
         return None
+    if aligned.song.target is None and run.cfg.early_stopping.metric == "agreement":
+        raise BespokeError(
+            "early_stopping.metric=agreement needs a score: set song.target.score, or another"
+            " metric."
+        )
     with run.stage("agreement"):
         return judge(aligned.song, run.facts.get("alignment"), run.cfg.keep)
 
@@ -204,10 +220,11 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     cfg, system, song = run.cfg, parts.system, aligned.song
     heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
     if system.model.uses_score:
-        if parts.policy.moves_time:
+        if parts.policy.moving:
             log.warning(
-                "This augmentation moves the target in time, away from the notes that the network "
-                "is told: leave it out."
+                "%s moves the target in time, away from the notes that the network is told: leave"
+                " it out, or use TimeStretch, which the notes follow.",
+                " and ".join(parts.policy.moving),
             )
         settings = {
             **as_dict(cfg.separate),
@@ -278,7 +295,7 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
     if not run.trains:
         log.info("%s: %.1f s of audio, into %s", heard.name, heard.seconds, run.folder)
         preflight.write_config(cfg, run.folder, heard.hashes)
-        logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices)
+        logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices, group_label())
         trainer.fit(parts.system, [])
         trainer.save_checkpoint(run.checkpoint)
         return
@@ -288,6 +305,14 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
     uses_others = data.train.background.uses_others or parts.system.model.uses_score
     if is_asked_for and heard.others and not uses_others:
         log.warning("song.others is not used: background=synth or recipe=auto would use it.")
+    if run.is_resumed and (before := preflight.steps_of(run.folder)) < cfg.trainer.max_steps:
+        log.info("The run is extended from %d to %d steps.", before, cfg.trainer.max_steps)
+        if make(cfg, "scheduler").factor(before, before) != 1:
+            log.warning(
+                "The learning rate's schedule has now %d steps: the run is not the same as one that"
+                " had so many from the start.",
+                cfg.trainer.max_steps,
+            )
     preflight.write_config(cfg, run.folder, heard.hashes)
     write_json(run.folder / "mixes.json", data.train.describe(0))
     logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices, group_label())
@@ -312,7 +337,11 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         if trainer.global_step < trainer.max_steps:
             _explain_early_end(run, trainer, remedy)
         trainer.save_checkpoint(run.checkpoint)
-    run.facts = {"resumed_from_step": first_step, **run.facts}
+    run.facts = {
+        "resumed_from_step": first_step,
+        "max_steps": trainer.max_steps,
+        **run.facts,
+    }
 
 
 def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
@@ -322,6 +351,19 @@ def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
         BespokeError: they are not.
     """
     step, steps, limit = trainer.global_step, trainer.max_steps, run.cfg.trainer.get("max_time")
+    stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStop)]
+    if stops and stops[0].stopped_step is not None:
+        stop = stops[0]
+        log.info(
+            "Training stopped at step %d of %d: %s was best at step %d (%.4g).",
+            *(step, steps, stop.metric, stop.best_step, stop.best or 0.0),
+        )
+        run.facts["stopped_early"] = {
+            "metric": stop.metric,
+            "best": stop.best,
+            "best_step": stop.best_step,
+        }
+        return
     if limit is None:
         raise BespokeError(f"Training ended at step {step} of {steps}: {remedy}.")
     if not step:

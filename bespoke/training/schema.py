@@ -46,6 +46,24 @@ class Data:
 
 
 @dataclass(frozen=True)
+class EarlyStopping:
+    """The section `early_stopping`. No metric of it may depend on the reference."""
+
+    metric: Literal["val_loss", "val_si_sdr", "agreement"] | None
+    patience: FromOne
+    min_delta: Annotated[float, Range(0)]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What the optimizers have in common, as far as each has it. torch checks the rest."""
+
+    lr: Annotated[float, Range(0, 1000)]
+    momentum: Annotated[float, Range(0, 1)] = 0.0
+    weight_decay: Annotated[float, Range(0)] = 0.0
+
+
+@dataclass(frozen=True)
 class Trainer:
     """What Lightning's trainer says too late, or not at all, of its own settings."""
 

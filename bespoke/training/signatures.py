@@ -86,8 +86,10 @@ def check_signatures(config: Mapping[str, Any]) -> None:
         module, _, name = target.rpartition(".")
         made = getattr(importlib.import_module(module), name, None)
         if not callable(made):
+            near = difflib.get_close_matches(name, dir(importlib.import_module(module)), 1)
+            meant = f", but {near[0]}" if near else ""
             raise BespokeError(
-                f"{place}._target_={target} is not known: there is no {name} in {module}."
+                f"{place}._target_={target} is not known: there is no {name} in {module}{meant}."
             )
         parameters: Mapping[str, inspect.Parameter] = inspect.signature(made).parameters
         takes_any = any(
@@ -127,8 +129,10 @@ def _check(
         hint = hints.get(key, Any)
         default = parameters[key].default  # valid even if its type is not the annotated one
         if not (value == default and type(value) is type(default)) and not _fits(value, hint):
+            wanted = " or ".join(_wanted(hint))
             raise BespokeError(
-                f"{setting}={shown(value)} is not possible: give {' or '.join(_wanted(hint))}."
+                f"{setting}={shown(value)} is not possible: "
+                + (f"give {wanted}." if wanted else "it takes nothing that a config can give.")
             )
 
 

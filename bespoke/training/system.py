@@ -27,6 +27,8 @@ class BespokeSystem(pl.LightningModule):
         optimizer: takes the parameters and returns the optimizer.
         seed: seed of the dropout, together with the batch index.
         separate: settings of `Separator`, notes included, stored in the checkpoint.
+        schedule: takes the index of the step, from 0, and returns what the optimizer's learning
+            rate is multiplied by. None: always the same rate.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class BespokeSystem(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         seed: int = 0,
         separate: dict[str, Any] | None = None,
+        schedule: Callable[[int], float] | None = None,
     ):
         super().__init__()
+        self.schedule = schedule
         self.stft, self.model, self.loss, self.optimizer, self.seed = (
             stft,
             model,
@@ -71,6 +75,15 @@ class BespokeSystem(pl.LightningModule):
         mask = self.model(spectrogram[:, 0].abs(), *features)[:, None]
         return self.stft.inverse(mask.float() * spectrogram, waveform.shape[-1])
 
+    def on_train_start(self) -> None:
+        # The rate that a checkpoint holds for the next step is of the length that the training was
+        # to have then.
+        for scheduler in filter(None, [self.lr_schedulers()]):
+            for group, rate in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
+            ):
+                group["lr"] = rate * self.schedule(scheduler.last_epoch)
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Lightning does not store the random state in checkpoints. With a seed per batch, a resumed
         # run equals an uninterrupted one.
@@ -93,8 +106,15 @@ class BespokeSystem(pl.LightningModule):
             )
             self.log("val/si_sdr", si_sdr.mean(), batch_size=int(sounding.sum()))
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.model.parameters())
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.model.parameters())
+        if self.schedule is None:
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _features(self, batch: dict[str, Any]) -> list[Tensor]:
         return [batch["features"]] if self.model.uses_score else []

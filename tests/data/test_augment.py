@@ -6,7 +6,7 @@ import audiomentations
 import numpy as np
 import pytest
 
-from bespoke.data.augment import LINEAR, DecayingNoiseReverb, Effect, Policy
+from bespoke.data.augment import LINEAR, MOVES_TIME, DecayingNoiseReverb, Effect, Policy
 from bespoke.utils.errors import BespokeError
 
 RATE = 16000
@@ -178,11 +178,54 @@ def test_reverb_has_the_energy_and_decay_it_says():
     assert 10 * np.log10(late / early) == pytest.approx(-60 * 4000 / (0.5 * RATE), abs=2)
 
 
-def test_a_policy_knows_whether_it_moves_the_target_in_time():
+def test_a_policy_knows_what_moves_the_target_away_from_its_notes():
     from audiomentations import Gain, OneOf, Shift, TimeStretch
 
     stretch = TimeStretch(p=0.5)
-    assert not Policy().moves_time
-    assert not Policy(target={"gain": Gain()}, background={"time": stretch}).moves_time
-    assert Policy(target={"time": stretch}).moves_time
-    assert Policy(target={"either": OneOf([Gain(), OneOf([Shift(), Gain()])])}).moves_time
+    assert Policy().moving == []
+    assert Policy(target={"gain": Gain()}, background={"time": Shift()}).moving == []
+    assert Policy(target={"time": stretch}).moving == []  # the notes follow it
+    either = OneOf([Gain(), OneOf([stretch, Gain()])])
+    assert Policy(target={"either": either, "later": Shift()}).moving == [
+        "aug.target.either",
+        "aug.target.later",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "blur_seconds"), [("signalsmith_stretch", 0.03), ("librosa_phase_vocoder", 0.06)]
+)
+def test_sound_is_where_the_rate_of_a_stretch_says(method, blur_seconds):
+    tone = np.sin(np.arange(RATE) * 0.2).astype(np.float32)[None]
+    tone[:, : RATE // 2] = 0  # it begins at 0.5 s
+    policy = Policy(
+        target={"time": audiomentations.TimeStretch(min_rate=0.8, max_rate=1.25, method=method)}
+    )
+    rng, rates = np.random.default_rng(0), set()
+    for _ in range(30):
+        params = policy.sample(rng)
+        for drawn in params.target_effects:
+            stretched = np.abs(drawn.apply(tone, RATE)[0])
+            begins = np.argmax(stretched > 0.5 * stretched.max()) / RATE
+            assert begins == pytest.approx(0.5 / params.target_rate, abs=blur_seconds)
+            rates.add(params.target_rate)
+            drawn_rate = params.describe(tone, tone, RATE)["target_effects"]["time"]["rate"]
+            assert params.target_rate == drawn_rate
+        if not params.target_effects:
+            assert params.target_rate == 1
+    assert len(rates) > 5
+
+
+def test_effects_that_move_time_are_known():
+    """A sound does not begin or end where it did."""
+    burst = np.zeros((1, RATE), np.float32)
+    burst[0, RATE // 4 : RATE // 2] = SIGNAL[0, : RATE // 4]
+    needs = {"AdjustDuration": {"duration_seconds": 0.7, "padding_position": "start"}}
+    needs |= {"Padding": {"pad_section": "start"}, "TimeStretch": {"min_rate": 1.2}}
+    for name in sorted(MOVES_TIME):
+        effect = Effect(name, getattr(audiomentations, name)(p=1, **needs.get(name, {})))
+        moved = []
+        for seed in range(10):
+            loud = np.flatnonzero(np.abs(effect.apply(burst, seed, RATE)[0]) > 0.05)
+            moved += [abs(loud[0] - RATE // 4), abs(loud[-1] - RATE // 2)] if loud.size else [RATE]
+        assert max(moved) > 0.02 * RATE, name

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from audiomentations import AddGaussianNoise, Gain, PitchShift
+from audiomentations import AddGaussianNoise, Gain, PitchShift, TimeStretch
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.utils.data import DataLoader
 
@@ -250,3 +250,28 @@ def test_a_stream_for_a_network_that_uses_the_score_tells_where_the_notes_are():
     assert 0 < np.abs(offsets).max() < 0.15  # the alignment's errors
     # The mixes are those of a stream without a score but for what the errors draw.
     assert "features" not in stream().batch(0)
+
+
+def test_notes_are_where_a_stretched_target_sounds():
+    notes = (Note(1.0, 3.0, 69),)
+    policy = Policy(target={"time": TimeStretch(min_rate=0.8, max_rate=1.25, p=1.0)})
+    seen = []
+    stretched = MixStream(
+        [target()],
+        Noise(),
+        policy,
+        RATE,
+        segment_seconds=5.0,
+        batch_size=6,
+        notes=notes,
+        features=lambda mixture, notes: seen.append(notes) or torch.zeros(1),
+    )
+    batch = stretched.batch(0)
+    compared = 0
+    for waveform, heard in zip(batch["target"][:, 0].numpy(), seen, strict=True):
+        loud = np.flatnonzero(np.abs(waveform) > 0.3 * np.abs(waveform).max()) / RATE
+        if heard and heard[0].start_seconds > 0.2:
+            compared += 1
+            # An aligned score's errors are added to the notes: tens of milliseconds.
+            assert heard[0].start_seconds == pytest.approx(loud[0], abs=0.1)
+    assert compared >= 3
