@@ -49,7 +49,7 @@ class Data:
 class Trainer:
     """What Lightning's trainer says too late, or not at all, of its own settings."""
 
-    max_steps: FromOne
+    max_steps: FromZero
     accumulate_grad_batches: FromOne = 1
     check_val_every_n_epoch: FromOne | None = None
     gradient_clip_val: Annotated[float, Range(0)] | None = None

@@ -373,13 +373,13 @@ def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def _cost(metrics: Mapping[str, Any]) -> str:
+    where = f"{metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
+    if "train" not in metrics["seconds"]:
+        return f"On {where}"
     rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(
         metrics["seconds"]["train"], 1e-9
     )
-    return (
-        f"{rate:.1f} steps a second on {metrics['device']} "
-        f"({metrics['precision']}, {metrics['threads']} threads)."
-    )
+    return f"{rate:.1f} steps a second on {where}"
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
