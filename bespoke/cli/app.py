@@ -208,12 +208,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the results 
 @_device
 @_format
 @_reference
-@click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    metavar="N",
-    help="How many parts to work on at once. Default: as many as fit.",
-)
+@click.option("--jobs", type=click.IntRange(1), hidden=True)  # of before: all parts are one run
 @_start_over
 @_json
 @click.option(
@@ -265,7 +260,10 @@ def separate(
     _check_device(device)
     recording = open_audio(song)
     suffix = suffix_for(kind, recording)
-    fixed = [
+    given = {word.lstrip("+").partition("=")[0] for word in settings}
+    # With several parts, training for each would cost most of the time, for next to nothing.
+    is_trained = len(parts) == 1 or quality == "best" or given & {"recipe", "model"}
+    common = [
         "song=custom",
         request.setting("song.mixture", song.resolve()),
         request.setting("song.target.score", score.resolve()),
@@ -276,6 +274,7 @@ def separate(
         f"seed={seed}",
         f"trainer={'gpu' if device == 'cuda' else device}",
         *([f"separate.strength={strength}"] if strength is not None else []),
+        *([] if is_trained else ["trainer.max_steps=0"]),
         "checkpoint_steps=10",
         "logger=none",
         "hydra.job_logging.handlers.console.stream='ext://sys.stderr'",
@@ -287,13 +286,14 @@ def separate(
     )  # Hydra takes a folder of the other for a setting
     for label, (choice, part) in parts.items():
         programs = _programs(patches, soundfont, part) if patches else None
-        own = [
-            request.setting("song.name", song.stem if len(parts) == 1 else f"{song.stem}, {label}"),
-            request.setting("song.target.instrument", choice),
-            request.setting("song.target.patches", programs),
-        ]
+        own = {
+            "song.name": song.stem if len(parts) == 1 else f"{song.stem}, {label}",
+            "song.target.instrument": choice,
+            "song.target.patches": programs,
+        }
+        own = {name: value for name, value in own.items() if name not in given}
         folder = out / (runs if len(parts) == 1 else f"{runs}-parts/{label}")
-        work.append(request.Job(label, folder, (*own, *fixed)))
+        work.append(request.Job(label, folder, own, tuple(common)))
         _say(f"{label}: {_sound(part, programs)}")
     with progress.on_stderr(), logged_in_options():
         result = request.separate(
@@ -304,7 +304,6 @@ def separate(
             suffix=suffix,
             exact=kind == "wav",
             force=force,
-            processes=jobs or request.processes_at_once(len(work)),
         )
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -597,21 +596,6 @@ def train(overrides: tuple[str, ...]) -> int:
     from bespoke.cli.train import main
 
     return main(overrides)
-
-
-@bespoke.command(
-    hidden=True,
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "help_option_names": []},
-)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def part(overrides: tuple[str, ...]) -> None:
-    """One of the runs of `separate` with several parts, in a process of its own."""
-    from bespoke.cli.options import logged_in_options
-    from bespoke.cli.train import train
-
-    with logged_in_options():
-        train(overrides)
 
 
 def _choose(score: Path, instruments: Sequence[str]) -> dict[str, tuple[str, "Part"]]:

@@ -7,17 +7,13 @@ files that it has written: it does nothing twice, and replaces nothing that some
 changed.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +27,11 @@ from bespoke.cli.launch import setting
 from bespoke.cli.options import changes_in_options, in_options
 from bespoke.cli.stems import Published, check_free, publish, write_shared
 from bespoke.training import preflight
-from bespoke.utils import processor, progress
+from bespoke.utils import progress
 from bespoke.utils.configs import as_dict
 from bespoke.utils.errors import BespokeError, one_sentence
 from bespoke.utils.files import file_hash, read_json, write_json
 
-_MEMORY_BYTES = 2_500_000_000  # that a run may need; several at once must fit
 _INPUTS = "inputs.json"
 _STEMS = "stems.json"  # the hashes of a run's stems, as it made them
 _PUBLISHED = "published.json"
@@ -49,11 +44,13 @@ class Job:
     Attributes:
         label: what the stem's file name ends with.
         folder: of the run.
-        overrides: of the run's config.
+        own: settings of this part's run, by name.
+        overrides: of the config that the runs of all parts have in common.
     """
 
     label: str
     folder: Path
+    own: Mapping[str, Any]
     overrides: tuple[str, ...]
 
     @functools.cached_property
@@ -63,19 +60,19 @@ class Job:
         Raises:
             BespokeError: there is no such setting or choice.
         """
-        return train.compose(self.overrides)
+        return train.with_settings(_composed(self.overrides), self.own)
 
-    def arguments(self, inputs: Mapping[str, str], force: bool) -> tuple[list[str] | None, bool]:
+    def to_do(self, inputs: Mapping[str, str], force: bool) -> tuple[dict[str, Any] | None, bool]:
         """What is still to be done.
 
         Returns:
-            The command line of train.py, None where the run is finished; and whether the folder's
-            run is another, which is to be deleted first.
+            The run's own settings, None where it is finished; and whether the folder's run is
+            another, which is to be deleted first.
 
         Raises:
             BespokeError: another run has the folder, and may not be replaced.
         """
-        fresh = [*self.overrides, setting("hydra.run.dir", self.folder)]
+        fresh = dict(self.own)
         if not any((self.folder / name).exists() for name in preflight.RESULTS):
             return fresh, False
         known = read_json(self.folder / _INPUTS)
@@ -96,7 +93,7 @@ class Job:
         finished = (self.folder / "metrics.json").is_file() and (
             self.checkpoint.is_file() or _are_whole(self.folder)
         )
-        return None if finished else [*fresh, "ckpt=last"], False
+        return None if finished else fresh | {"ckpt": "last"}, False
 
     @property
     def checkpoint(self) -> Path:
@@ -144,7 +141,6 @@ def separate(
     suffix: str,
     exact: bool,
     force: bool,
-    processes: int,
 ) -> dict[str, Any]:
     """Carry out a request, as far as it is not done.
 
@@ -156,7 +152,6 @@ def separate(
         suffix: of the stems' files.
         exact: whether they are to be float WAV, see `stems.publish`.
         force: whether stems, and runs with other settings, may be replaced.
-        processes: how many runs at once, where there are several.
 
     Returns:
         What there is now: `stems` by label, `residual`, the `report` or None, `runs` by label,
@@ -175,9 +170,9 @@ def separate(
         "version of Bespoke": bespoke.__version__,
         **{role: file_hash(path) for role, path in inputs.items()},
     }
-    plans = {job: job.arguments(hashes, force) for job in jobs}
-    outdated = [job for job, (_, is_another) in plans.items() if is_another]
-    todo = {job: arguments for job, (arguments, _) in plans.items() if arguments is not None}
+    plans = [(job, *job.to_do(hashes, force)) for job in jobs]
+    outdated = [job for job, _, is_another in plans if is_another]
+    todo = [(job, settings) for job, settings, _ in plans if settings is not None]
     published = Published(jobs[0].folder / _PUBLISHED)
     of = None if outdated else _identity(jobs)
     if of and len(jobs) == 1:
@@ -194,16 +189,14 @@ def separate(
 
     for job in outdated:
         shutil.rmtree(job.folder)
-    for job in todo:
+    for job, _ in todo:
         (job.folder / _STEMS).unlink(missing_ok=True)
         write_json(job.folder / _INPUTS, hashes)
     try:
-        if len(jobs) > 1:
-            _run_side_by_side(todo, processes)
-        elif todo:
-            train.train(todo[jobs[0]])
+        if todo:
+            _run(todo, len(jobs) > 1)
     finally:
-        for job in todo:
+        for job, _ in todo:
             _tidy(job.folder)
     with _sources(jobs, jobs[0].folder.parent / "stems") as sources:
         of = _identity(jobs)
@@ -218,71 +211,25 @@ def separate(
     return _result(jobs, finals, page, published)
 
 
-def processes_at_once(parts: int) -> int:
-    """How many runs this machine has free cores and memory for.
-
-    One where there is a GPU, because one run uses all of it.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        return 1
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        memory = 8_000_000_000
-    return max(1, min(parts, processor.free_cores(), memory // _MEMORY_BYTES))
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    """The config that the runs of all parts have in common."""
+    return train.compose(overrides)
 
 
-def _run_side_by_side(todo: Mapping[Job, Sequence[str]], processes: int) -> None:
-    """Run the jobs in a process each, `processes` at once.
-
-    Their output is printed line by line, after the name of the part.
+def _run(todo: Sequence[tuple[Job, Mapping[str, Any]]], is_of_several: bool) -> None:
+    """Carry out what is to be done, of several parts all at once.
 
     Raises:
         BespokeError: some failed, and said why.
     """
-    threads = max(1, processor.free_cores() // processes)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    running: dict[str, subprocess.Popen] = {}
-    stopped = threading.Event()
-
-    def run(job: Job) -> int:
-        if stopped.is_set():
-            return 1
-        # Ctrl-C comes to this process alone, which hands it on once.
-        apart: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bespoke", "part", *todo[job]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            **apart,
-        )
-        running[job.label] = process
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(f"[{job.label}] {line}", end="", file=sys.stderr, flush=True)
-        return process.wait()
-
-    with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-        futures = {job.label: pool.submit(run, job) for job in todo}
-        try:
-            failed = [label for label, future in futures.items() if future.result() != 0]
-        except KeyboardInterrupt:
-            stopped.set()
-            interrupt = signal.SIGINT
-            if sys.platform == "win32":
-                interrupt = signal.CTRL_BREAK_EVENT
-            for process in running.values():
-                if process.poll() is None:
-                    process.send_signal(interrupt)
-            raise
+    first, settings = todo[0]
+    if not is_of_several:
+        own = [setting(*item) for item in settings.items()]
+        train.train([*own, *first.overrides, setting("hydra.run.dir", first.folder)])
+        return
+    parts = {job.label: settings for job, settings in todo}
+    failed = train.train_parts(first.overrides, first.folder.parent, parts)
     if failed:
         raise BespokeError(
             f"No stems were written, as {' and '.join(failed)} failed, see above: the same command"

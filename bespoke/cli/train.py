@@ -4,16 +4,27 @@ It runs Hydra with the package's configs and those in `conf` of the current fold
 left to the job, so that --help and misspelt settings are answered at once.
 """
 
+import contextlib
+import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from bespoke.cli.launch import SweepTable, execute, explained, guard, launch, quieten, setting
+from bespoke.cli.launch import (
+    SweepTable,
+    execute,
+    explained,
+    guard,
+    launch,
+    literal,
+    quieten,
+    setting,
+)
 from bespoke.cli.origins import naming_file, shadowed
 from bespoke.utils import processor
 from bespoke.utils.configs import as_dict
@@ -35,11 +46,21 @@ guard()
 
 def run_job(cfg: DictConfig) -> float | None:
     """Carry out one run in a folder that no other process writes to."""
+    from bespoke.training import run
+
+    with _held() as folder:
+        if SweepTable.is_again(folder):
+            cfg.ckpt = "last"
+        return run.train(cfg)
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[Path]:
+    """Prepare the process for a run, and keep other processes from the run's folder."""
     # Here too, because a launcher may run this in another process.
     quieten()
     from hydra.core.hydra_config import HydraConfig
 
-    from bespoke.training import run
     from bespoke.training.preflight import hold
     from bespoke.utils.memory import keep_freed_memory
 
@@ -55,16 +76,15 @@ def run_job(cfg: DictConfig) -> float | None:
     if hydra_config.job.chdir:  # a relative path is one from where the command was started
         os.chdir(hydra_config.runtime.cwd)
     with hold(Path(hydra_config.runtime.output_dir)):
-        if SweepTable.is_again(Path(hydra_config.runtime.output_dir)):
-            cfg.ckpt = "last"
         try:
-            return run.train(cfg)
+            yield Path(hydra_config.runtime.output_dir)
         except BespokeError as error:
             raise naming_file(error, cast(DictConfig, hydra_config), CONF) from error
 
 
 # Not used as a decorator, because workers find `run_job` by its name.
-job = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)
+_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+job = _main(run_job)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +101,55 @@ def train(arguments: Sequence[str]) -> None:
         Interrupted: the run was interrupted by Ctrl-C, and can be resumed.
     """
     execute(job, _command_line(__file__, arguments))
+
+
+def train_parts(
+    overrides: Sequence[str], folder: Path, parts: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Carry out the runs of several parts of one recording at once.
+
+    Args:
+        overrides: that the runs have in common.
+        folder: gets a folder for each part, by its label.
+        parts: settings of each run, by its label.
+
+    Returns:
+        The labels of those that failed, and have said why.
+
+    Raises:
+        BespokeError: an error that the user can correct, and that concerns all.
+        Interrupted: training was interrupted by Ctrl-C, and can be resumed.
+    """
+    failed: list[str] = []
+
+    def run_parts(cfg: DictConfig) -> None:
+        from bespoke.training import run
+        from bespoke.training.preflight import hold
+
+        with _held(), contextlib.ExitStack() as stack:
+            runs = []
+            for label, settings in parts.items():
+                stack.enter_context(hold(folder / label))
+                (folder / label).mkdir(parents=True, exist_ok=True)
+                given = [*overrides, *(setting(*item) for item in settings.items())]
+                runs.append(run.Run(with_settings(cfg, settings), folder / label, given, label))
+            run.train_parts(runs)
+            failed.extend(run.label for run in runs if run.error is not None and run.label)
+
+    common = [
+        setting("hydra.run.dir", folder),
+        "hydra.job_logging.root.handlers=[console]",  # each run has its own train.log
+    ]
+    execute(_main(run_parts), _command_line(__file__, [*overrides, *common]))
+    return failed
+
+
+def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+    """A copy of a composed config with other values of some settings."""
+    cfg = copy.deepcopy(cfg)
+    for name, value in settings.items():
+        OmegaConf.update(cfg, name, literal(value) if isinstance(value, str) else value)
+    return cfg
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

@@ -119,12 +119,18 @@ class Song:
     view: tuple[float, ...] | None = None
 
     @classmethod
-    def load(cls, config: Mapping[str, Any], working_rate: int = 22050) -> "Song":
+    def load(
+        cls,
+        config: Mapping[str, Any],
+        working_rate: int = 22050,
+        like: "Song | None" = None,
+    ) -> "Song":
         """Read and check a song as it is described in conf/song/custom.yaml.
 
         Args:
             config: of the song.
             working_rate: at which a recording of more than ten minutes is held in memory, in Hz.
+            like: a song of the same recording and excerpt, which is then not read again.
 
         Raises:
             BespokeError: anything in it is missing, unreadable or contradictory.
@@ -139,9 +145,14 @@ class Song:
                 " rendered target)."
             )
         files: dict[str, Path] = {}
-        source, reference_file = _open_recording(config, files)
-        mixture, sample_rate, view = _hold_seen(source, working_rate)
-        reference = None
+        known: dict[str, str] = {}
+        reference = reference_file = None
+        if like is not None and config.get("reference") is None:
+            source, mixture, sample_rate = like.source, like.mixture, like.sample_rate
+            view, known = like.view, {"mixture": like.hashes["mixture"]}
+        else:
+            source, reference_file = _open_recording(config, files)
+            mixture, sample_rate, view = _hold_seen(source, working_rate)
         if reference_file is not None:
             reference = _read_reference(reference_file, source, mixture, sample_rate)
         voice, target_audio, rest = _load_target(target, files, working_rate)
@@ -155,7 +166,7 @@ class Song:
             voices,
             reference,
             is_standin,
-            {role: file_hash(path) for role, path in files.items()},
+            known | {role: file_hash(path) for role, path in files.items()},
             source,
             background=config.get("background") or "mixture",
             view=view,
@@ -425,15 +436,13 @@ def _load_target(
     files["score"] = locate(target["score"])
     parts = read_score(files["score"])
     chosen = choose_parts(parts, target.get("instrument"), files["score"])
-    part = whole = merged(chosen)
-    if not part.is_drum:
-        part = replace(part, notes=without_key_switches(part.notes))
-        if dropped := len(whole.notes) - len(part.notes):
-            log.info(
-                "%d notes of the score are so low that they must be key switches: they are left"
-                " out.",
-                dropped,
-            )
+    whole = merged(chosen)
+    part = _played(whole)
+    if dropped := len(whole.notes) - len(part.notes):
+        log.info(
+            "%d notes of the score are so low that they must be key switches: they are left out.",
+            dropped,
+        )
     patches = target.get("patches")
     if patches == "auto":  # which once chose by the sound
         log.warning(
@@ -443,6 +452,11 @@ def _load_target(
         patches = None
     voice = Voice(part, _patches(patches, target.get("soundfonts"), part, "song.target"))
     return voice, None, [part for part in parts if all(part is not one for one in chosen)]
+
+
+def _played(part: Part) -> Part:
+    """The part without key switches. (A drum note's number is no pitch.)"""
+    return part if part.is_drum else replace(part, notes=without_key_switches(part.notes))
 
 
 def _excerpt(excerpt: Sequence[float] | None, sample_rate: int, length: int) -> tuple[int, int]:
@@ -518,7 +532,7 @@ def _others(
     if others == "auto":
         return tuple(
             Voice(part, _patches(_pair(part), None, part, "song.others"))
-            for part in rest
+            for part in map(_played, rest)
             if not part.is_drum
         )
     if others == "rest":

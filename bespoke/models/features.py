@@ -22,6 +22,9 @@ _WIDTH_CENTS, _FLOOR_HZ = 50.0, 30.0  # of a partial's band
 _BEFORE_SECONDS, _AFTER_SECONDS = 0.06, 0.3  # a note may sound so much earlier and later
 _ATTACK_BEFORE_SECONDS, _ATTACK_DECAY_SECONDS = 0.04, 0.1
 
+Factorizations = dict[frozenset, dict[tuple[tuple[Note, ...], int], list[np.ndarray]]]
+"""Of one mixture: the masks of each part, by the set of parts that were factorized together."""
+
 
 class ScoreFeatures:
     """Makes the channels from a mix and its notes.
@@ -56,7 +59,11 @@ class ScoreFeatures:
 
     @torch.inference_mode()
     def __call__(
-        self, mixture: np.ndarray, notes: Sequence[Note], others: Sequence[Sequence[Note]] = ()
+        self,
+        mixture: np.ndarray,
+        notes: Sequence[Note],
+        others: Sequence[Sequence[Note]] = (),
+        made: Factorizations | None = None,
     ) -> Tensor:
         """Make the channels.
 
@@ -65,6 +72,8 @@ class ScoreFeatures:
             notes: the target's, in seconds of the mixture; they may lie partly or wholly outside
                 it.
             others: the notes of each other part, likewise, where they are known.
+            made: the factorizations of this mixture that were made before, and are to be kept: with
+                one target after the other of the same parts, there is one factorization for all.
 
         Returns:
             `[CHANNELS, freq, frames]`: from 0 to 1, but for the magnitude in the last channel.
@@ -73,16 +82,10 @@ class ScoreFeatures:
         signal = torch.from_numpy(np.ascontiguousarray(mixture, dtype=np.float32))[None]
         channels: list[np.ndarray] = []
         shares: list[np.ndarray] = []
-        for stft in self._stfts:
-            masks = self._factorization.masks(
-                stft(signal)[0, 0].abs().numpy(), stft, [notes, *others]
-            )
-            target, rest = (
-                _interpolated(mask, stft.frequencies_hz.numpy(), frequencies_hz)
-                for mask in (masks[0], masks[1:].sum(axis=0))
-            )
-            channels.append(target)
-            shares.append(rest / len(self._stfts))
+        masks = self._masks(signal, [notes, *filter(None, others)], {} if made is None else made)
+        for own, *rest in zip(*masks, strict=True):
+            channels.append(own)
+            shares.append(np.sum(rest, axis=0) / len(_WINDOWS) if rest else np.zeros_like(own))
         others_share = np.sum(shares, axis=0)
         times = self.stft.times_seconds(others_share.shape[1]).numpy()
         in_tune_hz = frequencies_hz / 2 ** (self.tuning_cents / 1200)
@@ -102,6 +105,27 @@ class ScoreFeatures:
             self.short_magnitude(signal)[:, : len(times)],
         ]
         return torch.from_numpy(np.stack(channels).astype(np.float32, copy=False))
+
+    def _masks(
+        self, signal: Tensor, parts: Sequence[Sequence[Note]], made: Factorizations
+    ) -> list[list[np.ndarray]]:
+        """Each part's masks, one a window, `[freq, frames]` of the network's spectrogram."""
+        notes = [tuple(part) for part in parts]
+        # Parts with the same notes are told apart by their number.
+        names = [(part, notes[:index].count(part)) for index, part in enumerate(notes)]
+        key = frozenset(names)
+        if key not in made:
+            made[key] = {name: [] for name in names}
+            for stft in self._stfts:
+                magnitude = stft(signal)[0, 0].abs().numpy()
+                masks = self._factorization.masks(magnitude, stft, notes)
+                for name, mask in zip(names, masks, strict=True):
+                    made[key][name].append(
+                        _interpolated(
+                            mask, stft.frequencies_hz.numpy(), self.stft.frequencies_hz.numpy()
+                        )
+                    )
+        return [made[key][name] for name in names]
 
     def short_magnitude(self, mixture: Tensor) -> np.ndarray:
         """The last channel alone, `[freq, frames]`, from `[1, 1, time]`."""

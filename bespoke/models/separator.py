@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bespoke.audio.dsp import peak, resample, seen
 from bespoke.audio.io import HIGHEST_RATE, Recording, wav_writer
 from bespoke.audio.stft import STFT
-from bespoke.models.features import ScoreFeatures
+from bespoke.models.features import Factorizations, ScoreFeatures
 from bespoke.models.networks import MODELS, MaskNetwork
 from bespoke.models.wiener import multichannel_wiener, project
 from bespoke.score.midi import Note, shift
@@ -178,36 +178,10 @@ class Separator:
         Raises:
             BespokeError: the recording ends before.
         """
-        overlap = round(self.overlap_seconds * sample_rate)
-        block = (
-            samples
-            if samples <= self.block_seconds * sample_rate
-            else round(self.block_seconds * sample_rate)
-        )
-        ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
-        parts, held, faded = iter(recording), None, None
-        # One block after the other, each fading in where the one before fades out.
-        for start in range(0, max(samples - overlap, 1), max(block - overlap, 1)):
-            end = min(start + block, samples)
-            while held is None or held.shape[-1] < end - start:
-                part = next(parts, None)
-                if part is None:
-                    raise BespokeError(
-                        "The recording is shorter than when it was opened:"
-                        " was it changed meanwhile?"
-                    )
-                held = part if held is None else np.concatenate([held, part], axis=1)
-            current = held[:, : end - start]
-            mono = seen(current, self.view) / np.float32(level or 1.0)
-            target = self._separate_block(current, mono, sample_rate, start / sample_rate)
-            if faded is not None:
-                target[:, :overlap] = target[:, :overlap] * ramp + faded
-            if end == samples:
-                yield target, current - target
-                return
-            faded, target = target[:, -overlap:] * ramp[::-1], target[:, :-overlap]
-            yield target, current[:, :-overlap] - target
-            held = held[:, end - start - overlap :]
+        for ((target, residual),) in stream_together(
+            [self], recording, samples, sample_rate, [level]
+        ):
+            yield target, residual
 
     def write_stems(self, recording: Recording, target: Path, residual: Path) -> None:
         """Separate an audio file into two float32 WAVs of its rate, length and channels.
@@ -219,30 +193,16 @@ class Separator:
         Raises:
             BespokeError: they cannot be written.
         """
-        shape = (recording.sample_rate, recording.channels, recording.samples)
-        with (
-            wav_writer(target, *shape) as write_target,
-            wav_writer(residual, *shape) as write_residual,
-        ):
-            done = 0
-            if recording.seconds > self.block_seconds:
-                progress.advance(done, recording.samples)
-            for parts in self.stream(
-                recording.blocks(),
-                recording.samples,
-                recording.sample_rate,
-                recording.levels()[1 if self.view is None else 0],
-            ):
-                write_target(parts[0])
-                write_residual(parts[1])
-                done += parts[0].shape[1]
-                if recording.seconds > self.block_seconds:
-                    progress.advance(done, recording.samples)
-                give_back()
+        write_stems_together([self], recording, [(target, residual)])
 
     @torch.inference_mode()
     def _separate_block(
-        self, recording: np.ndarray, mono: np.ndarray, sample_rate: int, start_seconds: float
+        self,
+        recording: np.ndarray,
+        mono: np.ndarray,
+        sample_rate: int,
+        start_seconds: float,
+        made: dict[tuple, Factorizations],
     ) -> np.ndarray:
         notes: Sequence[Note] = ()
         others: Sequence[Sequence[Note]] = ()
@@ -255,7 +215,10 @@ class Separator:
         mono = resample(mono, sample_rate, self.stft.sample_rate)
         estimates = []
         for number, source in enumerate(self._stfts):
-            features = [self._features[number](mono, notes, others)] if self._features else []
+            features = []
+            if self._features:
+                of = made.setdefault((self.view, self.tuning_cents, number), {})
+                features = [self._features[number](mono, notes, others, of)]
             estimates.append(self._estimate(recording, mono, sample_rate, source, features, notes))
         return np.mean(estimates, axis=0) if len(estimates) > 1 else estimates[0]
 
@@ -310,6 +273,108 @@ class Separator:
             )
             estimate[:] = stft.inverse(mask * spectrogram, len(channel))[0, 0].cpu().numpy()
         return target
+
+
+def stream_together(
+    separators: Sequence[Separator],
+    recording: Iterable[np.ndarray],
+    samples: int,
+    sample_rate: int,
+    levels: Sequence[float],
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """Separate several parts of a recording of any length with the memory of one block.
+
+    Separators whose notes and others are the same parts share their factorizations.
+
+    Args:
+        separators: one for each part, alike in their transforms, blocks and overlaps.
+        recording, samples, sample_rate: as of `Separator.stream`.
+        levels: of each separator, as of `Separator.stream`.
+
+    Yields:
+        For each separator, consecutive parts of target and residual.
+
+    Raises:
+        BespokeError: the recording ends before.
+    """
+    first = separators[0]
+    overlap = round(first.overlap_seconds * sample_rate)
+    block = (
+        samples
+        if samples <= first.block_seconds * sample_rate
+        else round(first.block_seconds * sample_rate)
+    )
+    ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
+    parts, held = iter(recording), None
+    faded: list[np.ndarray] = []
+    # One block after the other, each fading in where the one before fades out.
+    for start in range(0, max(samples - overlap, 1), max(block - overlap, 1)):
+        end = min(start + block, samples)
+        while held is None or held.shape[-1] < end - start:
+            part = next(parts, None)
+            if part is None:
+                raise BespokeError(
+                    "The recording is shorter than when it was opened: was it changed meanwhile?"
+                )
+            held = part if held is None else np.concatenate([held, part], axis=1)
+        current = held[:, : end - start]
+        made: dict[tuple, Factorizations] = {}
+        targets: list[np.ndarray] = []
+        for separator, level in zip(separators, levels, strict=True):
+            mono = seen(current, separator.view) / np.float32(level or 1.0)
+            target = separator._separate_block(
+                current, mono, sample_rate, start / sample_rate, made
+            )
+            if faded:
+                target[:, :overlap] = target[:, :overlap] * ramp + faded[len(targets)]
+            targets.append(target)
+        if end == samples:
+            yield [(target, current - target) for target in targets]
+            return
+        faded = [target[:, -overlap:] * ramp[::-1] for target in targets]
+        current = current[:, :-overlap]
+        yield [(target[:, :-overlap], current - target[:, :-overlap]) for target in targets]
+        held = held[:, end - start - overlap :]
+
+
+def write_stems_together(
+    separators: Sequence[Separator], recording: Recording, files: Sequence[tuple[Path, Path]]
+) -> None:
+    """Separate several parts of an audio file into float32 WAVs of its rate, length and channels.
+
+    Args:
+        separators: one for each part, as of `stream_together`.
+        recording: the file.
+        files: for each part, where target and residual are written; all appear when they are
+            complete.
+
+    Raises:
+        BespokeError: they cannot be written.
+    """
+    shape = (recording.sample_rate, recording.channels, recording.samples)
+    is_long = recording.seconds > separators[0].block_seconds
+    with contextlib.ExitStack() as stack:
+        writers = [
+            [stack.enter_context(wav_writer(file, *shape)) for file in pair] for pair in files
+        ]
+        done = 0
+        if is_long:
+            progress.advance(done, recording.samples)
+        levels = recording.levels()
+        for stems in stream_together(
+            separators,
+            recording.blocks(),
+            recording.samples,
+            recording.sample_rate,
+            [levels[1 if separator.view is None else 0] for separator in separators],
+        ):
+            for pair, parts in zip(writers, stems, strict=True):
+                for write, part in zip(pair, parts, strict=True):
+                    write(part)
+            done += stems[0][0].shape[1]
+            if is_long:
+                progress.advance(done, recording.samples)
+            give_back()
 
 
 def _near(notes: Sequence[Note], start_seconds: float, end_seconds: float) -> tuple[Note, ...]:

@@ -9,6 +9,7 @@ There is no second round against an estimate of the target. Tests showed no gain
 hardly any even with the true stem as the estimate.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -187,20 +188,64 @@ def align(
     Raises:
         BespokeError: there is no note from C1 to B7, or the recording is silent.
     """
+    return align_parts([notes], mixture, sample_rate, tempo_range, others)[0]
+
+
+def align_parts(
+    targets: Sequence[Sequence[Note]],
+    mixture: np.ndarray,
+    sample_rate: int,
+    tempo_range: tuple[float, float] = (0.65, 1.5),
+    others: Sequence[Sequence[Note]] = (),
+) -> list[Alignment]:
+    """Align several parts of one score at once: all lie on one line.
+
+    Args:
+        targets: the notes of each part, in seconds of the score.
+        mixture, sample_rate, tempo_range: as of `align`.
+        others: the notes of each other pitched part.
+
+    Returns:
+        The alignment of each target. The others of each are the other targets, in their order, and
+        then `others`.
+
+    Raises:
+        BespokeError: no target has a note from C1 to B7, or the recording is silent.
+    """
+    check_pitches([note for notes in targets for note in notes])
+    usual = opposed(mixture)
+    line, first = _align_view(targets, mixture, sample_rate, tempo_range, others, usual)
+    best = list(first)
+    if len(mixture) == 2 and not all(map(_is_there, first)):
+        # One part may be missing in this view because it is not in the recording. Several that lie
+        # on a line that is sure need no search of their own.
+        known = line if len(targets) > 1 and line.confidence >= _SURE else None
+        for view in _VIEWS:
+            if peak(seen(mixture, view)) > _AUDIBLE * peak(mixture) and view != usual:
+                _, found = _align_view(
+                    targets, mixture, sample_rate, tempo_range, others, view, known
+                )
+                for index, (before, now) in enumerate(zip(first, found, strict=True)):
+                    if (
+                        not _is_there(before)
+                        and _is_there(now)
+                        and now.fit > max(best[index].fit, _CLEARER * before.fit)
+                    ):
+                        best[index] = now
+    return best
+
+
+def check_pitches(notes: Sequence[Note]) -> None:
+    """Find that there is nothing to align.
+
+    Raises:
+        BespokeError: there is no note from C1 to B7.
+    """
     if not _pitched(notes):
         raise BespokeError(
             "The score has no note from C1 to B7 (MIDI pitch 24 to 107) to align:"
             " choose another instrument."
         )
-    first = _align_view(notes, mixture, sample_rate, tempo_range, others, opposed(mixture))
-    best = first
-    if len(mixture) == 2 and not _is_there(first):
-        for view in _VIEWS:
-            if peak(seen(mixture, view)) > _AUDIBLE * peak(mixture) and view != first.view:
-                found = _align_view(notes, mixture, sample_rate, tempo_range, others, view)
-                if _is_there(found) and found.fit > max(best.fit, _CLEARER * first.fit):
-                    best = found
-    return best
 
 
 def in_time(
@@ -253,51 +298,66 @@ def _is_there(alignment: Alignment) -> bool:
 
 
 def _align_view(
-    notes: Sequence[Note],
+    targets: Sequence[Sequence[Note]],
     mixture: np.ndarray,
     sample_rate: int,
     tempo_range: tuple[float, float],
     others: Sequence[Sequence[Note]],
     view: tuple[float, ...] | None,
-) -> Alignment:
-    """Align to one view of the channels."""
+    known: _Line | None = None,
+) -> tuple[_Line, list[Alignment]]:
+    """Align to one view of the channels; on a line that is known already, if there is one."""
     mixture = seen(mixture, view)
     tuning = estimate_tuning(_mono(mixture, sample_rate))
     rows = evidence(mixture, sample_rate, tuning)
-    found = [(_locate_parts(rows, notes, others, tempo_range), tuning)]
-    if abs(tuning) > _DOUBTFUL_TUNING:  # nearly a quarter tone: flat or sharp by that much?
+    found = [(known or _locate_parts(rows, targets, others, tempo_range), tuning)]
+    # Nearly a quarter tone: flat or sharp by that much?
+    if known is None and abs(tuning) > _DOUBTFUL_TUNING:
         semitone = -1 if tuning > 0 else 1
         rolled = np.roll(rows[0], -semitone, axis=0), np.roll(rows[1], -semitone, axis=0)
-        found.append((_locate_parts(rolled, notes, others, tempo_range), tuning + semitone))
+        found.append((_locate_parts(rolled, targets, others, tempo_range), tuning + semitone))
         rows = rolled if found[1][0].confidence > found[0][0].confidence else rows
     line, tuning = max(found, key=lambda place: place[0].confidence)
     fit = _fit_by(rows)
-    placed, placed_others = _placed(notes, line), tuple(_placed(part, line) for part in others)
-    return Alignment(
-        placed,
-        line.confidence,
-        line.factor,
-        line.offset_seconds,
-        tuple(zip(line.onsets.tolist(), line.times.tolist(), strict=True)),
-        placed_others,
-        fit(placed),
-        tuple(fit(_beside(part, placed)) for part in placed_others),
-        round(100 * tuning, 1),
-        view,
-    )
+    parts = [_placed(part, line) for part in (*targets, *others)]
+    path = tuple(zip(line.onsets.tolist(), line.times.tolist(), strict=True))
+    alignments = []
+    for index, placed in enumerate(parts[: len(targets)]):
+        rest = tuple(parts[:index] + parts[index + 1 :])
+        alignments.append(
+            Alignment(
+                placed,
+                line.confidence,
+                line.factor,
+                line.offset_seconds,
+                path,
+                rest,
+                fit(placed),
+                tuple(fit(_beside(part, placed)) for part in rest),
+                round(100 * tuning, 1),
+                view,
+            )
+        )
+    return line, alignments
 
 
 def _locate_parts(
     rows: tuple[np.ndarray, np.ndarray],
-    notes: Sequence[Note],
+    targets: Sequence[Sequence[Note]],
     others: Sequence[Sequence[Note]],
     tempo_range: tuple[float, float],
 ) -> _Line:
-    """The line of the target, with the other parts where they help."""
-    line = _locate(rows, notes, tempo_range)
-    if any(_pitched(part) for part in others):
-        return _locate_together(rows, notes, others, line, tempo_range)
-    return line
+    """The line of the targets, with the other parts where they help.
+
+    Several targets are looked for together. Where they are not found so, one may belong to another
+    song: each is looked for by itself, and the surest leads.
+    """
+    targets = [part for part in targets if _pitched(part)]
+    line = _locate(rows, [note for part in targets for note in part], tempo_range)
+    if len(targets) > 1 and line.confidence < _SURE:
+        lines = [line, *(_locate(rows, part, tempo_range) for part in targets)]
+        line = max(lines, key=lambda line: line.confidence)
+    return _locate_together(rows, targets, others, line, tempo_range)
 
 
 def _pitched(notes: Sequence[Note]) -> list[Note]:
@@ -345,29 +405,36 @@ def _locate(
 
 def _locate_together(
     rows: tuple[np.ndarray, np.ndarray],
-    notes: Sequence[Note],
+    targets: Sequence[Sequence[Note]],
     others: Sequence[Sequence[Note]],
     alone: _Line,
     tempo_range: tuple[float, float],
 ) -> _Line:
-    """The line of the target and of the other parts that fit there.
+    """The line of the targets and of the other parts that fit there.
 
-    Where the target is found by itself, the line is only bent anew, by all that fit on it. Else all
-    are looked for together, which is far surer, unless the others are of another song.
+    Where the targets are found by themselves, the line is only bent anew, by all that fit on it.
+    Else all are looked for together, which is far surer, unless the others are of another song.
     """
     fit = _fit_by(rows)
+    notes = [note for part in targets for note in part]
 
-    def fitting(line: _Line) -> list[Note]:
-        parts = [_beside(part, notes) for part in others]
+    def fitting(parts: Sequence[Sequence[Note]], line: _Line) -> list[Note]:
         return [n for part in parts if fit(_placed(part, line)) >= NO_FIT for n in part]
 
-    if alone.confidence < _SURE:
+    def leading(line: _Line) -> list[Note]:
+        """The targets that fit; a single one in any case."""
+        return (fitting(targets, line) if len(targets) > 1 else []) or notes
+
+    beside = [_beside(part, notes) for part in others]
+    if alone.confidence < _SURE and any(map(_pitched, others)):
         everything = [note for part in (notes, *others) for note in part]
         together = _locate(rows, everything, tempo_range)
         if together.confidence >= _SURE:
-            return _bent(rows, [*notes, *fitting(together)], together)
-    beside = fitting(alone)
-    return _bent(rows, [*notes, *beside], alone) if beside else alone
+            return _bent(rows, [*leading(together), *fitting(beside, together)], together)
+    more = fitting(beside, alone)
+    if more or len(targets) > 1:
+        return _bent(rows, [*leading(alone), *more], alone)
+    return alone
 
 
 def _beside(part: Sequence[Note], notes: Sequence[Note]) -> list[Note]:
@@ -392,12 +459,13 @@ def _fit_by(rows: tuple[np.ndarray, np.ndarray]) -> Callable[[Sequence[Note]], f
     pool = _pool(frames)
     pooled = _twice(_pooled(rows[0], pool)), _pooled(rows[1], pool)
 
-    def fit(notes: Sequence[Note]) -> float:
+    @functools.cache  # the same parts are asked for again and again
+    def fit(notes: tuple[Note, ...]) -> float:
         inside = within(_pitched(notes), frames / _FRAMES)
         inside = inside[:: 1 + len(inside) // _MOST_FITTED]
         return _surprise(*pooled, inside, _FRAMES / pool) if inside else 0.0
 
-    return fit
+    return lambda notes: fit(tuple(notes))
 
 
 def _pool(frames: int) -> int:

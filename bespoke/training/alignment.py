@@ -15,13 +15,14 @@ from bespoke.score.align import (
     NO_CONFIDENCE,
     NO_FIT,
     Alignment,
-    align,
+    align_parts,
     anywhere,
+    check_pitches,
     doubles,
     in_time,
     within,
 )
-from bespoke.score.midi import Note, Part, program_name, write_midi
+from bespoke.score.midi import Note, program_name, write_midi
 from bespoke.utils.errors import BespokeError
 
 log = logging.getLogger(__name__)
@@ -68,31 +69,86 @@ class Aligned:
         }
 
 
-def align_song(song: Song, folder: Path, uses_others: bool, is_given: bool = False) -> Aligned:
-    """Put the score in time with the recording, and write the target's notes.
+def locate(songs: Sequence[Song], uses_others: bool, is_given: bool = False) -> list[Alignment]:
+    """Find where the targets of one recording lie in it, all at once.
 
     Args:
-        song: with its target's score.
-        folder: for `aligned.mid` and `alignment.png`.
+        songs: of one recording, each with its target's score.
         uses_others: whether the other parts are aligned, too.
         is_given: whether the score is in time with the recording already.
+
+    Returns:
+        The alignment of each song's target. Its others are those of `_beside`.
 
     Raises:
         BespokeError: there is no score.
     """
-    if song.target is None:
-        raise BespokeError(
-            "align=true needs a score: set song.target.score, or choose a recipe that needs none,"
-            " such as recipe=paper."
+    targets = []
+    for song in songs:
+        if song.target is None:
+            raise BespokeError(
+                "align=true needs a score: set song.target.score, or choose a recipe that needs"
+                " none, such as recipe=paper."
+            )
+        targets.append(song.target.part)
+    if is_given:
+        return [
+            in_time(
+                part.notes,
+                song.mixture,
+                song.sample_rate,
+                others=[voice.part.notes for voice in (_beside(song) if uses_others else ())],
+            )
+            for song, part in zip(songs, targets, strict=True)
+        ]
+    # Nobody can align drums by their pitches: they lie where the others are.
+    leading = [part.notes for part in targets if not part.is_drum] or [targets[0].notes]
+    voices = [voice for song in songs for voice in (_beside(song) if uses_others else ())]
+    rest = [part.notes for part in (*targets, *(voice.part for voice in voices))]
+    others = [notes for notes in dict.fromkeys(rest) if notes not in leading]
+    found = align_parts(leading, songs[0].mixture, songs[0].sample_rate, others=others)
+    alignments = []
+    for song, part in zip(songs, targets, strict=True):
+        index = leading.index(part.notes) if part.notes in leading else 0
+        one = found[index]
+        where = dict(
+            zip(
+                [*leading[:index], *leading[index + 1 :], *others],
+                zip(one.others, one.fits, strict=True),
+                strict=True,
+            )
         )
+        where[leading[index]] = (one.notes, one.fit)
+        placed, fit = where[part.notes]
+        beside = [where[voice.part.notes] for voice in _beside(song)] if uses_others else []
+        alignments.append(
+            replace(
+                one,
+                notes=placed,
+                fit=fit,
+                others=tuple(notes for notes, _ in beside),
+                fits=tuple(fit for _, fit in beside),
+            )
+        )
+    return alignments
+
+
+def align_song(song: Song, alignment: Alignment, folder: Path, uses_others: bool) -> Aligned:
+    """Put a song's score in time with the recording, and write the target's notes.
+
+    Args:
+        song: with its target's score.
+        alignment: of `locate`.
+        folder: for `aligned.mid` and `alignment.png`.
+        uses_others: whether the other parts were aligned, too.
+
+    Raises:
+        BespokeError: the target has no note that can be aligned.
+    """
+    assert song.target is not None
     part, seconds = song.target.part, song.seconds
-    pitched = _apart(_pitched(song.others), part) if uses_others else ()
-    alignment = (in_time if is_given else align)(
-        part.notes,
-        song.mixture,
-        song.sample_rate,
-        others=[voice.part.notes for voice in pitched],
-    )
+    check_pitches(part.notes)
+    pitched = _beside(song) if uses_others else ()
     facts: dict[str, Any] = {
         "confidence": round(alignment.confidence, 4),
         "tempo_factor": round(alignment.tempo_factor, 4),
@@ -122,6 +178,8 @@ def align_song(song: Song, folder: Path, uses_others: bool, is_given: bool = Fal
     log.info("The score is aligned (confidence %.2f).", alignment.confidence)
     others = song.others
     if uses_others:
+        if doubled := _doubled(song):
+            log.info("Left out, as they double the target: %s.", _names(doubled))
         fitting, facts["others"] = _fitting(pitched, alignment, seconds)
         drums = tuple(voice for voice in song.others if voice.part.is_drum)
         others = (*fitting, *drums)
@@ -150,12 +208,17 @@ def _pitched(voices: Sequence[Voice]) -> tuple[Voice, ...]:
     return tuple(voice for voice in voices if not voice.part.is_drum)
 
 
-def _apart(voices: Sequence[Voice], target: Part) -> tuple[Voice, ...]:
-    """The parts that do not double the target."""
-    doubled = [voice for voice in voices if doubles(voice.part.notes, target.notes)]
-    if doubled:
-        log.info("Left out, as they double the target: %s.", _names(doubled))
-    return tuple(voice for voice in voices if voice not in doubled)
+def _beside(song: Song) -> tuple[Voice, ...]:
+    """The other pitched parts that do not double the target."""
+    doubled = _doubled(song)
+    return tuple(voice for voice in _pitched(song.others) if voice not in doubled)
+
+
+def _doubled(song: Song) -> list[Voice]:
+    """The other pitched parts that double the target."""
+    assert song.target is not None
+    notes = song.target.part.notes
+    return [voice for voice in _pitched(song.others) if doubles(voice.part.notes, notes)]
 
 
 def _fitting(

@@ -69,9 +69,9 @@ def make_parts(cfg: DictConfig) -> Parts:
     logs.check(**cfg.logger)
     _callbacks(cfg)
     preflight.check_device(cfg.trainer)
-    preflight.check_precision(
-        system, make_trainer(cfg, system.model, callbacks=[ModelCheckpoint()])
-    )
+    trainer = make_trainer(cfg, system.model, callbacks=[ModelCheckpoint()])
+    if cfg.trainer.max_steps:
+        preflight.check_precision(system, trainer)
     return Parts(policy, system, make_background)
 
 

@@ -40,6 +40,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.write_bytes(buffer.getbuffer())
 
 
+def keep_network(system: pl.LightningModule, step: int, path: Path, **more: Any) -> None:
+    """Write what `bespoke.models.separator.load_separator` needs, without the trainer's state.
+
+    Args:
+        system: the network.
+        step: of its training.
+        path: of the checkpoint.
+        **more: further content.
+    """
+    kept = {
+        "state_dict": system.state_dict(),
+        "hyper_parameters": dict(system.hparams),
+        "global_step": step,
+        **more,
+    }
+    AtomicCheckpointIO().save_checkpoint(kept, path)
+
+
 class StepLog(Callback):
     """Report progress: in the stage's line on a terminal, else as a log line now and then."""
 
@@ -321,7 +339,7 @@ class QualityCurve(Callback):
             row["agreement"] = self.agreement(estimate)
             if self.best and row["agreement"] is not None and row["agreement"] > self.highest:
                 self.highest = row["agreement"]
-                self._keep(pl_module, step, self.best)
+                keep_network(pl_module, step, self.best, agreement=self.highest)
         self.rows.append(row)
         write_csv(self.path, self.rows)
         self.began += time.monotonic() - paused
@@ -329,15 +347,6 @@ class QualityCurve(Callback):
     def found(self, step: int) -> dict[str, Any]:
         """What was measured at a step; empty if nothing was."""
         return next((row for row in reversed(self.rows) if row["step"] == step), {})
-
-    def _keep(self, system: pl.LightningModule, step: int, path: Path) -> None:
-        kept = {
-            "state_dict": system.state_dict(),
-            "hyper_parameters": dict(system.hparams),
-            "global_step": step,
-            "agreement": self.highest,
-        }
-        AtomicCheckpointIO().save_checkpoint(kept, path)
 
 
 class EarlyStop(Callback):

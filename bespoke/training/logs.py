@@ -1,6 +1,7 @@
 """Loggers: which logger a run gets, what it is sent besides the training's figures, how it ends."""
 
 import configparser
+import contextlib
 import importlib.util
 import logging
 import math
@@ -38,6 +39,28 @@ _WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # where no server is
 SETTINGS = "settings"  # the column of the config by which runs that differ by seed are a group
 MAX_GROUPS_HEARD = 20  # of a recording, in the table that a sweep sends
 KBPS = 96.0  # for a channel of the audio sent to a logger: nobody hears a difference
+
+
+@contextlib.contextmanager
+def of_part(label: str, folder: Path) -> Iterator[None]:
+    """Log what the block says as of one part of several.
+
+    On the terminal its lines begin with the part's label. They also go to the run's train.log.
+    """
+    root = logging.getLogger()
+    before = [(handler, handler.formatter) for handler in root.handlers]
+    file = logging.FileHandler(folder / "train.log", encoding="utf-8", delay=True)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+    for handler, _ in before:
+        handler.setFormatter(logging.Formatter(f"[{label.replace('%', '%%')}] %(message)s"))
+    root.addHandler(file)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()
+        for handler, formatter in before:
+            handler.setFormatter(formatter)
 
 
 def auto(

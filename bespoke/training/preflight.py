@@ -73,6 +73,7 @@ _UNUSED = {
     "barebones": "leave it out",
     "model_registry": "leave it out",
 }
+_TRAINED = r"\.pretrained_\w+$"  # a network that can be used as it is
 _CALLBACK = r"bespoke\.training\.callbacks\.\w+"
 _CONSTANT = {"_target_": "bespoke.training.schedules.Constant", "warmup_steps": 0}
 _MOST_HOURS = 6
@@ -120,6 +121,25 @@ def check(cfg: DictConfig) -> None:
     sections = {name: {"_target_": target, **plain[name]} for name, target in _SECTIONS.items()}
     check_signatures(plain | sections)
     _check_settings(cfg)
+
+
+def check_several(cfg: DictConfig) -> None:
+    """Find what is not possible for several parts at once.
+
+    Raises:
+        BespokeError: something is not.
+    """
+    devices = as_dict(cfg.trainer).get("devices", 1)
+    if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
+        raise BespokeError(
+            f"trainer.devices={shown(devices)} is not possible for several"
+            " parts at once: leave it out, or separate one part after the other."
+        )
+    if str(cfg.logger.get("_target_")).rpartition(".")[2] in ("auto", "wandb"):
+        raise BespokeError(
+            "Weights & Biases takes one part at a time: set logger=none, or separate one part"
+            " after the other."
+        )
 
 
 def check_device(trainer: DictConfig) -> None:
@@ -406,6 +426,11 @@ def _check_settings(cfg: DictConfig) -> None:
         value = cfg.trainer.get(name)
         if value is not None and value != defaults[name].default:
             raise BespokeError(f"trainer.{name}={shown(value)} is of no use here: {remedy}.")
+    if cfg.trainer.max_steps == 0 and not re.search(_TRAINED, cfg.model._target_):
+        raise BespokeError(
+            "trainer.max_steps=0 leaves this network untrained: give a whole number from 1, or"
+            " choose a recipe that starts from a trained network, such as recipe=auto."
+        )
     hours = (
         cfg.data.batch_size * cfg.data.segment_seconds * max(1, cfg.data.validation_batches) / 3600
     )

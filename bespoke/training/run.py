@@ -1,13 +1,14 @@
 """One run, from config to results, as a sequence of stages."""
 
 import contextlib
+import copy
 import gc
 import importlib.metadata
 import logging
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,20 @@ from omegaconf import DictConfig
 import bespoke
 from bespoke.data.background import check_background
 from bespoke.data.song import Song
+from bespoke.data.stream import MixDataModule
 from bespoke.evaluation.agreement import Agreement, judge
 from bespoke.evaluation.metrics import evaluate
 from bespoke.evaluation.report.runs import is_setting, label
 from bespoke.evaluation.report.summary import collect_warnings, summary, write_page
-from bespoke.models.separator import Separator, load_separator
+from bespoke.models.separator import Separator, load_separator, write_stems_together
 from bespoke.score.midi import Note
 from bespoke.training import logs, preflight
-from bespoke.training.alignment import Aligned, align_song, note_coverage
+from bespoke.training.alignment import Aligned, align_song, locate, note_coverage
 from bespoke.training.build import Parts, make, make_callbacks, make_data, make_parts, make_trainer
-from bespoke.training.callbacks import EarlyStop, peak_memory_mb
+from bespoke.training.callbacks import EarlyStop, keep_network, peak_memory_mb
 from bespoke.utils import processor, progress
 from bespoke.utils.configs import as_dict, group_choices
-from bespoke.utils.errors import BespokeError, Interrupted
+from bespoke.utils.errors import BespokeError, Interrupted, one_sentence
 from bespoke.utils.files import SWEEP_FILE, read_json, write_json
 from bespoke.utils.memory import give_back
 
@@ -46,44 +48,94 @@ class Run:
     Attributes:
         cfg: the whole config.
         folder: folder of the results.
+        overrides: of the config, as they were given.
+        label: of the part, where several of one recording are separated at once.
         is_resumed: whether the run continues from the checkpoint in the folder.
         warnings: warnings given so far.
-        seconds: duration of each stage.
+        seconds: duration of each stage. Of a stage that several parts share, each has its share.
         facts: further content of metrics.json.
+        error: why the run came to no result, where others went on.
     """
 
     cfg: DictConfig
     folder: Path
-    is_resumed: bool
-    warnings: list[str]
+    overrides: list[str] = field(default_factory=list)
+    label: str | None = None
+    is_resumed: bool = False
+    warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
 
-    @property
-    def trains(self) -> bool:
-        """Whether the network is trained on the song, or separates as it is."""
-        return self.cfg.trainer.max_steps > 0
-
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Show the stage while the block runs, and record its duration."""
+    def stage(self, name: str, runs: Sequence["Run"] = ()) -> Iterator[None]:
+        """Show the stage while the block runs, and record its duration.
+
+        Args:
+            name: of the stage.
+            runs: all that the block works for, if it is not this one alone.
+        """
         began = time.monotonic()
-        with progress.stage(name):
+        with progress.stage(name, None if runs else self.label):
             yield
         gc.collect()
         give_back()
-        self.seconds[name] = time.monotonic() - began
+        runs = runs or [self]
+        for run in runs:
+            run.seconds[name] = (time.monotonic() - began) / len(runs)
+
+    @contextlib.contextmanager
+    def own(self) -> Iterator[None]:
+        """Log what the block says of this run: as its warnings and, of several, with its label.
+
+        If a run of several fails, it is left out from then on, and the others go on.
+        """
+        with collect_warnings(self.warnings):
+            if self.label is None:
+                yield
+                return
+            with logs.of_part(self.label, self.folder):
+                try:
+                    yield
+                except BespokeError as error:
+                    self.error = error
+                    log.error("error: %s", error)
+                except Exception as error:
+                    self.error = error
+                    log.exception("error: %s", one_sentence(error))
+
+
+@dataclass
+class Work:
+    """What the stages of a run hand on.
+
+    Attributes:
+        run: of one part.
+        parts: objects of its config.
+        song: as it was loaded.
+        aligned: the song after the alignment.
+        heard: the song as training uses it.
+        trainer: Lightning's.
+        agreement: the metric without a reference, if the run needs it.
+        loggers: open until the run ends.
+    """
+
+    run: Run
+    parts: Parts
+    song: Song
+    aligned: Aligned
+    heard: Song | None = None
+    trainer: pl.Trainer | None = None
+    agreement: Agreement | None = None
+    loggers: list = field(default_factory=list)
 
 
 def train(cfg: DictConfig) -> float | None:
     """Carry out one run.
-
-    Its stages are prepare, load, align, listen, build, fit, separate, evaluate and report. Without
-    steps the network separates as it is, and nothing is made for a training.
 
     Args:
         cfg: the whole config.
@@ -95,56 +147,98 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         BespokeError: an error that the user can correct.
     """
+    hydra = HydraConfig.get()
+    run = Run(cfg, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    metrics = train_parts([run])
+    return objective(metrics[0]) if metrics else None
+
+
+def train_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Carry out the runs for one part or for several parts of one recording.
+
+    The stages are prepare, load, align, listen, fit, separate, measure and present. All parts are
+    aligned at once, and separated at once with one factorization. Where a network is to be trained,
+    it is trained for one part after the other.
+
+    Args:
+        runs: their configs differ in nothing but the song's name and target. Several have labels.
+
+    Returns:
+        The contents of metrics.json, of each run that came to a result: its `error` is None.
+
+    Raises:
+        BespokeError: an error that the user can correct. Of several runs, one that concerns all.
+    """
     if not gc.get_freeze_count():
         # Exclude imported objects: they would add 0.25 s to the collection after each stage.
         gc.freeze()
-    with collect_warnings() as warnings:
-        run = prepare(cfg, warnings)
-        # metrics.json is written last
-        finished = read_json(run.folder / "metrics.json")
-        if run.is_resumed and sweep_name() and finished and not is_to_be_extended(run, finished):
-            log.info("%s is finished already.", run.folder)
-            return objective(finished)
-        parts = make_parts(cfg)
-        song = load(run, parts)
-        aligned = align(run, song, parts)
-        agreement = find_judge(run, aligned)
-        heard = listen(run, aligned, parts) if run.trains else aligned.song
-        with open_loggers(run) as loggers:
-            trainer = build_trainer(run, aligned, parts, agreement, loggers)
-            fit(run, trainer, heard, parts, loggers)
-            if not trainer.is_global_zero:
-                return None
-            separate(run, trainer, aligned.song)
-            metrics = measure(run, trainer, aligned.song, agreement)
-            present(run, trainer, aligned.song, heard, metrics, loggers)
-    return objective(metrics)
+    parts = prepare(runs)
+    if parts is None:
+        return [read_json(runs[0].folder / "metrics.json")]
+    works: list[Work] = []
+    with contextlib.ExitStack() as stack:
+        with runs[0].stage("load", runs):
+            for run in runs:
+                with run.own():
+                    own = parts if len(runs) == 1 else copy.deepcopy(parts)
+                    song = load(run, own, works[0].song if works else None)
+                    works.append(Work(run, own, song, Aligned(song)))
+        align(works)
+        for work in _going_on(works):
+            with work.run.own():
+                work.loggers = stack.enter_context(open_loggers(work.run))
+                fit(work)
+        works = _going_on(works)
+        if any(work.trainer and not work.trainer.is_global_zero for work in works):
+            return []
+        separate(works)
+        metrics = []
+        for work in works:
+            with work.run.own():
+                metrics.append(measure(work))
+                present(work, metrics[-1])
+    return metrics
 
 
-def prepare(cfg: DictConfig, warnings: list[str]) -> Run:
-    """Check the settings and the run's folder, and set the number of threads.
+def _going_on(works: Iterable[Work]) -> list[Work]:
+    """Those whose runs have not failed."""
+    return [work for work in works if work.run.error is None]
+
+
+def prepare(runs: Sequence[Run]) -> Parts | None:
+    """Check the settings and the runs' folders, set the number of threads, and make the objects.
+
+    Returns:
+        The objects of the configs. None: the run is one of a sweep that is continued, and is
+        finished.
 
     Raises:
-        BespokeError: a setting is invalid, or the folder has results of another run.
+        BespokeError: a setting is invalid, or a folder has results of another run.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    preflight.check(cfg)
-    if idle := preflight.idle_settings(cfg, HydraConfig.get().overrides.task):
-        log.warning(
-            "recipe=%s does not train, so that %s changes nothing: choose recipe=bespoke, or set"
-            " trainer.max_steps.",
-            cfg.recipe,
-            ", ".join(idle),
-        )
-    # Lightning gives each of several processes that train together its share of the cores.
-    if "LOCAL_RANK" not in os.environ:
-        processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
-    return Run(
-        cfg,
-        folder,
-        preflight.prepare_folder(cfg, folder, in_sweep=sweep_name() is not None),
-        warnings,
-    )
+    cfg = runs[0].cfg
+    with contextlib.nullcontext() if runs[0].label else runs[0].own():
+        preflight.check(cfg)
+        if idle := preflight.idle_settings(cfg, runs[0].overrides):
+            log.warning(
+                "recipe=%s does not train, so that %s changes nothing: choose recipe=bespoke, or"
+                " set trainer.max_steps.",
+                cfg.recipe,
+                ", ".join(idle),
+            )
+        if len(runs) > 1:
+            preflight.check_several(cfg)
+        # Lightning gives each of several processes that train together its share of the cores.
+        if "LOCAL_RANK" not in os.environ:
+            processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
+        for run in runs:
+            in_sweep = sweep_name() is not None
+            run.is_resumed = preflight.prepare_folder(run.cfg, run.folder, in_sweep)
+            # metrics.json is written last
+            finished = read_json(run.folder / "metrics.json")
+            if run.is_resumed and in_sweep and finished and not is_to_be_extended(run, finished):
+                log.info("%s is finished already.", run.folder)
+                return None
+        return make_parts(cfg)
 
 
 def is_to_be_extended(run: Run, finished: Mapping[str, Any]) -> bool:
@@ -158,15 +252,19 @@ def is_to_be_extended(run: Run, finished: Mapping[str, Any]) -> bool:
     return before < run.cfg.trainer.max_steps
 
 
-def load(run: Run, parts: Parts) -> Song:
+def load(run: Run, parts: Parts, like: Song | None = None) -> Song:
     """Read the song and check the files that its config names.
+
+    Args:
+        run: the part's run.
+        parts: objects of the config.
+        like: a song of the same recording, which is then not read again.
 
     Raises:
         BespokeError: a file is missing or unusable, or a resumed run's file has changed.
     """
-    with run.stage("load"):
-        song = Song.load(as_dict(run.cfg.song), max(22050, run.cfg.data.sample_rate))
-        preflight.check_space(run.folder, song.source)
+    song = Song.load(as_dict(run.cfg.song), max(22050, run.cfg.data.sample_rate), like)
+    preflight.check_space(run.folder, song.source)
     check_background(parts.make_background, bool(song.others), parts.system.model.uses_score)
     if run.is_resumed:
         preflight.check_inputs(run.folder, song.hashes)
@@ -175,27 +273,35 @@ def load(run: Run, parts: Parts) -> Song:
     return song
 
 
-def align(run: Run, song: Song, parts: Parts) -> Aligned:
-    """Align the target's notes with the recording, if the recipe asks for it.
+def align(works: Sequence[Work]) -> None:
+    """Align the targets' notes with the recording, if the recipe asks for it.
 
     Raises:
-        BespokeError: there is no score.
+        BespokeError: there is no score, or none that can be aligned.
     """
-    if not run.cfg.align:
-        return Aligned(song)
-    with run.stage("align"):
-        aligned = align_song(
-            song, run.folder, parts.system.model.uses_score, is_given=run.cfg.align == "given"
-        )
-    if parts.system.model.uses_score:
-        note_coverage(aligned)
-        settings = aligned.settings(aligned.song)
-        parts.system.hparams["separate"] |= settings | {
-            "notes": _plain(aligned.notes),
-            "others": [_plain(part) for part in settings["others"]],
-        }
-    run.facts["alignment"] = aligned.facts
-    return aligned
+    works = _going_on(works)
+    if not works or not works[0].run.cfg.align:
+        return
+    uses_score = works[0].parts.system.model.uses_score
+    runs = [work.run for work in works]
+    with runs[0].stage("align", runs):
+        with contextlib.nullcontext() if runs[0].label else runs[0].own():
+            is_given = runs[0].cfg.align == "given"
+            found = locate([work.song for work in works], uses_score, is_given)
+        for work, alignment in zip(works, found, strict=True):
+            with work.run.own():
+                work.aligned = align_song(work.song, alignment, work.run.folder, uses_score)
+    for work in _going_on(works):
+        with work.run.own():
+            aligned = work.aligned
+            if uses_score:
+                note_coverage(aligned)
+                settings = aligned.settings(aligned.song)
+                work.parts.system.hparams["separate"] |= settings | {
+                    "notes": _plain(aligned.notes),
+                    "others": [_plain(part) for part in settings["others"]],
+                }
+            work.run.facts["alignment"] = aligned.facts
 
 
 def find_judge(run: Run, aligned: Aligned) -> Agreement | None:
@@ -219,7 +325,7 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
     """
     cfg, system, song = run.cfg, parts.system, aligned.song
     heard = song.to_train_on(cfg.data.listen_seconds, aligned.is_used)
-    if system.model.uses_score:
+    if system.model.uses_score and cfg.trainer.max_steps:
         if parts.policy.moving:
             log.warning(
                 "%s moves the target in time, away from the notes that the network is told: leave"
@@ -238,13 +344,9 @@ def listen(run: Run, aligned: Aligned, parts: Parts) -> Song:
                     *heard.recording
                 )[0],
             )
-    log.info(
-        "%s: %.1f s of audio, %d steps, into %s",
-        song.name,
-        song.seconds,
-        cfg.trainer.max_steps,
-        run.folder,
-    )
+    if cfg.trainer.max_steps or run.label is None:
+        steps = f", {cfg.trainer.max_steps} steps" if cfg.trainer.max_steps else ""
+        log.info("%s: %.1f s of audio%s, into %s", song.name, song.seconds, steps, run.folder)
     if heard.seconds < song.seconds:
         log.info("Training listens to %.1f s of it.", heard.seconds)
     return heard
@@ -269,7 +371,7 @@ def open_loggers(run: Run) -> Iterator[list]:
         yield loggers
         is_failed = False
     finally:
-        logs.finish(loggers, is_failed)
+        logs.finish(loggers, is_failed or run.error is not None)
 
 
 def build_trainer(
@@ -281,47 +383,71 @@ def build_trainer(
     return make_trainer(run.cfg, parts.system.model, run.folder, loggers, callbacks)
 
 
-def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list) -> None:
-    """Render the sources of the mixes, and train to the last step.
-
-    Without steps only the checkpoint is written.
+def fit(work: Work) -> None:
+    """Train the network for the part, if there are steps to train, and write its checkpoint.
 
     Raises:
         BespokeError: the mixes cannot be made, or a trainer setting such as max_time ended training
             early.
         Interrupted: training was interrupted by Ctrl-C.
     """
-    cfg = run.cfg
-    if not run.trains:
-        log.info("%s: %.1f s of audio, into %s", heard.name, heard.seconds, run.folder)
-        preflight.write_config(cfg, run.folder, heard.hashes)
-        logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices, group_label())
-        trainer.fit(parts.system, [])
-        trainer.save_checkpoint(run.checkpoint)
+    run, aligned, parts = work.run, work.aligned, work.parts
+    work.agreement = find_judge(run, aligned)
+    work.heard = listen(run, aligned, parts)
+    work.trainer = build_trainer(run, aligned, parts, work.agreement, work.loggers)
+    steps = run.cfg.trainer.max_steps
+    data = render(run, work.heard, parts) if steps else None
+    before = preflight.steps_of(run.folder) if run.is_resumed else steps
+    if before < steps:
+        _say_extended(run.cfg, before)
+    preflight.write_config(run.cfg, run.folder, work.heard.hashes)
+    choices = HydraConfig.get().runtime.choices
+    logs.log_config(work.loggers, as_dict(run.cfg), choices, group_label())
+    run.facts = {"resumed_from_step": 0, "max_steps": steps, **run.facts}
+    if data is None:
+        keep_network(parts.system, 0, run.checkpoint)
         return
+    write_json(run.folder / "mixes.json", data.train.describe(0))
+    _train(run, work.trainer, parts, data)
+    if run.label is not None:
+        work.heard = None  # it is large, and no page shows it
+
+
+def _say_extended(cfg: DictConfig, before: int) -> None:
+    """Say that a run gets more steps than it had, and what is not as if it had had them."""
+    log.info("The run is extended from %d to %d steps.", before, cfg.trainer.max_steps)
+    if make(cfg, "scheduler").factor(before, before) != 1:
+        log.warning(
+            "The learning rate's schedule has now %d steps: the run is not the same as one that"
+            " had so many from the start.",
+            cfg.trainer.max_steps,
+        )
+
+
+def render(run: Run, heard: Song, parts: Parts) -> MixDataModule:
+    """Render the sources of the mixes.
+
+    Raises:
+        BespokeError: the mixes cannot be made.
+    """
     with run.stage("render"):
-        data = make_data(cfg, heard, parts)
+        data = make_data(run.cfg, heard, parts)
     is_asked_for = run.cfg.song.get("others") not in (None, "auto")
     uses_others = data.train.background.uses_others or parts.system.model.uses_score
     if is_asked_for and heard.others and not uses_others:
         log.warning("song.others is not used: background=synth or recipe=auto would use it.")
-    if run.is_resumed and (before := preflight.steps_of(run.folder)) < cfg.trainer.max_steps:
-        log.info("The run is extended from %d to %d steps.", before, cfg.trainer.max_steps)
-        if make(cfg, "scheduler").factor(before, before) != 1:
-            log.warning(
-                "The learning rate's schedule has now %d steps: the run is not the same as one that"
-                " had so many from the start.",
-                cfg.trainer.max_steps,
-            )
-    preflight.write_config(cfg, run.folder, heard.hashes)
-    write_json(run.folder / "mixes.json", data.train.describe(0))
-    logs.log_config(loggers, as_dict(cfg), HydraConfig.get().runtime.choices, group_label())
-    checkpoint = run.checkpoint if run.is_resumed else None
-    first_step = (
-        torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
-        if checkpoint
-        else 0
-    )
+    return data
+
+
+def _train(run: Run, trainer: pl.Trainer, parts: Parts, data: MixDataModule) -> None:
+    """Train to the last step."""
+    checkpoint, first_step = None, 0
+    if run.is_resumed:
+        first_step = torch.load(run.checkpoint, weights_only=True, map_location="cpu")[
+            "global_step"
+        ]
+        # One of no step has the network alone, which is as it is at the start.
+        checkpoint = run.checkpoint if first_step else None
     place = (
         f"hydra.sweep.dir={HydraConfig.get().sweep.dir}"
         if sweep_name()
@@ -337,11 +463,7 @@ def fit(run: Run, trainer: pl.Trainer, heard: Song, parts: Parts, loggers: list)
         if trainer.global_step < trainer.max_steps:
             _explain_early_end(run, trainer, remedy)
         trainer.save_checkpoint(run.checkpoint)
-    run.facts = {
-        "resumed_from_step": first_step,
-        "max_steps": trainer.max_steps,
-        **run.facts,
-    }
+    run.facts["resumed_from_step"] = first_step
 
 
 def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
@@ -351,7 +473,8 @@ def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
         BespokeError: they are not.
     """
     step, steps, limit = trainer.global_step, trainer.max_steps, run.cfg.trainer.get("max_time")
-    stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStop)]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets it
+    stops = [callback for callback in callbacks if isinstance(callback, EarlyStop)]
     if stops and stops[0].stopped_step is not None:
         stop = stops[0]
         log.info(
@@ -373,29 +496,44 @@ def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
     log.warning("Training ended at step %d of %d, as trainer.max_time is over.", step, steps)
 
 
-def separate(run: Run, trainer: pl.Trainer, song: Song) -> None:
-    """Write the stems, using only a checkpoint.
+def separate(works: Sequence[Work]) -> None:
+    """Write the stems of all parts, using only checkpoints.
 
-    It is the last one or, with `keep=best`, the one of highest agreement with the score.
+    A run's is the last one or, with `keep=best`, the one of highest agreement with the score.
     """
-    checkpoint = run.checkpoint
-    if run.cfg.keep == "best" and (best := checkpoint.with_name("best.ckpt")).is_file():
-        checkpoint, run.facts["kept_step"] = (
-            best,
-            torch.load(best, weights_only=True, map_location="cpu")["global_step"],
-        )
-    with run.stage("separate"):
-        separator = load_separator(checkpoint, str(trainer.strategy.root_device))
-        separator.write_stems(song.source, run.folder / "target.wav", run.folder / "residual.wav")
+    if not works:
+        return
+    runs = [work.run for work in works]
+    files = [(run.folder / "target.wav", run.folder / "residual.wav") for run in runs]
+    with runs[0].stage("separate", runs):
+        separators = [
+            load_separator(_kept(work.run), str(_trainer(work).strategy.root_device))
+            for work in works
+        ]
+        write_stems_together(separators, works[0].song.source, files)
 
 
-def measure(
-    run: Run, trainer: pl.Trainer, song: Song, agreement: Agreement | None
-) -> dict[str, Any]:
+def _kept(run: Run) -> Path:
+    """The checkpoint that makes the stems."""
+    best = run.checkpoint.with_name("best.ckpt")
+    if run.cfg.keep != "best" or not best.is_file():
+        return run.checkpoint
+    step = torch.load(best, weights_only=True, map_location="cpu")["global_step"]
+    run.facts["kept_step"] = step
+    return best
+
+
+def _trainer(work: Work) -> pl.Trainer:
+    assert work.trainer is not None  # `fit` made it
+    return work.trainer
+
+
+def measure(work: Work) -> dict[str, Any]:
     """Evaluate the target against the reference and the score, where available.
 
     The results are written to metrics.json and returned.
     """
+    run, song, agreement = work.run, work.aligned.song, work.agreement
     metrics: dict[str, Any] = {}
     if song.reference is not None or agreement is not None:
         with run.stage("evaluate"):
@@ -404,20 +542,25 @@ def measure(
                 metrics = evaluate(estimate, song.mixture, song.reference, song.sample_rate)
             if agreement is not None:
                 metrics["agreement"] = agreement(estimate)
-    metrics |= _facts(run, song, trainer) | run.facts | {"warnings": run.warnings}
+    metrics |= _facts(run, song, _trainer(work)) | run.facts | {"warnings": run.warnings}
     write_json(run.folder / "metrics.json", metrics)
     return metrics
 
 
-def present(
-    run: Run, trainer: pl.Trainer, song: Song, heard: Song, metrics: dict[str, Any], loggers: list
-) -> None:
-    """Write the report, pass the results to the loggers, and print a summary."""
-    if run.cfg.report:
-        shown = replace(song, estimate=heard.estimate) if heard.seconds == song.seconds else song
+def present(work: Work, metrics: dict[str, Any]) -> None:
+    """Write the report, pass the results to the loggers, and print a summary.
+
+    One of several parts gets no page of its own: that of the song has them all.
+    """
+    run, song, heard, loggers = work.run, work.aligned.song, work.heard, work.loggers
+    if run.cfg.report and run.label is None:
+        shown = song
+        if heard is not None and heard.seconds == song.seconds:
+            shown = replace(song, estimate=heard.estimate)
         with run.stage("report"):
             write_page(run.folder, shown, metrics)
-        write_json(run.folder / "metrics.json", metrics | _facts(run, song, trainer))
+        write_json(run.folder / "metrics.json", metrics | _facts(run, song, _trainer(work)))
+    step = _trainer(work).global_step
     if logs.can_play(loggers):
         target = song.read_stem(run.folder / "target.wav", logs.MAX_SECONDS)
         logs.log_separation(
@@ -425,11 +568,11 @@ def present(
             song.mixture,
             target,
             song.sample_rate,
-            trainer.global_step,
+            step,
             song.reference,
             again=True,
         )
-    logs.log_results(loggers, run.folder, metrics, trainer.global_step)
+    logs.log_results(loggers, run.folder, metrics, step)
     log.info(summary(run.folder, metrics))
 
 
@@ -470,7 +613,7 @@ def _facts(run: Run, song: Song, trainer: pl.Trainer) -> dict[str, Any]:
             "total": round(sum(run.seconds.values()), 3),
         },
         "song_seconds": song.seconds,
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": run.overrides,
         "choices": group_choices(HydraConfig.get().runtime.choices),
         "device": str(trainer.strategy.root_device),
         "precision": str(trainer.precision),

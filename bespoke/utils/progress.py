@@ -52,14 +52,15 @@ def on_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str, label: str | None = None) -> Iterator[None]:
     """Show a stage of the run while the block runs. Log messages appear above its line.
 
     Args:
         name: key of `STAGES`, or any other title.
+        label: what it is done for, where it is done for several.
     """
     global _bar
-    title = STAGES.get(name, name)
+    title = STAGES.get(name, name) if label is None else f"[{label}] {STAGES.get(name, name)}"
     if not on_terminal():
         if _is_first():
             print(f"{title} ...", file=_file(), flush=True)

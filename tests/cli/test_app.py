@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +25,13 @@ from bespoke.audio.stft import STFT
 from bespoke.cli import stems
 from bespoke.cli.app import main
 from bespoke.cli.launch import setting
+from bespoke.evaluation.metrics import si_sdr
+from bespoke.models.features import FACTORIZATIONS
+from bespoke.models.nmf import ScoreInformedFactorization
 from bespoke.score.align import Alignment, anywhere
-from bespoke.score.midi import Note, Part, write_midi
+from bespoke.score.midi import Note, Part, read_score, write_midi
+from bespoke.score.synth import Patch, render
+from bespoke.training import alignment
 from bespoke.utils import progress
 from conftest import MELODY, ROOT, SMALL
 
@@ -295,6 +301,85 @@ def test_every_part_becomes_a_stem_and_all_add_up(bespoke, band, tmp_path):
     assert np.abs(sum(parts) - mixture).max() <= 1e-6 * np.abs(mixture).max()
     runs = tmp_path / "song.bespoke-parts"
     assert sorted(folder.name for folder in runs.iterdir()) == ["bass", "lead-guitar"]
+
+
+@pytest.fixture
+def duo(tmp_path):
+    """`song.wav` of a melody and a bass, its score, and the true stems by the label of each."""
+    rate = 22050
+    parts = [Part("Lead", 80, False, MELODY), Part("Bass", 33, False, LOW)]
+    write_midi(tmp_path / "duo.mid", parts)
+    stems = [render(part.notes, Patch(part.program), rate)[:, : 3 * rate] for part in parts]
+    length = max(stem.shape[-1] for stem in stems)
+    stems = [np.pad(stem, ((0, 0), (0, length - stem.shape[-1]))) for stem in stems]
+    stems = [0.3 * stem / abs(stem).max() for stem in stems]
+    write_wav(tmp_path / "song.wav", sum(stems), rate)
+    return dict(zip(["lead", "bass"], stems, strict=True))
+
+
+def test_all_parts_come_from_one_alignment_and_one_factorization(
+    bespoke, duo, tmp_path, monkeypatch
+):
+    counts = Counter()
+
+    def counted(place, name):
+        function = getattr(place, name)
+
+        def count(*arguments, **settings):
+            counts[name] += 1
+            return function(*arguments, **settings)
+
+        monkeypatch.setattr(place, name, count)
+
+    counted(alignment, "align_parts")
+    counted(ScoreInformedFactorization, "masks")
+    code, out, err = bespoke("separate", "song.wav", "duo.mid", "--instrument=all", "--device=cpu")
+    names = ["song.lead.wav", "song.bass.wav", "song.residual.wav", "song.report.html"]
+    assert (code, out.splitlines()) == (0, names), err
+    assert counts == {"align_parts": 1, "masks": FACTORIZATIONS}  # with a window each
+    mixture = read_audio("song.wav")[0]
+    parts = [read_audio(name)[0] for name in names[:3]]
+    assert np.abs(sum(parts) - mixture).max() <= 1e-6 * np.abs(mixture).max()
+    for estimate, true in zip(parts, duo.values(), strict=False):
+        assert si_sdr(estimate, true) > si_sdr(mixture, true) + 5
+    # Each run is whole: it has its log and figures, and its checkpoint separates by itself.
+    for label, other in (("lead", "Bass"), ("bass", "Lead")):
+        folder = tmp_path / "song.bespoke-parts" / label
+        assert "The score is aligned" in (folder / "train.log").read_text()
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["steps"] == 0
+        assert [part["name"] for part in metrics["alignment"]["others"]] == [other]
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        code, _, err = bespoke("apply", checkpoint, "song.wav", f"--out={label}", "--trust-notes")
+        assert code == 0, err
+        again = read_audio(f"{label}/song.target.wav")[0]
+        assert again == pytest.approx(read_audio(folder / "target.wav")[0], abs=1e-4)
+
+
+def test_a_part_that_fails_keeps_the_others_from_nothing(bespoke, duo, tmp_path):
+    shrill = Part("Shrill", 80, False, (Note(0.1, 0.8, 110), Note(0.9, 1.6, 112)))
+    parts = [*read_score("duo.mid"), shrill]
+    write_midi("trio.mid", parts)
+    every = ["separate", "song.wav", "trio.mid", "--instrument=all", "--device=cpu"]
+    code, out, err = bespoke(*every)
+    assert (code, out) == (2, "")
+    assert "[shrill] error: The score has no note from C1 to B7" in err
+    assert "as shrill failed" in err
+    assert not list(tmp_path.glob("song.*.wav"))
+    runs = tmp_path / "song.bespoke-parts"
+    assert [file.name for file in (runs / "shrill").iterdir()] == ["train.log"]
+    before = {file: file.stat().st_mtime_ns for file in runs.rglob("*.wav")}
+    assert len(before) == 4
+    bespoke(*every)  # only what is left
+    assert {file: file.stat().st_mtime_ns for file in runs.rglob("*.wav")} == before
+
+
+def test_training_that_is_asked_for_is_done_for_each_part(bespoke, duo):
+    words = ["--instrument=all", "--device=cpu", "--set=data.segment_seconds=1"]
+    steps = "--set=trainer.max_steps=1"
+    code, out, err = bespoke("separate", "song.wav", "duo.mid", *words, steps, "--json")
+    assert code == 0, err
+    assert [part["steps"] for part in json.loads(out)["metrics"].values()] == [1, 1]
 
 
 def test_parts_share_what_they_claim_together_whatever_the_blocks(tmp_path, monkeypatch):

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 
 from bespoke.audio.io import read_audio, write_wav
 from bespoke.audio.stft import STFT
-from bespoke.cli import request, train
+from bespoke.cli import train
 from bespoke.cli.app import main
+from bespoke.cli.launch import setting
 from bespoke.data.song import Song
 from bespoke.evaluation.report.song_page import write_song_page
 from bespoke.models.losses import TPSALoss
@@ -96,11 +97,14 @@ def bespoke(tiny_song, tmp_path, monkeypatch, capsys):
         (folder / "report.html").write_text(f"the run's page of {folder.name}")
 
     monkeypatch.setattr(train, "train", fake)
-    monkeypatch.setattr(
-        request,
-        "_run_side_by_side",
-        lambda todo, processes: [fake(arguments) for arguments in todo.values()],
-    )
+
+    def fake_parts(overrides, folder, parts):
+        for label, settings in parts.items():
+            own = [setting(*item) for item in settings.items()]
+            fake([*own, *overrides, setting("hydra.run.dir", folder / label)])
+        return []
+
+    monkeypatch.setattr(train, "train_parts", fake_parts)
 
     def run(*arguments, score="melody.mid"):
         capsys.readouterr()

@@ -199,7 +199,8 @@ def test_warnings_are_collected_and_a_page_that_fails_is_one(
     tmp_path, tiny_song, song_config, caplog
 ):
     song = Song.load(song_config(*tiny_song.overrides))
-    with summary.collect_warnings() as warnings:
+    warnings = []
+    with summary.collect_warnings(warnings):
         logging.getLogger("bespoke.training.run").warning("The score fits badly: %.1f", 0.3)
         logging.getLogger("bespoke.training.run").info("fine")
         logging.getLogger("elsewhere").warning("not ours")

@@ -6,6 +6,7 @@ import torch
 
 from bespoke.audio.stft import STFT
 from bespoke.models.features import CHANNELS, FACTORIZATIONS, ScoreFeatures
+from bespoke.models.nmf import ScoreInformedFactorization
 from bespoke.score.midi import Note
 
 RATE = 8000
@@ -82,3 +83,23 @@ def test_the_level_of_the_mixture_does_not_matter(stft):
     quiet, loud = (ScoreFeatures(stft)(level * mixture, notes) for level in (1e-3, 1))
     torch.testing.assert_close(quiet[:-1], loud[:-1], atol=2e-3, rtol=0)
     torch.testing.assert_close(1e3 * quiet[-1], loud[-1], atol=1e-3, rtol=1e-3)
+
+
+def test_targets_of_the_same_parts_share_a_factorization(stft, monkeypatch):
+    parts = [[Note(1.0, 2.0, 69)], [Note(0.0, 3.0, 57)], [Note(1.0, 2.0, 73)]]
+    mixture = tones(57, 69, 73)
+    first, second, third = parts
+    alone = ScoreFeatures(stft)(mixture, second, [first, third])
+    calls = []
+    masks = ScoreInformedFactorization.masks
+    monkeypatch.setattr(
+        ScoreInformedFactorization, "masks", lambda *given: calls.append(1) or masks(*given)
+    )
+    made = {}
+    features = ScoreFeatures(stft)
+    for target, *others in (parts, [second, first, third]):
+        together = features(mixture, target, others, made)
+    assert len(calls) == FACTORIZATIONS
+    assert together.numpy() == pytest.approx(alone.numpy(), abs=1e-3)
+    features(mixture, second, [first], made)  # of other parts
+    assert len(calls) == 2 * FACTORIZATIONS

@@ -7,7 +7,7 @@ import torch
 from bespoke.audio.stft import STFT
 from bespoke.models.features import FACTORIZATIONS
 from bespoke.models.networks import MaskBLSTM, MaskNetwork, pretrained_score_unet
-from bespoke.models.separator import Separator, carry, load_separator
+from bespoke.models.separator import Separator, carry, load_separator, stream_together
 from bespoke.score.midi import Note
 from bespoke.utils.errors import BespokeError
 
@@ -40,6 +40,21 @@ class LowPass(MaskNetwork):
         mask = torch.zeros_like(magnitude)
         mask[:, : self.cutoff] = 1
         return mask
+
+
+def test_several_parts_together_are_what_each_is_by_itself_in_any_blocks():
+    sample_rate = 8000
+    recording = RNG.normal(0, 0.1, (1, 5 * sample_rate)).astype(np.float32)
+    separators = [
+        Separator(STFT(sample_rate), network, block_seconds=2.0, overlap_seconds=0.5)
+        for network in (Constant(0.25), LowPass(30))
+    ]
+    level = float(np.abs(recording).max())
+    pieces = [recording[:, start : start + 3000] for start in range(0, 5 * sample_rate, 3000)]
+    stems = [*stream_together(separators, pieces, 5 * sample_rate, sample_rate, 2 * [level])]
+    for number, separator in enumerate(separators):
+        together = np.concatenate([block[number][0] for block in stems], axis=1)
+        assert np.array_equal(together, separator.separate(recording, sample_rate)[0])
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 16000, 44100, 48000])

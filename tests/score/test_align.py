@@ -10,6 +10,7 @@ from bespoke.score.align import (
     LOW_CONFIDENCE,
     NO_FIT,
     align,
+    align_parts,
     anywhere,
     evidence,
     find_offset,
@@ -113,6 +114,20 @@ def test_other_parts_of_the_score_are_placed_too(truth, mixture):
         errors = onset_errors(*inside)
         assert errors["median_seconds"] < 0.03
         assert errors["within_100_ms"] > 0.85
+
+
+def test_several_targets_lie_on_one_line(truth, mixture):
+    score = common_score(truth, BASS, PIANO, melody(7))
+    *found, stranger = align_parts(score, mixture, RATE)
+    assert len({alignment.path for alignment in (*found, stranger)}) == 1
+    assert stranger.fit < NO_FIT < min(alignment.fit for alignment in found)
+    assert [alignment.fit for alignment in found] == [*stranger.fits]
+    for alignment, true in zip(found, (truth, BASS, PIANO), strict=True):
+        inside = [
+            [note for note in part if note.end_seconds < 18] for part in (alignment.notes, true)
+        ]
+        assert onset_errors(*inside)["median_seconds"] < 0.03
+    assert found[0].others == (found[1].notes, found[2].notes, stranger.notes)
 
 
 def test_parts_that_are_not_in_the_recording_do_not_mislead_and_do_not_fit(truth, mixture):

@@ -378,9 +378,13 @@ def _stages(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def _cost(metrics: Mapping[str, Any]) -> str:
-    done = metrics["steps"] - metrics.get("resumed_from_step", 0)
-    rate = f"{done / max(metrics['seconds']['train'], 1e-9):.1f} steps a second " if done else ""
-    return f"{rate}on {metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
+    where = f"{metrics['device']} ({metrics['precision']}, {metrics['threads']} threads)."
+    if "train" not in metrics["seconds"]:
+        return f"On {where}"
+    rate = (metrics["steps"] - metrics.get("resumed_from_step", 0)) / max(
+        metrics["seconds"]["train"], 1e-9
+    )
+    return f"{rate:.1f} steps a second on {where}"
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

@@ -18,11 +18,12 @@ from bespoke.utils.files import atomic_path
 
 log = logging.getLogger(__name__)
 
+_EDGES = ("start_seconds", "end_seconds")
+
 
 @contextlib.contextmanager
-def collect_warnings() -> Iterator[list[str]]:
-    """Collect the distinct warnings that Bespoke logs inside the block."""
-    warnings: list[str] = []
+def collect_warnings(warnings: list[str]) -> Iterator[None]:
+    """Add the distinct warnings that Bespoke logs inside the block to a list."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -33,7 +34,7 @@ def collect_warnings() -> Iterator[list[str]]:
     logger = logging.getLogger("bespoke")
     logger.addHandler(handler)
     try:
-        yield warnings
+        yield
     finally:
         logger.removeHandler(handler)
 
@@ -168,10 +169,11 @@ def plot_alignment(
             vmin=level_db.max() - 70,
             cmap="magma",
         )
-        beside = [(note, "lime") for note in others] if notes is after else []
-        for note, color in [*beside, *((note, "cyan") for note in notes)]:
-            hz = pitch_hz(note.pitch)
-            axes.plot([note.start_seconds, note.end_seconds], [hz, hz], color=color, linewidth=2)
+        beside = others if notes is after else ()
+        for shown, color in ((beside, "lime"), (notes, "cyan")):
+            hz = [pitch_hz(note.pitch) for note in shown]
+            edges = ([getattr(note, edge) for note in shown] for edge in _EDGES)
+            axes.hlines(hz, *edges, color=color, linewidth=2)
         axes.set(title=title, ylabel="Hz", ylim=(0, min(top_hz, sample_rate / 2)), xlim=extent[:2])
     axes.set_xlabel("seconds of the recording")
     with atomic_path(path) as temporary:
