@@ -529,7 +529,7 @@ WRONG = {
     ),
     "a quality misspelt": (
         ["separate", "song.wav", "melody.mid", "--quality=hifi"],
-        ["'quick', 'standard', 'best'"],
+        ["'standard', 'best'"],
     ),
     "a rate that MP3 has not": (
         ["separate", "high.wav", "melody.mid", "--format=mp3"],
