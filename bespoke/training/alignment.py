@@ -8,7 +8,7 @@ from typing import Any
 
 from bespoke.audio.dsp import DIFFERENCE, seen
 from bespoke.data.song import Song, Voice
-from bespoke.evaluation.report.summary import plot_alignment
+from bespoke.evaluation.report.summary import clock, plot_alignment
 from bespoke.models.separator import silent_elsewhere
 from bespoke.score.align import (
     LOW_CONFIDENCE,
@@ -17,9 +17,12 @@ from bespoke.score.align import (
     Alignment,
     align_parts,
     anywhere,
+    apart,
+    beside,
     check_pitches,
     doubles,
     in_time,
+    part_confidence,
     within,
 )
 from bespoke.score.midi import Note, program_name, write_midi
@@ -78,7 +81,7 @@ def locate(songs: Sequence[Song], uses_others: bool, is_given: bool = False) -> 
         is_given: whether the score is in time with the recording already.
 
     Returns:
-        The alignment of each song's target. Its others are those of `_beside`.
+        The alignment of each song's target. Its others are those of `_companions`.
 
     Raises:
         BespokeError: there is no score.
@@ -97,13 +100,13 @@ def locate(songs: Sequence[Song], uses_others: bool, is_given: bool = False) -> 
                 part.notes,
                 song.mixture,
                 song.sample_rate,
-                others=[voice.part.notes for voice in (_beside(song) if uses_others else ())],
+                others=[voice.part.notes for voice in (_companions(song) if uses_others else ())],
             )
             for song, part in zip(songs, targets, strict=True)
         ]
     # Nobody can align drums by their pitches: they lie where the others are.
     leading = [part.notes for part in targets if not part.is_drum] or [targets[0].notes]
-    voices = [voice for song in songs for voice in (_beside(song) if uses_others else ())]
+    voices = [voice for song in songs for voice in (_companions(song) if uses_others else ())]
     rest = [part.notes for part in (*targets, *(voice.part for voice in voices))]
     others = [notes for notes in dict.fromkeys(rest) if notes not in leading]
     found = align_parts(leading, songs[0].mixture, songs[0].sample_rate, others=others)
@@ -120,14 +123,16 @@ def locate(songs: Sequence[Song], uses_others: bool, is_given: bool = False) -> 
         )
         where[leading[index]] = (one.notes, one.fit)
         placed, fit = where[part.notes]
-        beside = [where[voice.part.notes] for voice in _beside(song)] if uses_others else []
+        companions = _companions(song) if uses_others else ()
+        placed_others = [where[voice.part.notes] for voice in companions]
         alignments.append(
             replace(
                 one,
                 notes=placed,
                 fit=fit,
-                others=tuple(notes for notes, _ in beside),
-                fits=tuple(fit for _, fit in beside),
+                others=tuple(notes for notes, _ in placed_others),
+                fits=tuple(fit for _, fit in placed_others),
+                course=one.course if part.notes in leading else (),
             )
         )
     return alignments
@@ -148,12 +153,13 @@ def align_song(song: Song, alignment: Alignment, folder: Path, uses_others: bool
     assert song.target is not None
     part, seconds = song.target.part, song.seconds
     check_pitches(part.notes)
-    pitched = _beside(song) if uses_others else ()
+    pitched = _companions(song) if uses_others else ()
     facts: dict[str, Any] = {
         "confidence": round(alignment.confidence, 4),
         "tempo_factor": round(alignment.tempo_factor, 4),
         "offset_seconds": round(alignment.offset_seconds, 3),
         "fit": round(alignment.fit, 1),
+        "part_confidence": round(part_confidence(alignment.fit), 4),
         "tuning_cents": alignment.tuning_cents,
     }
     notes = within(alignment.notes, seconds)
@@ -183,6 +189,15 @@ def align_song(song: Song, alignment: Alignment, folder: Path, uses_others: bool
         fitting, facts["others"] = _fitting(pitched, alignment, seconds)
         drums = tuple(voice for voice in song.others if voice.part.is_drum)
         others = (*fitting, *drums)
+    seconds_apart = apart(alignment.course)
+    facts["along"] = {
+        "seconds": [at for at, _ in alignment.course],
+        "confidence": [confidence for _, confidence in alignment.course],
+        "apart": [list(passage) for passage in seconds_apart],
+    }
+    if seconds_apart:
+        passages = [f"{clock(start)} to {clock(end)}" for start, end in seconds_apart]
+        log.warning("The score and the recording part ways at %s.", _listed(passages))
     plot_alignment(
         folder / "alignment.png",
         song.target.part.notes,
@@ -190,10 +205,19 @@ def align_song(song: Song, alignment: Alignment, folder: Path, uses_others: bool
         seen(song.mixture, alignment.view),
         song.sample_rate,
         [note for voice in _pitched(others) for note in voice.part.notes] if uses_others else (),
+        alignment.course,
     )
     target = replace(song.target, part=part, tuning_cents=alignment.tuning_cents)
     song = replace(song, target=target, others=others, view=alignment.view)
     return Aligned(song, notes, True, alignment.tuning_cents, {**facts, "used": True})
+
+
+def _listed(items: Sequence[str]) -> str:
+    """
+    >>> _listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([*([", ".join(items[:-1])] if items[1:] else []), items[-1]])
 
 
 def _named(view: Sequence[float]) -> str:
@@ -208,7 +232,7 @@ def _pitched(voices: Sequence[Voice]) -> tuple[Voice, ...]:
     return tuple(voice for voice in voices if not voice.part.is_drum)
 
 
-def _beside(song: Song) -> tuple[Voice, ...]:
+def _companions(song: Song) -> tuple[Voice, ...]:
     """The other pitched parts that do not double the target."""
     doubled = _doubled(song)
     return tuple(voice for voice in _pitched(song.others) if voice not in doubled)
@@ -226,8 +250,10 @@ def _fitting(
 ) -> tuple[tuple[Voice, ...], list[dict[str, Any]]]:
     """The other parts that fit the recording, in time, and what metrics.json says of all."""
     fitting: list[Voice] = []
-    dropped: list[Voice] = []
+    silent = ("rest", "outside")
+    left_out: dict[str, list[Voice]] = {"do not fit": [], "rest": [], "outside": []}
     facts: list[dict[str, Any]] = []
+    target = within(alignment.notes, seconds)
     for voice, notes, fit in zip(voices, alignment.others, alignment.fits, strict=True):
         notes = within(notes, seconds)
         is_used = fit >= NO_FIT and bool(notes)
@@ -236,13 +262,30 @@ def _fitting(
             part=replace(voice.part, notes=notes),
             tuning_cents=alignment.tuning_cents,
         )
-        if notes:
-            (fitting if is_used else dropped).append(placed)
-        facts.append({"name": _names([voice]), "fit": round(fit, 1), "used": is_used})
+        why = None
+        if is_used:
+            fitting.append(placed)
+        else:
+            why = "outside" if not notes else "do not fit" if beside(notes, target) else "rest"
+            left_out[why].append(placed)
+        facts.append(
+            {
+                "name": _names([voice]),
+                "fit": round(fit, 1),
+                # Nothing is known of a part that is not heard beside the target.
+                "confidence": None if why in silent else round(part_confidence(fit), 4),
+                "used": is_used,
+            }
+        )
     if fitting:
         log.info("Other parts of the score that are used: %s.", _names(fitting))
-    if dropped:
-        log.info("Left out, as they do not fit the recording: %s.", _names(dropped))
+    for why, sentence in (
+        ("do not fit", "Left out, as they do not fit the recording: %s."),
+        ("rest", "Not needed, as they rest while the target plays: %s."),
+        ("outside", "Not needed, as they play before or after the recording: %s."),
+    ):
+        if left_out[why]:
+            log.info(sentence, _names(left_out[why]))
     return tuple(fitting), facts
 
 

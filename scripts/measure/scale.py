@@ -124,8 +124,6 @@ def parts(options: Options) -> tuple[list[float], list[float]]:
             "band.mid",
             "--instrument",
             "all",
-            "--jobs",
-            "1",
         ]
         settings = ["trainer.max_steps=1", "report=false", f"trainer={options.trainer}"]
         seconds.append(

@@ -12,11 +12,13 @@ from bespoke.score.align import (
     align,
     align_parts,
     anywhere,
+    apart,
     evidence,
     find_offset,
     in_time,
     is_anywhere,
     onset_errors,
+    part_confidence,
     within,
 )
 from bespoke.score.midi import Note, shift, stretch, transpose
@@ -114,6 +116,27 @@ def test_other_parts_of_the_score_are_placed_too(truth, mixture):
         errors = onset_errors(*inside)
         assert errors["median_seconds"] < 0.03
         assert errors["within_100_ms"] > 0.85
+
+
+def test_the_course_names_the_passage_that_is_wrong_and_no_other(truth, mixture):
+    right = align(unaligned(truth, 1.15), mixture, RATE)
+    assert apart(right.course) == []
+    assert min(confidence for _, confidence in right.course) > 0.5
+    # From 7 to 16 s the score has other notes.
+    stranger = [note for note in melody(7) if 7 <= note.start_seconds < 16]
+    wrong = sorted([*(n for n in truth if not 7 <= n.start_seconds < 16), *stranger])
+    found = align(unaligned(wrong, 1.15), mixture, RATE)
+    assert found.confidence > 0.5
+    [(begin, end)] = apart(found.course)
+    assert 6 <= begin < 11 < end <= 17
+
+
+def test_a_parts_confidence_tells_whether_it_is_in_the_recording(truth, mixture):
+    target, bass, stranger = common_score(truth, BASS, melody(7))
+    found = align(target, mixture, RATE, others=[bass, stranger])
+    own, bass, stranger = (part_confidence(fit) for fit in (found.fit, *found.fits))
+    assert min(own, bass) > 0.9
+    assert stranger < 0.2
 
 
 def test_several_targets_lie_on_one_line(truth, mixture):

@@ -13,6 +13,7 @@ from bespoke.data.song import Song
 from bespoke.evaluation.metrics import gap_closed
 from bespoke.evaluation.report import media
 from bespoke.evaluation.report.page import MAX_SECONDS, Track, charts, player, size, write
+from bespoke.evaluation.report.summary import clock
 from bespoke.score.align import LOW_CONFIDENCE
 from bespoke.score.crop import take_notes
 from bespoke.score.midi import Note, program_name
@@ -304,17 +305,11 @@ def trust(alignment: Mapping[str, Any]) -> tuple[str, str]:
         return "the score does not fit: only its pitches were used", "bad"
     if alignment["confidence"] < LOW_CONFIDENCE:
         return "it is uncertain whether the notes are in time: listen before you trust it", ""
+    if alignment.get("part_confidence", 1.0) < LOW_CONFIDENCE:
+        return "this part was hardly found where the score puts it: listen before you trust it", ""
+    if (alignment.get("along") or {}).get("apart"):
+        return "the notes are in time with the recording, but for some passages", ""
     return "the notes are in time with the recording", "good"
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds.
-
-    >>> clock(62.4), clock(59.7), clock(3605)
-    ('1:02', '1:00', '60:05')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -345,6 +340,15 @@ def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
                 "value": f"{alignment['confidence']:.2f}",
                 "says": "confidence, from 0 to 1",
             },
+            *(
+                {
+                    "name": part["name"],
+                    "value": f"{part['confidence']:.2f}",
+                    "says": "confidence that this part is in the recording"
+                    + ("" if part["used"] else "; it was not used"),
+                }
+                for part in _parts(alignment)
+            ),
             {
                 "name": "tempo factor",
                 "value": f"{alignment['tempo_factor']:.3f}",
@@ -357,6 +361,13 @@ def _rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
             },
         ]
     return rows
+
+
+def _parts(alignment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The target and the other parts, as far as their confidence is known."""
+    own = {"name": "target", "confidence": alignment.get("part_confidence"), "used": True}
+    parts = [own, *alignment.get("others", ())]
+    return [part for part in parts if part.get("confidence") is not None]
 
 
 def _number(value: float, unit: str) -> str:

@@ -17,7 +17,8 @@ from bespoke.evaluation.report.page import (
     size,
     write,
 )
-from bespoke.evaluation.report.run_page import beside, clock, doubts, level_db, place, tiles, trust
+from bespoke.evaluation.report.run_page import beside, doubts, level_db, place, tiles, trust
+from bespoke.evaluation.report.summary import clock
 from bespoke.score.crop import take_notes
 from bespoke.score.midi import Part, describe, read_score
 from bespoke.score.synth import DRUM_BANK, Patch, render
@@ -183,7 +184,12 @@ def _row(label: str, metrics: Mapping[str, Any], part: Part | None, level: float
         "place": place(metrics, part.notes) if part else "",
         "notes": len(part.notes) if part else "",
         "level": f"{level:+.1f} dB",
-        "confidence": f"{alignment['confidence']:.2f}" if alignment else "",
+        "confidence": f"{_confidence(alignment):.2f}" if alignment else "",
         "says": says,
         "tone": tone,
     }
+
+
+def _confidence(alignment: Mapping[str, Any]) -> float:
+    """That the score fits, and that this part is in the recording."""
+    return min(alignment["confidence"], alignment.get("part_confidence", 1.0))

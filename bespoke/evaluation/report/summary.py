@@ -11,7 +11,7 @@ import torch
 
 from bespoke.audio.stft import STFT
 from bespoke.data.song import Song
-from bespoke.score.align import LOW_CONFIDENCE
+from bespoke.score.align import LOW_CONFIDENCE, apart
 from bespoke.score.midi import Note, pitch_hz, shift
 from bespoke.utils.errors import one_sentence
 from bespoke.utils.files import atomic_path
@@ -112,6 +112,16 @@ def _advice(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
     return advice
 
 
+def clock(seconds: float) -> str:
+    """Minutes and seconds.
+
+    >>> clock(62.4), clock(59.7), clock(3605)
+    ('1:02', '1:00', '60:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
 def plot_alignment(
     path: Path,
     before: Sequence[Note],
@@ -119,6 +129,7 @@ def plot_alignment(
     mixture: np.ndarray,
     sample_rate: int,
     others: Sequence[Note] = (),
+    course: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Plot the score's fundamentals over the recording's spectrogram, before and after alignment.
 
@@ -133,9 +144,11 @@ def plot_alignment(
         mixture: `[channel, time]`.
         sample_rate: in Hz.
         others: notes of the other parts, in seconds of the recording.
+        course: the alignment's confidence along time, drawn beneath if there is any.
     """
     from matplotlib.figure import Figure  # slow to import
 
+    start = 0.0
     if mixture.shape[-1] > 600 * sample_rate:
         start = max(0.0, min(note.start_seconds for note in after) - 10)
         before, after, others = (
@@ -152,9 +165,11 @@ def plot_alignment(
         ).numpy()
     )
     top_hz = 2 * pitch_hz(max(note.pitch for note in [*before, *after]))
-    figure = Figure(figsize=(12, 6), layout="constrained")
+    figure = Figure(figsize=(12, 7 if course else 6), layout="constrained")
+    heights = [3, 3, 1] if course else [1, 1]
+    every = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     for axes, notes, title in zip(
-        figure.subplots(2, sharex=True),
+        every[:2],
         (before, after),
         ("score as given", "score aligned"),
         strict=True,
@@ -175,6 +190,14 @@ def plot_alignment(
             edges = ([getattr(note, edge) for note in shown] for edge in _EDGES)
             axes.hlines(hz, *edges, color=color, linewidth=2)
         axes.set(title=title, ylabel="Hz", ylim=(0, min(top_hz, sample_rate / 2)), xlim=extent[:2])
+    if course:
+        times, confidence = zip(*course, strict=True)
+        axes = every[2]
+        axes.plot(np.subtract(times, start), confidence, color="black")
+        axes.axhline(LOW_CONFIDENCE, color="grey", linestyle="dotted")
+        for begin, end in apart(course):
+            axes.axvspan(begin - start, end - start, color="red", alpha=0.2, linewidth=0)
+        axes.set(title="do score and recording agree?", ylabel="confidence", ylim=(0, 1.02))
     axes.set_xlabel("seconds of the recording")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
