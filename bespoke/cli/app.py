@@ -261,8 +261,6 @@ def separate(
     recording = open_audio(song)
     suffix = suffix_for(kind, recording)
     given = {word.lstrip("+").partition("=")[0] for word in settings}
-    # With several parts, training for each would cost most of the time, for next to nothing.
-    is_trained = len(parts) == 1 or quality == "best" or given & {"recipe", "model"}
     common = [
         "song=custom",
         request.setting("song.mixture", song.resolve()),
@@ -274,7 +272,6 @@ def separate(
         f"seed={seed}",
         f"trainer={'gpu' if device == 'cuda' else device}",
         *([f"separate.strength={strength}"] if strength is not None else []),
-        *([] if is_trained else ["trainer.max_steps=0"]),
         "checkpoint_steps=10",
         "logger=none",
         "hydra.job_logging.handlers.console.stream='ext://sys.stderr'",

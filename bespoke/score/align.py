@@ -295,7 +295,7 @@ def in_time(
         tuple((note.start_seconds, note.start_seconds) for note in notes),
         tuple(map(tuple, others)),
         fit(notes),
-        tuple(fit(_beside(part, notes)) for part in others),
+        tuple(fit(beside(part, notes)) for part in others),
         round(100 * tuning, 1),
         view,
     )
