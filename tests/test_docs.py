@@ -8,7 +8,7 @@ from bespoke.__main__ import main
 from conftest import ROOT
 
 # In these pages tables may have long lines.
-LONG = {"RESULTS.md", "SPEED.md", "LAB.md"}
+LONG = {"POLICIES.md", "RESULTS.md", "SPEED.md", "LAB.md"}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
@@ -71,7 +71,7 @@ def test_pages_give_the_command_only_options_that_it_has(capsys):
         # A command in a block of code or between backquotes, up to its comment.
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         found += re.findall(r"(?:^ +|`)bespoke (\w+)([^`\n#]*)", text, re.MULTILINE)
-    commands = {"separate", "inspect", "patches", "apply", "new"}
+    commands = {"separate", "inspect", "patches", "preview", "apply", "new"}
     assert {command for command, _ in found} == {*commands, "train"}  # train takes Hydra's
     known = {}
     for command in commands:

@@ -582,6 +582,74 @@ def new(
     click.echo(f"{file}\nbespoke train song={name}")
 
 
+@bespoke.command()
+@click.argument("song")
+@click.argument("more", nargs=-1, metavar="[MELODY.mid] [KEY=VALUE]...")
+@_instrument
+@_patch
+@click.option(
+    "--mixes", type=click.IntRange(1, 20), default=4, show_default=True, help="How many mixes."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The page. Default: SONG.POLICY.preview.html, in this folder.",
+)
+@_force
+def preview(
+    song: str,
+    more: tuple[str, ...],
+    instruments: tuple[str, ...],
+    patches: tuple[str, ...],
+    mixes: int,
+    out: Path | None,
+    force: bool,
+) -> None:
+    """Hear and see what training with an augmentation policy would be like, without training.
+
+    SONG is a song that train.py knows, as in `bespoke preview take_on_me aug=heavy`; or a
+    recording, then with its MIDI: `bespoke preview song.mp3 melody.mid aug=mine`. KEY=VALUE are any
+    settings of train.py. Writes a page with the first mixes of the training, and each effect alone.
+    """
+    from bespoke.cli import train
+    from bespoke.cli.launch import setting
+    from bespoke.utils import progress
+
+    files = [word for word in more if not re.match(r"[+~]?[\w./@]+=|~", word)]
+    settings = [word for word in more if word not in files]
+    if files:
+        recording, score = Path(song), Path(files[0])
+        for file in (recording, score):
+            if len(files) > 1 or not file.is_file():
+                raise BespokeError(
+                    f"{files[-1] if len(files) > 1 else file} is no file: give a recording and its"
+                    " MIDI, or the name of a song, and then settings as KEY=VALUE."
+                )
+        chosen = _choose(score, instruments)
+        if len(chosen) > 1:
+            raise click.UsageError("Training has one target: choose one --instrument.")
+        ((choice, part),) = chosen.values()
+        programs = _programs(patches, None, part) if patches else None
+        settings = [
+            "song=custom",
+            setting("song.name", recording.stem),
+            setting("song.mixture", recording.resolve()),
+            setting("song.target.score", score.resolve()),
+            setting("song.target.instrument", choice),
+            setting("song.target.patches", programs),
+            *settings,
+        ]
+    elif Path(song).is_file():
+        raise BespokeError(f"{song} needs its MIDI: bespoke preview {song} MELODY.mid.")
+    elif instruments or patches:
+        raise click.UsageError("--instrument and --patch are for a recording with its MIDI.")
+    else:
+        settings = [f"song={song}", *settings]
+    with progress.on_stderr():
+        click.echo(train.preview(settings, out, mixes, force))
+
+
 @bespoke.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "help_option_names": []},

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bespoke.cli.launch import (
     SweepTable,
+    as_folder,
     execute,
     explained,
     guard,
@@ -152,8 +153,12 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     """Compose the config of a command line without running it.
+
+    Args:
+        overrides: of the command line.
+        with_hydra: whether Hydra's part of the config is wanted, too.
 
     Raises:
         BespokeError: a setting or choice does not exist.
@@ -164,7 +169,53 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         else []
     )
     with explained(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", [*own, *map(_as_now, overrides)])
+        given = [*own, *map(_as_now, overrides)]
+        return hydra.compose("config", given, return_hydra_config=with_hydra)
+
+
+def preview(overrides: Sequence[str], path: Path | None, mixes: int, force: bool) -> Path:
+    """Write the page of the first mixes of the run with this command line.
+
+    Args:
+        overrides: of the command line.
+        path: file to write. None: a name of song and policy, in the current folder.
+        mixes: how many.
+        force: whether a file may be replaced that is no such page.
+
+    Raises:
+        BespokeError: an error that the user can correct.
+    """
+    _warn_of_shadowed([])
+    whole = compose(overrides, with_hydra=True)
+    cfg = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+    hydra_config = cast(DictConfig, whole.hydra)
+    policy = str(hydra_config.runtime.choices["aug"])
+    try:
+        from bespoke.evaluation.report.preview_page import TITLE
+        from bespoke.training.preview import write_preview
+
+        quieten()
+        path = path or Path(f"{as_folder(cfg.song.name)}.{policy}.preview.html")
+        if path.exists() and not force and TITLE not in _head(path):
+            raise BespokeError(f"{path} is already there: choose another --out, or --force.")
+        return write_preview(cfg, path, mixes, policy)
+    except BespokeError as error:
+        raise naming_file(error, hydra_config, CONF) from error
+
+
+def _head(path: Path) -> str:
+    """How a file begins; empty if it is no text."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(2000)
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _warn_of_shadowed(arguments: Sequence[str]) -> None:
+    for folder in _own_folders(arguments):
+        for sentence in shadowed(folder, CONF):
+            print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
@@ -173,9 +224,7 @@ def _command_line(program: str, arguments: Sequence[str]) -> list[str]:
     Of configs with the same name, the package's take precedence, which is said.
     """
     named = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)
-    for folder in _own_folders(arguments):
-        for sentence in shadowed(folder, CONF):
-            print(f"warning: {sentence}", file=sys.stderr)
+    _warn_of_shadowed(arguments)
     return [
         program,
         *(["--config-dir", OWN_CONF] if _has_own_conf() and not named else []),
@@ -202,7 +251,7 @@ def _from_agent(arguments: Sequence[str]) -> list[str]:
 def _own_folders(arguments: Sequence[str]) -> list[Path]:
     """Folders of the user's own configs, as far as they are there."""
     found = [Path(OWN_CONF)] if _has_own_conf() else []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.partition("=")
         if name in ("--config-dir", "-cd"):
             found = [Path(value if equals else following)]

@@ -23,6 +23,14 @@ from scipy.signal import fftconvolve
 from bespoke.utils.errors import BespokeError, one_sentence
 
 MAX_GAIN_DB = 120
+RATIOS = (1.0, 1e6)
+# What the compressor's other settings may be.
+COMPRESSOR_RANGES = {
+    "threshold_db": (-MAX_GAIN_DB, 0),
+    "attack_ms": (0, 60_000),
+    "release_ms": (0, 60_000),
+    "knee_db": (0, 60_000),
+}
 # An effect on the mix must keep it the sum of its parts. Linear effects are applied to each part.
 LINEAR = {
     "AirAbsorption",
@@ -43,6 +51,7 @@ MOVES_TIME = {
     "AdjustDuration",
     "Padding",
     "RepeatPart",
+    "Resample",
     "Reverse",
     "Shift",
     "TimeStretch",
@@ -386,14 +395,14 @@ def _compressor(settings: Mapping[str, Any] | None) -> tuple[list[float], dict[s
     fixed = {name: value for name, value in settings.items() if name != "ratios"}
     ratios = settings.get("ratios")
     if not isinstance(ratios, list | tuple) or not all(
-        _is_number(ratio) and 1 <= ratio <= 1e6 for ratio in ratios
+        _is_number(ratio) and RATIOS[0] <= ratio <= RATIOS[1] for ratio in ratios
     ):
         raise BespokeError(
             f"aug.compressor.ratios={ratios} is not possible: "
             "give a list of numbers, each at least 1."
         )
     for name, value in fixed.items():
-        lowest, highest = (-MAX_GAIN_DB, 0) if name == "threshold_db" else (0, 60_000)
+        lowest, highest = COMPRESSOR_RANGES[name]
         if not (_is_number(value) and lowest <= value <= highest):
             raise BespokeError(
                 f"aug.compressor.{name}={value} is not possible: "

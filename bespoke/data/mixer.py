@@ -51,9 +51,9 @@ def mix(
     """
     if label not in ("wet", "dry"):
         raise ValueError(f"label must be 'wet' or 'dry', not {label!r}")
-    target = gain(_chain(target, params.target_effects, sample_rate), params.target_gain_db)
+    target = gain(chain(target, params.target_effects, sample_rate), params.target_gain_db)
     background = gain(
-        _chain(background, params.background_effects, sample_rate), params.background_gain_db
+        chain(background, params.background_effects, sample_rate), params.background_gain_db
     )
     dry = target
     if params.compressor:
@@ -75,8 +75,17 @@ def mix(
     return Mix(target + background, target, background)
 
 
-def _chain(waveform: np.ndarray, effects: tuple[EffectParams, ...], sample_rate: int) -> np.ndarray:
-    """Apply effects to one part and restore its level, so that the drawn gain determines it."""
+def chain(waveform: np.ndarray, effects: tuple[EffectParams, ...], sample_rate: int) -> np.ndarray:
+    """Apply effects to one part and restore its level, so that the drawn gain determines it.
+
+    Args:
+        waveform: float32 `[channel, time]`; not changed.
+        effects: in the order in which they are applied.
+        sample_rate: in Hz.
+
+    Returns:
+        `[channel, time]` of the same shape.
+    """
     if not effects:
         return waveform
     changed = waveform

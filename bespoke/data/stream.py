@@ -130,10 +130,14 @@ class MixStream(IterableDataset):
         background = self.background.segment(draw.background, self.samples)
         return mix(target, background, draw.params, self.sample_rate, self.label)
 
+    def draws(self, index: int) -> list[ExampleDraw]:
+        """What is drawn for each example of batch `index`."""
+        rng = np.random.default_rng([self.seed, self.stream, index])
+        return [self.draw(rng) for _ in range(self.batch_size)]
+
     def batch(self, index: int) -> dict[str, Any]:
         """Return batch `index`."""
-        rng = np.random.default_rng([self.seed, self.stream, index])
-        draws = [self.draw(rng) for _ in range(self.batch_size)]
+        draws = self.draws(index)
         mixes = [self.example(draw) for draw in draws]
         signals = {
             name: torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes]))
@@ -152,9 +156,8 @@ class MixStream(IterableDataset):
 
     def describe(self, index: int) -> list[dict[str, Any]]:
         """Plain values of what was drawn for each example of a batch, effects included."""
-        rng = np.random.default_rng([self.seed, self.stream, index])
         described = []
-        for draw in [self.draw(rng) for _ in range(self.batch_size)]:
+        for draw in self.draws(index):
             target = cut(self.targets[draw.patch], draw.start, self.samples)
             background = self.background.segment(draw.background, self.samples)
             described.append(

@@ -222,6 +222,7 @@ def test_effects_that_move_time_are_known():
     burst[0, RATE // 4 : RATE // 2] = SIGNAL[0, : RATE // 4]
     needs = {"AdjustDuration": {"duration_seconds": 0.7, "padding_position": "start"}}
     needs |= {"Padding": {"pad_section": "start"}, "TimeStretch": {"min_rate": 1.2}}
+    needs |= {"Resample": {"max_sample_rate": 12000}}
     for name in sorted(MOVES_TIME):
         effect = Effect(name, getattr(audiomentations, name)(p=1, **needs.get(name, {})))
         moved = []

@@ -1,0 +1,50 @@
+"""A policy's mixes to hear and to see, as a run would train on them, without training."""
+
+import tempfile
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from bespoke.evaluation.report import preview_page
+from bespoke.evaluation.report.summary import collect_warnings
+from bespoke.training import preflight
+from bespoke.training.build import make_data, make_parts
+from bespoke.training.run import Run, align, listen, load
+from bespoke.utils import processor, progress
+from bespoke.utils.configs import as_dict
+
+
+def write_preview(cfg: DictConfig, path: Path, mixes: int, policy: str) -> Path:
+    """Write the page of the first mixes of a run.
+
+    Args:
+        cfg: the run's whole config.
+        path: file to write.
+        mixes: how many.
+        policy: the policy's name.
+
+    Raises:
+        BespokeError: something that the user can correct, as of a run.
+    """
+    cfg = cfg.copy()
+    preflight.check(cfg)
+    cfg.data.validation_batches, cfg.data.workers = 0, 0
+    processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
+    with collect_warnings() as warnings, tempfile.TemporaryDirectory() as folder:
+        run = Run(cfg, Path(folder), is_resumed=False, warnings=warnings)
+        parts = make_parts(cfg)
+        song = load(run, parts)
+        heard = listen(run, align(run, song, parts), parts)
+        with run.stage("render"):
+            stream = make_data(cfg, heard, parts).train
+        with progress.stage("report"):
+            return preview_page.write_preview(
+                path,
+                stream,
+                mixes,
+                f"{song.name} with aug={policy}",
+                f"The first {mixes} mixes of the training with recipe={cfg.recipe}, seed"
+                f" {cfg.seed}.",
+                as_dict(cfg.aug),
+                warnings,
+            )
