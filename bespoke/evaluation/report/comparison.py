@@ -37,6 +37,7 @@ MAX_UNREPEATED = 12  # of groups of one run each, which the table of runs has to
 
 # Of a page of limited size: drafts, of which each comes nearer to its aim.
 _DRAFTS, _AIM, _SMALL = 3, 0.97, media.Quality(picture=20, outline_points=300)
+_ENOUGH = 0.9  # of the limit: another draft, which takes as long, would gain little
 _BASE64 = 3 / 4
 
 
@@ -68,6 +69,8 @@ def write_small_comparison(
             size = draft.stat().st_size
             if size <= max_bytes:
                 kept = draft.read_bytes()
+                if size > _ENOUGH * max_bytes:
+                    break
             budget += _BASE64 * (_AIM * max_bytes - size)
     if kept is None:
         raise BespokeError(
