@@ -31,7 +31,7 @@ from bespoke.score.synth import Player, SoundFont
 from bespoke.utils.files import atomic_path
 from bespoke.utils.processor import multiplies_bfloat16
 from recipes.prior.amps import Amps
-from recipes.prior.ensembles import Ensembles
+from recipes.prior.ensembles import Ensembles, Example
 from recipes.prior.instruments import Sampler
 
 STFT_SETTINGS = {
@@ -125,22 +125,40 @@ def make_examples(pieces: Sequence[int], options: argparse.Namespace) -> None:
         for number, example in enumerate(ensembles.draw(rng)):
             others = told(example.others, strangers, rng)
             written = loosened if example.is_faithful else perturb
-            channels = features(
-                (example.target + example.background)[None],
+            save_example(
+                options.folder / f"{piece:05d}_{number}.npz",
+                example,
                 written(example.notes, rng),
                 [written(part, rng) for part in others],
+                features,
             )
             strangers = example.others
-            with (
-                atomic_path(options.folder / f"{piece:05d}_{number}.npz") as temporary,
-                open(temporary, "wb") as file,
-            ):
-                np.savez(
-                    file,
-                    target=(example.target * 32767).astype(np.int16),
-                    background=(example.background.clip(-1, 1) * 32767).astype(np.int16),
-                    features=(channels[:-1, :STORED_BINS] * 255).round().byte().numpy(),
-                )
+
+
+def save_example(
+    path: Path,
+    example: Example,
+    notes: Sequence[Note],
+    others: Sequence[Sequence[Note]],
+    features: ScoreFeatures,
+) -> None:
+    """Write an example's signals and the features that the network is to see.
+
+    Args:
+        path: of the `.npz` file.
+        example: its own notes are not used.
+        notes: of the target, with errors.
+        others: parts that the network is told of, with errors.
+        features: of the settings of recipe=auto.
+    """
+    channels = features((example.target + example.background)[None], notes, others)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            target=(example.target.clip(-1, 1) * 32767).astype(np.int16),
+            background=(example.background.clip(-1, 1) * 32767).astype(np.int16),
+            features=(channels[:-1, :STORED_BINS] * 255).round().byte().numpy(),
+        )
 
 
 def loosened(notes: Sequence[Note], rng: np.random.Generator) -> tuple[Note, ...]:
