@@ -6,10 +6,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from bespoke.evaluation.report import preview_page
-from bespoke.evaluation.report.summary import collect_warnings
 from bespoke.training import preflight
+from bespoke.training.alignment import Aligned
 from bespoke.training.build import make_data, make_parts
-from bespoke.training.run import Run, align, listen, load
+from bespoke.training.run import Run, Work, align, listen, load
 from bespoke.utils import processor, progress
 from bespoke.utils.configs import as_dict
 
@@ -29,12 +29,17 @@ def write_preview(cfg: DictConfig, path: Path, mixes: int, policy: str) -> Path:
     cfg = cfg.copy()
     preflight.check(cfg)
     cfg.data.validation_batches, cfg.data.workers = 0, 0
+    cfg.trainer.max_steps = max(1, cfg.trainer.max_steps)  # as if it trained, if it does not
     processor.use_free_cores(None if cfg.threads == "auto" else cfg.threads)
-    with collect_warnings() as warnings, tempfile.TemporaryDirectory() as folder:
-        run = Run(cfg, Path(folder), is_resumed=False, warnings=warnings)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(cfg, Path(folder))
         parts = make_parts(cfg)
-        song = load(run, parts)
-        heard = listen(run, align(run, song, parts), parts)
+        with run.own():
+            with run.stage("load"):
+                song = load(run, parts)
+            work = Work(run, parts, song, Aligned(song))
+            align([work])
+            heard = listen(run, work.aligned, parts)
         with run.stage("render"):
             stream = make_data(cfg, heard, parts).train
         with progress.stage("report"):
@@ -46,5 +51,5 @@ def write_preview(cfg: DictConfig, path: Path, mixes: int, policy: str) -> Path:
                 f"The first {mixes} mixes of the training with recipe={cfg.recipe}, seed"
                 f" {cfg.seed}.",
                 as_dict(cfg.aug),
-                warnings,
+                run.warnings,
             )

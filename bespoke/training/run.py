@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import bespoke
 from bespoke.data.background import check_background
@@ -148,7 +148,7 @@ def train(cfg: DictConfig) -> float | None:
         BespokeError: an error that the user can correct.
     """
     hydra = HydraConfig.get()
-    run = Run(cfg, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    run = Run(cfg, Path(hydra.runtime.output_dir), _overrides())
     metrics = train_parts([run])
     return objective(metrics[0]) if metrics else None
 
@@ -648,13 +648,18 @@ def sweep_name() -> str | None:
     )
 
 
+def _overrides() -> list[str]:
+    """The command line's settings, as they were given."""
+    return cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
+
+
 def group_label() -> str:
     """What this run was told, but for seed and song: by this its group is known in a logger.
 
     In a sweep it is only what the sweep varies.
     """
     hydra = HydraConfig.get()
-    told = dict(override.lstrip("+~").partition("=")[::2] for override in hydra.overrides.task)
+    told = dict(override.lstrip("+~").partition("=")[::2] for override in _overrides())
     varies = read_json(Path(hydra.sweep.dir) / SWEEP_FILE).get("varies") if sweep_name() else None
     keys = [
         key

@@ -78,7 +78,8 @@ class BespokeSystem(pl.LightningModule):
     def on_train_start(self) -> None:
         # The rate that a checkpoint holds for the next step is of the length that the training was
         # to have then.
-        for scheduler in filter(None, [self.lr_schedulers()]):
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler) and self.schedule:
             for group, rate in zip(
                 scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
             ):

@@ -25,7 +25,8 @@ from bespoke.audio import dsp
 from bespoke.audio.io import read_audio, write_wav
 from bespoke.cli import app, train
 from bespoke.data.song import Song
-from bespoke.models.separator import Separator, load_separator
+from bespoke.models import separator
+from bespoke.models.separator import load_separator
 from bespoke.score import synth
 from bespoke.score.midi import Note, Part, write_midi
 from bespoke.training import build, preflight
@@ -614,7 +615,7 @@ def test_wrong_setting_is_named_with_its_remedy_before_the_song_is_read(base, wr
     ("overrides", "words"),
     [
         (["trainer=gpu"], ["trainer.accelerator=gpu", "trainer=cpu"]),
-        (["optimizer.lr=-1"], ["optimizer.lr=-1", "change that"]),
+        (["optimizer.lr=-1"], ["optimizer.lr=-1", "from 0"]),
         (["aug.target_gain_db=5"], ["aug.target_gain_db=5", "give a list of 2"]),
         (["stft.hop_seconds=0"], ["stft", "hop"]),
         (["aug=null"], ["chosen by name"]),
@@ -835,12 +836,12 @@ def test_pytorch_without_cuda_trains_and_separates(command, without_cuda, compos
 
 @pytest.mark.slow
 def test_full_disk_leaves_no_half_stem(command, monkeypatch):
-    def full(separator, recording, *_):
+    def full(separators, recording, *_):
         part = next(iter(recording))
-        yield part, part
+        yield [(part, part)]
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Separator, "stream", full)
+    monkeypatch.setattr(separator, "stream_together", full)
     result = command()
     assert (
         "residual.wav cannot be written (No space left on device): free some space" in result.error
