@@ -140,8 +140,14 @@ def cells(cases: Sequence[Case], seeds: Sequence[int], without: Sequence[str] = 
 
 
 def _rows(rows: Rows) -> list[Mapping[str, Any]]:
-    """The rows, and those of `auto_alone` where `auto` is told no other parts, either."""
-    same = [row for row in rows if row["method"] == "auto" and row.get("parts") == 0]
+    """The rows, and those of `auto_alone` where `auto` is told no other parts, either.
+
+    Where `auto_alone` was not run on the cases that have them, its mean would be of other cases.
+    """
+    auto = [row for row in rows if row["method"] == "auto"]
+    alone = {row["case"] for row in rows if row["method"] == "auto_alone"}
+    is_whole = {row["case"] for row in auto if row.get("parts")} <= alone
+    same = [row for row in auto if row.get("parts") == 0] if is_whole else []
     return [*rows, *({**row, "method": "auto_alone"} for row in same)]
 
 

@@ -64,6 +64,16 @@ def test_a_method_is_compared_on_the_cases_of_its_regime():
     }
 
 
+def test_a_method_that_was_not_run_is_not_there():
+    rows = [row(DEVELOPMENT[0], "auto", 5.0, parts=3), row(TEST[0], "auto", 3.0)]
+    assert [line[:2] for line in cells(regimes.regime_table(rows))] == [
+        ["MIDI of all parts", "auto"]
+    ]
+    assert [line[0] for line in cells(regimes.half_table(rows))] == ["auto"]
+    without_parts = cells(regimes.regime_table(rows[1:]))  # all that it can be told
+    assert [line[:2] for line in without_parts] == [["target's MIDI alone", "auto_alone"]]
+
+
 def test_both_halves_and_their_difference_are_shown():
     rows = [row(case, "nmf_auto", 6.0) for case in DEVELOPMENT]
     rows += [row(case, "nmf_auto", 4.0) for case in TEST]
