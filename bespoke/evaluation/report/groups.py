@@ -351,6 +351,8 @@ def group_table(blocks: Sequence[Block]) -> str:
     """The groups as text: a table for each recording and over all, and what it says."""
     lines = []
     for block in blocks:
+        if len(block.ranked()) < 2 and not block.is_repeated:
+            continue
         column = block.column
         heading = [block.title, "n", column.heading, "spread", "difference (95 %)", ""]
         cells = [[*heading, "over songs"] if block.songs > 1 else heading]
