@@ -344,6 +344,11 @@ def _described(kind: type) -> dict[str, str]:
             "min_decay_seconds": "time in which the reverberation decays by 60 dB, 0.001 to 60 s",
             "min_wet_db": "energy relative to that of the direct sound, -120 to 120 dB",
         }
+    if kind is audiomentations.AddColorNoise:
+        text = text.replace(
+            "Minimum frequency decay in dB per octave.",
+            "what the noise gains each octave up, in dB: -6 is brown, -3 pink, 0 white, 3 blue",
+        )
     found = re.findall(r":param (\w+):(.*?)(?=\n\s*:param|\n\s*\n|\Z)", text, re.DOTALL)
     return {
         name: " ".join(words.split())

@@ -70,6 +70,8 @@ def explain_file(error: Exception, folders: Sequence[Path]) -> BespokeError | No
             f"{shown(Path(mark.name))}: line {mark.line + 1} is not YAML ({reason}): write KEY:"
             " VALUE, indented by spaces, each key once."
         )
+    if getattr(error, "options", None):  # a choice of the command line
+        return None
     text = str(error)
     place = re.match(r"In '([^']+)': ", text)
     file = place and next((file for file in _files(folders, place[1])), None)

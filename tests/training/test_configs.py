@@ -210,6 +210,11 @@ def test_light_and_heavy_add_effects_to_the_papers_draws(compose_config, name):
         } == set(own[role])
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "aug").glob("*.yaml")))
+def test_no_policy_of_ours_moves_the_target_away_from_its_notes(compose_config, name):
+    assert policy(compose_config, name).moving == []
+
+
 @pytest.mark.parametrize("factor", ["eq", "pitch", "time", "reverb", "distortion", "noise"])
 def test_one_factor_is_the_papers_policy_and_one_effect_of_heavy(compose_config, factor):
     choices = ("aug=paper",), ("aug=heavy",), ("experiment=aug_factors", f"factor={factor}")
