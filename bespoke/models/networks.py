@@ -26,14 +26,12 @@ class MaskNetwork(nn.Module):
         uses_score: it wants to know where the target's notes are.
         takes_any_bins: it works for any number of frequencies, not just that of its training.
         trained_in_bfloat16: it can be computed in bfloat16 with the same result.
-        is_pretrained: it separates without being trained on the song.
         hyperparameters: plain values that make it again, for the checkpoint.
     """
 
     uses_score = False
     takes_any_bins = False
     trained_in_bfloat16 = False
-    is_pretrained = False
     hyperparameters: dict[str, Any]
 
 
@@ -130,6 +128,7 @@ class ScoreUNet(MaskNetwork):
     trained_in_bfloat16 = (
         True  # the prior was, by recipes/prior/train_prior.py: its masks move by 0.001 on the mean
     )
+    is_pretrained = False
 
     def __init__(
         self,

@@ -88,11 +88,6 @@ def _system(cfg: DictConfig) -> BespokeSystem:
         raise BespokeError(
             "This network uses the score, which must be in time with the recording: set align=true."
         )
-    if not (cfg.trainer.max_steps or model.is_pretrained):
-        raise BespokeError(
-            "trainer.max_steps=0 is not possible for this network, which knows nothing before it is"
-            " trained: set it to 1 or more, or choose recipe=auto."
-        )
     separate = as_dict(cfg.separate)
     Separator(stft, model, **separate)  # checks the settings for this network
     schedule = make(cfg, "scheduler")

@@ -460,7 +460,7 @@ def _check_settings(cfg: DictConfig) -> None:
     if cfg.keep == "best" and not (cfg.get("callbacks") or {}).get("quality_curve"):
         raise BespokeError("keep=best needs the quality curve: set callbacks=default.")
     warmup_steps = cfg.scheduler.get("warmup_steps", 0)
-    if warmup_steps and warmup_steps >= cfg.trainer.max_steps:
+    if 0 < cfg.trainer.max_steps <= warmup_steps:
         raise BespokeError(
             f"scheduler.warmup_steps={warmup_steps} is not possible: give less than"
             f" trainer.max_steps={cfg.trainer.max_steps}."
