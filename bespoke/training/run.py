@@ -326,7 +326,8 @@ def _explain_early_end(run: Run, trainer: pl.Trainer, remedy: str) -> None:
         BespokeError: they are not.
     """
     step, steps, limit = trainer.global_step, trainer.max_steps, run.cfg.trainer.get("max_time")
-    stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStop)]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # a connector sets them
+    stops = [callback for callback in callbacks if isinstance(callback, EarlyStop)]
     if stops and stops[0].stopped_step is not None:
         stop = stops[0]
         log.info(

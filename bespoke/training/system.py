@@ -78,11 +78,13 @@ class BespokeSystem(pl.LightningModule):
     def on_train_start(self) -> None:
         # The rate that a checkpoint holds for the next step is of the length that the training was
         # to have then.
-        for scheduler in filter(None, [self.lr_schedulers()]):
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) and self.schedule is not None:
+            factor = self.schedule(scheduler.last_epoch)
             for group, rate in zip(
                 scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
             ):
-                group["lr"] = rate * self.schedule(scheduler.last_epoch)
+                group["lr"] = rate * factor
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Lightning does not store the random state in checkpoints. With a seed per batch, a resumed
