@@ -83,7 +83,7 @@ class BespokeSystem(pl.LightningModule):
             for group, rate in zip(
                 scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
             ):
-                group["lr"] = rate * factor
+                group["lr"] = rate * self.schedule(scheduler.last_epoch)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         # Lightning does not store the random state in checkpoints. With a seed per batch, a resumed
