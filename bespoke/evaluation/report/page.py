@@ -34,7 +34,7 @@ TICKS_HZ = {
 }
 STEREO_KBPS = 32.0  # below this rate per channel, mono sounds better than stereo
 DEFAULT_QUALITY = media.Quality()
-SMOOTH_STEPS = 50  # over which the loss is averaged, in longer trainings
+SMOOTH_STEPS = 50  # over which the loss of a long training is averaged
 
 
 @dataclass(frozen=True)
@@ -330,15 +330,17 @@ def _series(
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Moving average over the last steps, of the first ones over those that there are.
 
-    It has no more points than are visible.
+    It is over a tenth of the steps, at most `SMOOTH_STEPS`, and has no more points than are
+    visible. Fewer than 20 steps are left as they are.
     """
-    if len(points) < 2 * SMOOTH_STEPS:
+    width = min(SMOOTH_STEPS, len(points) // 10)
+    if width < 2:
         return points
     total = np.cumsum([0.0, *(value for _, value in points)])
     every = max(1, len(points) // 500)
     smooth = []
     for end in sorted({*range(1, len(points), every), len(points)}):
-        start = max(0, end - SMOOTH_STEPS)
+        start = max(0, end - width)
         smooth.append((points[end - 1][0], float(total[end] - total[start]) / (end - start)))
     return smooth
 
