@@ -257,7 +257,7 @@ def test_curves_of_a_group_are_its_mean_and_range_from_the_first_step(tmp_path):
     (chart,) = page.charts({"aug=none": [tmp_path / "0", tmp_path / "1"]})
     (line,) = chart["series"]
     assert (line["x"][0], line["x"][-1]) == (1, 200)
-    # The average is over the steps so far, then over the last 50.
+    # The average is over the steps so far, then over the last tenth of all.
     assert (line["y"][0], line["low"][0], line["high"][0]) == (2.0, 1.0, 3.0)
     assert line["y"][-1] == pytest.approx(np.mean(range(181, 201)) + 1)
 
