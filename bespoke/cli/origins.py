@@ -75,7 +75,7 @@ def explain_file(error: Exception, folders: Sequence[Path]) -> BespokeError | No
     text = str(error)
     place = re.match(r"In '([^']+)': ", text)
     file = place and next((file for file in _files(folders, place[1])), None)
-    if not place or not file or place[1] == "config":  # chosen on the command line
+    if not place or not file:
         return None
     missing = re.search(r"Could not (?:load|find) '([^']+)'", text)
     if missing:
